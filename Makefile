@@ -1,0 +1,90 @@
+# `make` alone lists the targets. Each sets up what it needs in .venv, with uv
+# where there is one and with venv and pip otherwise.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ssmlin-installed
+
+PYTHON ?=
+UV ?= $(shell command -v uv 2>/dev/null)
+WORKERS ?= 2
+ARGS ?=
+
+IS_SUPPORTED := import sys; sys.exit(sys.version_info < (3, 12))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format docs bench install clean
+
+help: ## list the targets
+	@echo "usage: make TARGET [ARGS='more arguments'] [PYTHON=python3.12] [WORKERS=2]"
+	@echo
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(STAMP) ## set everything up and run the demonstration
+	$(BIN)/ssmlin demo $(ARGS)
+
+test: $(STAMP) ## set everything up, run the examples, the tests and the doctests
+	@for example in $(wildcard examples/*.py); do \
+		echo "$$example"; \
+		MPLBACKEND=Agg $(BIN)/python "$$example" || exit 1; \
+	done
+	MPLBACKEND=Agg $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+lint: $(STAMP) ## check the format, the style and the types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## format the code and mend what can be mended
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+docs: $(STAMP) ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+bench: $(STAMP) ## run the benchmarks
+	$(BIN)/ssmlin bench $(ARGS)
+
+install: $(STAMP) ## set everything up in .venv
+
+clean: ## remove what was built (but not .venv)
+	rm -rf site build dist ssmlin-demo .coverage htmlcov
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name .git -prune -o -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+# Installed anew only when one of these files is newer than the last installation.
+$(STAMP): pyproject.toml constraints.txt
+	@set -e; \
+	if [ ! -x $(BIN)/python ]; then \
+		found=; \
+		for python in $(if $(PYTHON),"$(PYTHON)",python3.12 python3 python python3.13 python3.14); do \
+			if "$$python" -c '$(IS_SUPPORTED)' >/dev/null 2>&1; then \
+				found=$$("$$python" -c 'import sys; print(sys.executable)'); break; \
+			fi; \
+		done; \
+		if [ -z "$$found" ] && { [ -z "$(UV)" ] || [ -n "$(PYTHON)" ]; }; then \
+			echo "ssmlin needs Python 3.12 or newer, and $(or $(PYTHON),python3) is" \
+				"$$("$(or $(PYTHON),python3)" --version 2>&1 || true)." >&2; \
+			echo "Install Python 3.12 or uv, or name an interpreter: make PYTHON=/path/to/python3.12 ..." >&2; \
+			exit 1; \
+		fi; \
+		echo "Making $(VENV) with $${found:-the Python 3.12 that uv provides}"; \
+		if [ -n "$(UV)" ]; then \
+			"$(UV)" venv --python "$${found:-3.12}" $(VENV); \
+		else \
+			"$$found" -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; \
+		fi; \
+	fi; \
+	if ! $(BIN)/python -c '$(IS_SUPPORTED)'; then \
+		echo "ssmlin needs Python 3.12 or newer, and $(VENV) has $$($(BIN)/python --version)." >&2; \
+		echo "Remove $(VENV) and run make again." >&2; \
+		exit 1; \
+	fi; \
+	echo "Installing ssmlin and what it needs in $(VENV)"; \
+	if [ -n "$(UV)" ]; then \
+		"$(UV)" pip install --python $(BIN)/python -c constraints.txt -e '.[dev]'; \
+	else \
+		$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip --upgrade; \
+		$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'; \
+	fi; \
+	touch $(STAMP)

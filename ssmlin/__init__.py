@@ -1,0 +1,30 @@
+"""Linear attention as probabilistic state space models."""
+
+from ssmlin.inference import (
+    PosteriorMatrixLGSSM,
+    matrix_lgssm_filter,
+    matrix_lgssm_posterior_sample,
+    matrix_lgssm_sample,
+    matrix_lgssm_smoother,
+)
+from ssmlin.lgssm import MatrixLGSSM
+from ssmlin.mechanisms import MECHANISMS, linear_attention, matrix_lgssm
+from ssmlin.models import Forecast, LinearAttentionSSM, ShrinkagePrior, lagged_inputs
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MECHANISMS",
+    "Forecast",
+    "LinearAttentionSSM",
+    "MatrixLGSSM",
+    "PosteriorMatrixLGSSM",
+    "ShrinkagePrior",
+    "lagged_inputs",
+    "linear_attention",
+    "matrix_lgssm",
+    "matrix_lgssm_filter",
+    "matrix_lgssm_posterior_sample",
+    "matrix_lgssm_sample",
+    "matrix_lgssm_smoother",
+]

@@ -1,0 +1,493 @@
+r"""Exact filtering, smoothing and sampling of a matrix-state model: the public functions.
+
+They check the arguments, settle what is missing, call a driver and assemble the posterior.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from ssmlin import _checks
+from ssmlin.inference import sequential
+from ssmlin.inference.posterior import PosteriorMatrixLGSSM
+from ssmlin.lgssm import LowRank, MatrixLGSSM
+
+Method = Literal["auto", "sequential"]
+Missing = Literal["auto", "rows", "entries"]
+
+_METHODS = ("auto", "sequential")
+_MISSING = ("auto", "rows", "entries")
+
+
+def matrix_lgssm_filter(
+    lgssm: MatrixLGSSM,
+    emissions: Float[Array, "T m"],
+    *,
+    mask: Bool[Array, " T"] | None = None,
+    length: int | Int[Array, ""] | None = None,
+    missing: Missing = "auto",
+    store: Literal["all", "filtered", "means", "last", "loglik"] = "filtered",
+    method: Method = "auto",
+) -> PosteriorMatrixLGSSM:
+    r"""Run the Kalman filter of the matrix-state model, at O(d² + m d) a step.
+
+    $$P^-_t = A_t^\top P_{t-1} A_t + Q_t,\ s_t = h_t^\top P^-_t h_t + r_t,\
+      g_t = P^-_t h_t / s_t,\ M_t = M^-_t + (y_t - M^-_t h_t) g_t^\top,\
+      P_t = P^-_t - s_t g_t g_t^\top$$
+
+    and $\log p(y_t \mid y_{1:t-1}) = \log N(y_t; M^-_t h_t, s_t \Sigma)$. Exact also where Q_t and
+    P_0 are zero or singular. Works under jit, vmap and grad.
+
+    Args:
+        lgssm: the model.
+        emissions: y, (T, m); NaN means missing.
+        mask: (T,), False where the whole emission is to be taken as missing.
+        length: the number of steps that belong to the sequence; later ones are padding (their
+            keys must be finite) and taken as missing.
+        missing: how a partly missing emission is treated. "entries": exactly, with a covariance
+            for each row (needs a diagonal Σ). "rows": the step counts as wholly missing. "auto":
+            "entries" if there is such a step, "rows" if not; under a trace, where that cannot be
+            seen, "rows".
+        store: what to keep over time. "all": filtered and predicted moments; "filtered": filtered
+            moments; "means": filtered means; "last": the last filtered moments (time axis of
+            length 1); "loglik": none. The emissions' predictive moments are always kept.
+        method: the driver; "auto" is "sequential".
+
+    Returns:
+        The posterior.
+
+    Raises:
+        ValueError: an argument of the wrong shape or value.
+        TypeError: an argument that is not of the expected type.
+
+    Example:
+        >>> import jax.numpy as jnp, ssmlin
+        >>> lgssm = ssmlin.matrix_lgssm("bayesian_memory", keys=jnp.ones((2, 1)), alpha=1.0,
+        ...     value_dim=1, emission_noise=1.0)
+        >>> posterior = ssmlin.matrix_lgssm_filter(lgssm, jnp.array([[3.0], [jnp.nan]]))
+        >>> posterior.filtered_means.ravel().tolist()
+        [1.5, 1.5]
+
+    Source: West and Harrison, Bayesian Forecasting and Dynamic Models (1997), chapter 16.
+    """
+    _checks.one_of("store", store, ("all", "filtered", "means", "last", "loglik"))
+    _checks.one_of("method", method, _METHODS)
+    problem, by_rows = _prepare(lgssm, emissions, mask, length, missing)
+    return _filter(*problem, store=store, by_rows=by_rows)
+
+
+def matrix_lgssm_smoother(
+    lgssm: MatrixLGSSM,
+    emissions: Float[Array, "T m"],
+    *,
+    mask: Bool[Array, " T"] | None = None,
+    length: int | Int[Array, ""] | None = None,
+    missing: Missing = "auto",
+    store: Literal["all", "means"] = "all",
+    method: Method = "auto",
+) -> PosteriorMatrixLGSSM:
+    r"""Smooth the matrix-state model by the modified Bryson-Frazier recursion.
+
+    $$E[S_t \mid y_{1:T}] = M_t - \hat\lambda_t P_t, \qquad
+      P_{t \mid T} = P_t - P_t \hat\Lambda_t P_t$$
+
+    No inverse is taken, so it is right also where Q_t or P_0 is singular. O(d² + m d) a step
+    and one batched product for the covariances.
+
+    Args:
+        lgssm: the model.
+        emissions: y, (T, m); NaN means missing.
+        mask: see :func:`matrix_lgssm_filter`.
+        length: see :func:`matrix_lgssm_filter`.
+        missing: see :func:`matrix_lgssm_filter`.
+        store: "all": filtered and smoothed moments; "means": smoothed means alone, without any
+            covariance over time.
+        method: the driver; "auto" is "sequential".
+
+    Returns:
+        The posterior.
+
+    Raises:
+        ValueError: an argument of the wrong shape or value.
+        TypeError: an argument that is not of the expected type.
+
+    Example:
+        >>> import jax.numpy as jnp, ssmlin
+        >>> lgssm = ssmlin.matrix_lgssm("bayesian_memory", keys=jnp.ones((2, 1)), alpha=1.0,
+        ...     value_dim=1, emission_noise=1.0)
+        >>> posterior = ssmlin.matrix_lgssm_smoother(lgssm, jnp.array([[jnp.nan], [3.0]]))
+        >>> posterior.smoothed_means.ravel().tolist()
+        [1.5, 1.5]
+
+    Source: Bierman (1973); de Jong (1989).
+    """
+    _checks.one_of("store", store, ("all", "means"))
+    _checks.one_of("method", method, _METHODS)
+    problem, by_rows = _prepare(lgssm, emissions, mask, length, missing)
+    return _smoother(*problem, store=store, by_rows=by_rows)
+
+
+def matrix_lgssm_posterior_sample(
+    key: Array,
+    lgssm: MatrixLGSSM,
+    emissions: Float[Array, "T m"],
+    num_samples: int = 1,
+    *,
+    mask: Bool[Array, " T"] | None = None,
+    length: int | Int[Array, ""] | None = None,
+    missing: Missing = "auto",
+    method: Method = "auto",
+) -> Float[Array, "num_samples T m d"]:
+    r"""Draw state paths from $p(S_{1:T} \mid y_{1:T})$, exactly also where Q_t is singular.
+
+    Mean correction: simulate (S⁺, y⁺) from the model, smooth the mean of y − y⁺, add S⁺. All draws
+    share one covariance recursion, so a further draw costs O(T m d).
+
+    Args:
+        key: a PRNG key.
+        lgssm: the model.
+        emissions: y, (T, m); NaN means missing.
+        num_samples: how many paths.
+        mask: see :func:`matrix_lgssm_filter`.
+        length: see :func:`matrix_lgssm_filter`.
+        missing: see :func:`matrix_lgssm_filter`.
+        method: the driver; "auto" is "sequential".
+
+    Returns:
+        The paths, (num_samples, T, m, d).
+
+    Raises:
+        ValueError: an argument of the wrong shape or value.
+        TypeError: an argument that is not of the expected type.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, ssmlin
+        >>> lgssm = ssmlin.matrix_lgssm("bayesian_memory", keys=jnp.ones((4, 2)), alpha=1.0,
+        ...     value_dim=3, emission_noise=1.0)
+        >>> draws = ssmlin.matrix_lgssm_posterior_sample(
+        ...     jax.random.key(0), lgssm, jnp.zeros((4, 3)), 10)
+        >>> draws.shape
+        (10, 4, 3, 2)
+
+    Source: Durbin and Koopman (2002), Biometrika 89.
+    """
+    _checks.positive_int("num_samples", num_samples)
+    _checks.one_of("method", method, _METHODS)
+    problem, by_rows = _prepare(lgssm, emissions, mask, length, missing)
+    return _posterior_sample(key, *problem, num_samples=num_samples, by_rows=by_rows)
+
+
+def matrix_lgssm_sample(
+    key: Array, lgssm: MatrixLGSSM, num_samples: int = 1
+) -> tuple[Float[Array, "num_samples T m d"], Float[Array, "num_samples T m"]]:
+    r"""Draw states and emissions from the model (the prior predictive).
+
+    Args:
+        key: a PRNG key.
+        lgssm: the model; singular P_0 and Q_t are fine.
+        num_samples: how many sequences.
+
+    Returns:
+        States (num_samples, T, m, d) and emissions (num_samples, T, m).
+
+    Raises:
+        ValueError: `num_samples` below 1.
+        TypeError: `num_samples` not an integer.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, ssmlin
+        >>> lgssm = ssmlin.matrix_lgssm("bayesian_memory", keys=jnp.ones((4, 2)), alpha=1.0,
+        ...     value_dim=3, emission_noise=1.0)
+        >>> states, emissions = ssmlin.matrix_lgssm_sample(jax.random.key(0), lgssm)
+        >>> states.shape, emissions.shape
+        ((1, 4, 3, 2), (1, 4, 3))
+    """
+    _checks.positive_int("num_samples", num_samples)
+    return _sample(key, lgssm, num_samples)
+
+
+# ------------------------------------------------------------------------- what is missing
+
+
+def _prepare(
+    lgssm: MatrixLGSSM, emissions: Any, mask: Any, length: Any, missing: str
+) -> tuple[tuple[MatrixLGSSM, Array, Array], bool]:
+    """Check the data; return the model, emissions free of NaN, what was observed, and by rows?"""
+    if not isinstance(lgssm, MatrixLGSSM):
+        raise TypeError(f"lgssm: expected a MatrixLGSSM, got {type(lgssm).__name__}")
+    _checks.one_of("missing", missing, _MISSING)
+    sizes = {"T": lgssm.num_timesteps, "m": lgssm.value_dim}
+    y = _checks.float_array("emissions", emissions)
+    _checks.shaped("emissions", y, ("T", "m"), sizes)
+    if _checks.is_concrete(y) and np.isinf(np.asarray(y)).any():
+        raise ValueError("emissions: expected finite values or NaN for missing, got an infinity")
+    y = y.astype(lgssm.dtype)
+
+    observed = ~jnp.isnan(y)
+    if mask is not None:
+        mask = jnp.asarray(mask)
+        if mask.dtype != bool:
+            raise TypeError(f"mask: expected a boolean array, got {_checks.describe(mask)}")
+        observed &= _checks.shaped("mask", mask, ("T",), sizes)[:, None]
+    if length is not None:
+        if _checks.is_concrete(length) and not 0 <= int(length) <= sizes["T"]:
+            raise ValueError(f"length: expected 0 <= length <= T = {sizes['T']}, got {length}")
+        observed &= (jnp.arange(sizes["T"]) < length)[:, None]
+
+    if missing == "auto":
+        partly = (
+            _checks.is_concrete(observed)
+            and lgssm.value_dim > 1
+            and bool(np.any(np.asarray(observed).any(1) != np.asarray(observed).all(1)))
+        )
+        missing = "entries" if partly else "rows"
+    by_rows = missing == "entries" and lgssm.value_dim > 1
+    if by_rows and not lgssm.independent_rows:
+        raise ValueError(
+            "missing: expected 'rows', since a covariance for each row needs a row_cov known to be "
+            "diagonal (give its diagonal, shape (m,)); got partly missing emissions and a full "
+            "row_cov"
+        )
+    if not by_rows:
+        observed = jnp.broadcast_to(observed.all(axis=1, keepdims=True), y.shape)
+    # Missing entries become zeros here, before any arithmetic, so no NaN can reach a gradient.
+    return (lgssm, jnp.where(observed, y, 0.0), observed.astype(y.dtype)), by_rows
+
+
+def _over_rows(core: Callable[..., Any], lgssm: MatrixLGSSM, *data: Array) -> Any:
+    """Map a function of (model, (T, 1) data ...) over the rows of the state, the row axis last.
+
+    Each row is a model of its own with m = 1 and its own covariance.
+    """
+    bias = lgssm.emission_bias
+    rows = replace(
+        lgssm,
+        initial_mean=lgssm.initial_mean[:, None],
+        drift=LowRank(lgssm.drift.left[:, :, None], lgssm.drift.right),
+        row_cov=jnp.diag(lgssm.row_cov)[:, None, None],
+        emission_bias=None if bias is None else bias[:, :, None],
+    )
+    axes = replace(
+        jax.tree.map(lambda _: None, lgssm),
+        initial_mean=0,
+        drift=LowRank(1, None),
+        row_cov=0,
+        emission_bias=None if bias is None else 1,
+    )
+    return jax.vmap(core, in_axes=(axes, *(1 for _ in data)))(
+        rows, *(x[:, :, None] for x in data)
+    )
+
+
+def _join_rows(posterior: PosteriorMatrixLGSSM, row_cov: Array) -> PosteriorMatrixLGSSM:
+    """One posterior from those of the single rows, stacked along axis 0."""
+
+    def means(x: Array | None) -> Array | None:
+        return None if x is None else jnp.moveaxis(x, 0, 1)[:, :, 0]
+
+    def covariances(x: Array | None) -> Array | None:
+        return None if x is None else jnp.moveaxis(x, 0, 1)
+
+    totals = {
+        "marginal_loglik": posterior.marginal_loglik.sum(),
+        "log_predictive": posterior.log_predictive.sum(axis=0),
+        "row_cov": row_cov,
+    }
+    joined = {
+        name: (means if name.endswith("_means") else covariances)(x)
+        for name, x in posterior._asdict().items()
+        if name not in totals
+    }
+    return PosteriorMatrixLGSSM(**totals, **joined)
+
+
+# --------------------------------------------------------------------------------- cores
+
+
+def _centred(lgssm: MatrixLGSSM, emissions: Array, observed: Array) -> Array:
+    """Emissions less their bias, zero where missing."""
+    bias = 0.0 if lgssm.emission_bias is None else lgssm.emission_bias
+    return (emissions - bias) * observed
+
+
+def _assemble(
+    lgssm: MatrixLGSSM, y: Array, observed: Array, run: sequential.Forward
+) -> tuple[PosteriorMatrixLGSSM, Array, Array]:
+    """The posterior's likelihood part, the residuals e_t and the precisions 1/s_t."""
+    seen = observed[:, 0]
+    scales = jnp.where(seen > 0, run.scales, 1.0)
+    residuals = (y - run.emission_means) * observed
+    if lgssm.independent_rows:
+        deviations = jnp.sqrt(jnp.diag(lgssm.row_cov))
+        log_det = 2 * jnp.sum(jnp.log(deviations))
+        white = residuals / deviations
+    else:
+        root = jnp.linalg.cholesky(lgssm.row_cov)
+        log_det = 2 * jnp.sum(jnp.log(jnp.diag(root)))
+        white = jax.scipy.linalg.solve_triangular(root, residuals.T, lower=True).T
+    m = lgssm.value_dim
+    # Every step's term by itself and one sum outside the scan: float32 keeps its digits.
+    terms = -0.5 * (
+        m * jnp.log(2 * jnp.pi * scales) + log_det + jnp.sum(white**2, axis=1) / scales
+    )
+    log_predictive = terms * seen
+    bias = 0.0 if lgssm.emission_bias is None else lgssm.emission_bias
+    posterior = PosteriorMatrixLGSSM(
+        marginal_loglik=log_predictive.sum(),
+        log_predictive=log_predictive,
+        emission_means=run.emission_means + bias,
+        emission_scales=run.scales,
+        row_cov=lgssm.row_cov,
+    )
+    return posterior, residuals, seen / scales
+
+
+def _filter_core(
+    lgssm: MatrixLGSSM, emissions: Array, observed: Array, store: str
+) -> PosteriorMatrixLGSSM:
+    """Filter with a shared covariance."""
+    y = _centred(lgssm, emissions, observed)
+    run = sequential.forward(
+        lgssm,
+        y,
+        observed[:, 0],
+        keep_gains=store == "all",
+        keep_means=store in ("all", "filtered", "means"),
+        keep_covariances=store in ("all", "filtered"),
+    )
+    posterior, residuals, _ = _assemble(lgssm, y, observed, run)
+    means, covariances = run.means, run.covariances
+    if store == "last":
+        means, covariances = run.last_mean[None], run.last_cov[None]
+    posterior = posterior._replace(filtered_means=means, filtered_covariances=covariances)
+    if store == "all":
+        # Undo the update: M⁻ = M − e gᵀ and P⁻ = P + s g gᵀ.
+        update = run.scales[:, None, None] * run.gains[:, :, None] * run.gains[:, None, :]
+        posterior = posterior._replace(
+            predicted_means=means - residuals[:, :, None] * run.gains[:, None, :],
+            predicted_covariances=covariances + update,
+        )
+    return posterior
+
+
+def _smoother_core(
+    lgssm: MatrixLGSSM, emissions: Array, observed: Array, store: str
+) -> PosteriorMatrixLGSSM:
+    """Smooth with a shared covariance."""
+    y = _centred(lgssm, emissions, observed)
+    moments = store == "all"
+    run = sequential.forward(
+        lgssm, y, observed[:, 0], keep_gains=True, keep_means=moments, keep_covariances=moments
+    )
+    posterior, residuals, precisions = _assemble(lgssm, y, observed, run)
+    adjoint = sequential.backward(
+        lgssm, run.gains, precisions, residuals, keep_information=moments
+    )
+    if not moments:
+        means = sequential.smoothed_means(lgssm, lgssm.initial_mean, adjoint)
+        return posterior._replace(smoothed_means=means)
+    covs = run.covariances
+    smoothed = covs - covs @ adjoint.information @ covs
+    return posterior._replace(
+        filtered_means=run.means,
+        filtered_covariances=covs,
+        smoothed_means=run.means - adjoint.filtered_adjoints @ covs,
+        smoothed_covariances=0.5 * (smoothed + smoothed.mT),
+    )
+
+
+def symmetric_root(cov: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    """A square root of a positive semidefinite matrix, singular ones included."""
+    values, vectors = jnp.linalg.eigh(cov)
+    return vectors * jnp.sqrt(jnp.maximum(values, 0.0))
+
+
+def _sample_core(
+    key: Array, lgssm: MatrixLGSSM, num_samples: int
+) -> tuple[Float[Array, "T n m d"], Float[Array, "T n m"]]:
+    """States and emissions less their bias, time first."""
+    n, m, d, steps = num_samples, lgssm.value_dim, lgssm.key_dim, lgssm.num_timesteps
+    keys = jax.random.split(key, 3)
+    root = symmetric_root(lgssm.row_cov)
+
+    def mix(rows: Array) -> Array:
+        """Give the rows of every draw the covariance Σ."""
+        return jnp.einsum("ij,...njd->...nid", root, rows)
+
+    start = jax.random.normal(keys[0], (n, m, d), lgssm.dtype)
+    start = lgssm.initial_mean + mix(start @ symmetric_root(lgssm.initial_cov).T)
+    shocks = mix(lgssm.process_noise.sample(keys[1], n * m).reshape(steps, n, m, d))
+
+    def step(state, inputs):
+        transition, drift, shock = inputs
+        state = transition.apply(state) + drift.to_dense() + shock
+        return state, state
+
+    _, states = jax.lax.scan(step, start, (lgssm.transition, lgssm.drift, shocks))
+    noise = mix(jax.random.normal(keys[2], (steps, n, m, 1), lgssm.dtype))[..., 0]
+    noise = noise * jnp.sqrt(lgssm.emission_noise)[:, None, None]
+    return states, jnp.einsum("tnmd,td->tnm", states, lgssm.readout) + noise
+
+
+def _posterior_sample_core(
+    lgssm: MatrixLGSSM, emissions: Array, observed: Array, key: Array, num_samples: int
+) -> Float[Array, "n T m d"]:
+    """Paths by mean correction; the draws are stacked as further rows of one state."""
+    n, m, steps, d = num_samples, lgssm.value_dim, lgssm.num_timesteps, lgssm.key_dim
+    y = _centred(lgssm, emissions, observed)
+    seen = observed[:, 0]
+    run = sequential.forward(lgssm, y, seen, keep_gains=True)
+    states, simulated = _sample_core(key, lgssm, n)
+    difference = (y[:, None] - simulated).reshape(steps, n * m) * seen[:, None]
+    predicted = sequential.forward_means(lgssm, difference, run.gains)
+    residuals = (difference - predicted) * seen[:, None]
+    precisions = seen / jnp.where(seen > 0, run.scales, 1.0)
+    zero_mean = jnp.zeros((n * m, d), lgssm.dtype)
+    stacked = replace(lgssm, initial_mean=zero_mean)
+    adjoint = sequential.backward(stacked, run.gains, precisions, residuals)
+    means = sequential.smoothed_means(stacked, zero_mean, adjoint, with_drift=False)
+    return jnp.moveaxis(states + means.reshape(steps, n, m, d), 1, 0)
+
+
+@partial(jax.jit, static_argnames=("store", "by_rows"))
+def _filter(lgssm, emissions, observed, *, store, by_rows):
+    core = partial(_filter_core, store=store)
+    if by_rows:
+        return _join_rows(_over_rows(core, lgssm, emissions, observed), lgssm.row_cov)
+    return core(lgssm, emissions, observed)
+
+
+@partial(jax.jit, static_argnames=("store", "by_rows"))
+def _smoother(lgssm, emissions, observed, *, store, by_rows):
+    core = partial(_smoother_core, store=store)
+    if by_rows:
+        return _join_rows(_over_rows(core, lgssm, emissions, observed), lgssm.row_cov)
+    return core(lgssm, emissions, observed)
+
+
+@partial(jax.jit, static_argnames=("num_samples", "by_rows"))
+def _posterior_sample(key, lgssm, emissions, observed, *, num_samples, by_rows):
+    if by_rows:
+        keys = jax.random.split(key, lgssm.value_dim)
+
+        def core(row, y, seen, index):
+            return _posterior_sample_core(row, y, seen, keys[index[0, 0]], num_samples)
+
+        index = jnp.arange(lgssm.value_dim)[None, :]
+        draws = _over_rows(core, lgssm, emissions, observed, index)
+        return jnp.moveaxis(draws[:, :, :, 0], 0, 2)
+    return _posterior_sample_core(lgssm, emissions, observed, key, num_samples)
+
+
+@partial(jax.jit, static_argnames=("num_samples",))
+def _sample(key, lgssm, num_samples):
+    states, emissions = _sample_core(key, lgssm, num_samples)
+    if lgssm.emission_bias is not None:
+        emissions = emissions + lgssm.emission_bias[:, None]
+    return jnp.moveaxis(states, 1, 0), jnp.moveaxis(emissions, 1, 0)

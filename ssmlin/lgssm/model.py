@@ -1,0 +1,140 @@
+r"""The matrix-state linear Gaussian state space model, given its time-varying operators."""
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+from dynamax.linear_gaussian_ssm.inference import (
+    ParamsLGSSM,
+    ParamsLGSSMDynamics,
+    ParamsLGSSMEmissions,
+    ParamsLGSSMInitial,
+)
+from jaxtyping import Array, Float
+
+from ssmlin.lgssm.operators import DPLR, DiagPlusLowRank, LowRank
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class MatrixLGSSM:
+    r"""A linear Gaussian state space model whose latent state is an m × d matrix.
+
+    $$S_0 \sim \mathrm{MN}(M_0, \Sigma, P_0), \qquad
+      S_t = S_{t-1} A_t + B_t + W_t, \quad W_t \sim \mathrm{MN}(0, \Sigma, Q_t)$$
+    $$y_t = S_t h_t + c_t + \varepsilon_t, \qquad \varepsilon_t \sim N(0, r_t \Sigma),
+      \qquad t = 1, \dots, T$$
+
+    The row covariance Σ never enters the covariance recursion, so one d × d matrix P_t serves
+    all m rows and the exact posterior of S_t is MN(M_t, Σ, P_t).
+
+    A pytree; :func:`ssmlin.matrix_lgssm` builds one from a mechanism's tokens and checks them.
+
+    Args:
+        initial_mean: M_0, shape (m, d); the law of S_0, before the first transition.
+        initial_cov: P_0, shape (d, d), positive semidefinite.
+        transition: A_t, a :class:`DPLR` with leading axis T.
+        drift: B_t, a :class:`LowRank` with leading axis T.
+        process_noise: Q_t, a :class:`DiagPlusLowRank` with leading axis T; may be zero.
+        readout: h_t, shape (T, d).
+        emission_noise: r_t >= 0, shape (T,).
+        row_cov: Σ, shape (m, m), positive definite.
+        emission_bias: c_t, shape (T, m), or None for zero.
+        independent_rows: whether Σ is known to be diagonal (static).
+
+    Source: the matrix-variate dynamic linear model of Quintana and West (1987).
+    """
+
+    initial_mean: Float[Array, "m d"]
+    initial_cov: Float[Array, "d d"]
+    transition: DPLR
+    drift: LowRank
+    process_noise: DiagPlusLowRank
+    readout: Float[Array, "T d"]
+    emission_noise: Float[Array, " T"]
+    row_cov: Float[Array, "m m"]
+    emission_bias: Float[Array, "T m"] | None = None
+    independent_rows: bool = field(default=False, metadata={"static": True})
+
+    @property
+    def num_timesteps(self) -> int:
+        """T."""
+        return self.readout.shape[-2]
+
+    @property
+    def value_dim(self) -> int:
+        """The number m of rows of the state, the dimension of an emission."""
+        return self.initial_mean.shape[-2]
+
+    @property
+    def key_dim(self) -> int:
+        """The number d of columns of the state."""
+        return self.initial_mean.shape[-1]
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The floating point type of the states."""
+        return self.initial_mean.dtype
+
+    def to_dense(self) -> dict[str, Array]:
+        """Return the operators as full matrices: A (T, d, d), B (T, m, d), Q (T, d, d)."""
+        return {
+            "A": self.transition.to_dense(),
+            "B": self.drift.to_dense(),
+            "Q": self.process_noise.to_dense(),
+        }
+
+    def to_dynamax(self) -> ParamsLGSSM:
+        r"""Expand to dynamax's parameters, for any dynamax function of ``ParamsLGSSM``.
+
+        The state is S_t flattened row by row (m·d numbers) and
+
+        $$F_t = I_m \otimes A_t^\top,\quad b_t = \mathrm{vec}_{row}(B_t),\quad
+          Q = \Sigma \otimes Q_t,\quad H_t = I_m \otimes h_t^\top,\quad R_t = r_t \Sigma.$$
+
+        dynamax's ``initial`` is the law at the first emission, so it is the law of S_1: the law
+        of S_0 after the first transition. ``F[t]`` takes z_{t-1} to z_t, entry 0 is ignored
+        (dynamax >= 1.0.3).
+
+        Returns:
+            dynamax's ParamsLGSSM, time-varying arrays of length T.
+
+        Example:
+            >>> import jax.numpy as jnp, ssmlin
+            >>> from dynamax.linear_gaussian_ssm import lgssm_filter
+            >>> lgssm = ssmlin.matrix_lgssm("mamba2", keys=jnp.ones((3, 2)), alpha=0.9,
+            ...     values=jnp.ones((3, 1)), queries=jnp.ones((3, 2)), emission_noise=0.1,
+            ...     process_noise=0.1)
+            >>> lgssm_filter(lgssm.to_dynamax(), jnp.zeros((3, 1))).filtered_means.shape
+            (3, 2)
+        """
+        steps, m, d = self.num_timesteps, self.value_dim, self.key_dim
+        eye = jnp.eye(m, dtype=self.dtype)
+        dense = self.to_dense()
+
+        def rows_kron(left: Array, right: Array) -> Array:
+            """Return left ⊗ right_t for every t."""
+            product = jnp.einsum("ij,tkl->tikjl", left, right)
+            return product.reshape(steps, m * right.shape[-2], m * right.shape[-1])
+
+        first_mean = self.initial_mean @ dense["A"][0] + dense["B"][0]
+        first_cov = dense["A"][0].T @ self.initial_cov @ dense["A"][0] + dense["Q"][0]
+        no_inputs = jnp.zeros((m, 0), self.dtype)
+        bias = self.emission_bias
+        return ParamsLGSSM(
+            initial=ParamsLGSSMInitial(
+                mean=first_mean.reshape(-1), cov=jnp.kron(self.row_cov, first_cov)
+            ),
+            dynamics=ParamsLGSSMDynamics(
+                weights=rows_kron(eye, dense["A"].mT),
+                bias=dense["B"].reshape(steps, m * d),
+                input_weights=jnp.zeros((m * d, 0), self.dtype),
+                cov=rows_kron(self.row_cov, dense["Q"]),
+            ),
+            emissions=ParamsLGSSMEmissions(
+                weights=rows_kron(eye, self.readout[:, None, :]),
+                bias=jnp.zeros((steps, m), self.dtype) if bias is None else bias,
+                input_weights=no_inputs,
+                cov=self.emission_noise[:, None, None] * self.row_cov,
+            ),
+        )

@@ -1,0 +1,168 @@
+r"""Structured operators of the matrix-state recurrence, as pytrees, each with a dense twin.
+
+Rows carry the state: S is (m, d) and a transition acts from the right, S A. All operators hold
+any number of leading axes (time, batch, micro-steps), written `...` in the shapes.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def _diagonal(diag: Float[Array, "... d"]) -> Float[Array, "... d d"]:
+    """Embed vectors as diagonal matrices."""
+    return diag[..., None] * jnp.eye(diag.shape[-1], dtype=diag.dtype)
+
+
+def _outer(
+    left: Float[Array, "... n k"], right: Float[Array, "... d k"]
+) -> Float[Array, "... n d"]:
+    """Return left rightᵀ; zero when the rank k is 0."""
+    return jnp.einsum("...nk,...dk->...nd", left, right)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class DPLR:
+    r"""Diagonal-plus-low-rank transition $A = \mathrm{diag}(w) - U V^\top$.
+
+    Args:
+        diag: w, shape (..., d).
+        left: U, shape (..., d, k); the rank k may be 0.
+        right: V, shape (..., d, k).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from ssmlin.lgssm import DPLR
+        >>> a = DPLR(jnp.ones(2), jnp.array([[1.0], [0.0]]), jnp.array([[1.0], [0.0]]))
+        >>> a.apply(jnp.array([[3.0, 4.0]])).tolist()
+        [[0.0, 4.0]]
+    """
+
+    diag: Float[Array, "... d"]
+    left: Float[Array, "... d k"]
+    right: Float[Array, "... d k"]
+
+    @property
+    def rank(self) -> int:
+        """The number k of columns of the low-rank part."""
+        return self.left.shape[-1]
+
+    @property
+    def T(self) -> "DPLR":
+        """The transpose Aᵀ."""
+        return DPLR(self.diag, self.right, self.left)
+
+    def apply(self, rows: Float[Array, "... m d"]) -> Float[Array, "... m d"]:
+        """Return S A for rows S, at O(m d k)."""
+        return rows * self.diag[..., None, :] - _outer(rows @ self.left, self.right)
+
+    def compose(self, then: "DPLR") -> "DPLR":
+        r"""Return $A_1 A_2$ (`self` first, then `then`), of rank $k_1 + k_2$.
+
+        $(D_1 - U_1 V_1^\top)(D_2 - U_2 V_2^\top) = D_1 D_2 - U_1 (D_2 V_1)^\top
+        - (A_1 U_2) V_2^\top$.
+        """
+        carried = self.T.apply(then.left.mT).mT
+        return DPLR(
+            self.diag * then.diag,
+            jnp.concatenate([self.left, carried], axis=-1),
+            jnp.concatenate([then.diag[..., None] * self.right, then.right], axis=-1),
+        )
+
+    def to_dense(self) -> Float[Array, "... d d"]:
+        """Return A as a full matrix."""
+        return _diagonal(self.diag) - _outer(self.left, self.right)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LowRank:
+    r"""Low-rank drift $B = L R^\top$ (values times keys).
+
+    Args:
+        left: L, shape (..., m, k); the rank k may be 0.
+        right: R, shape (..., d, k).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from ssmlin.lgssm import LowRank
+        >>> LowRank(jnp.array([[2.0]]), jnp.array([[1.0], [3.0]])).to_dense().tolist()
+        [[2.0, 6.0]]
+    """
+
+    left: Float[Array, "... m k"]
+    right: Float[Array, "... d k"]
+
+    @property
+    def rank(self) -> int:
+        """The number k of columns."""
+        return self.left.shape[-1]
+
+    def apply_transition(self, transition: DPLR) -> "LowRank":
+        """Return B A: the drift carried through a later transition."""
+        return LowRank(self.left, transition.apply(self.right.mT).mT)
+
+    def add(self, other: "LowRank") -> "LowRank":
+        """Return the sum of two drifts, of the sum of their ranks."""
+        return LowRank(
+            jnp.concatenate([self.left, other.left], axis=-1),
+            jnp.concatenate([self.right, other.right], axis=-1),
+        )
+
+    def to_dense(self) -> Float[Array, "... m d"]:
+        """Return B as a full matrix."""
+        return _outer(self.left, self.right)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class DiagPlusLowRank:
+    r"""Diagonal-plus-low-rank covariance $Q = \mathrm{diag}(q) + L L^\top$.
+
+    Args:
+        diag: q >= 0, shape (..., d).
+        factor: L, shape (..., d, k); the rank k may be 0.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from ssmlin.lgssm import DiagPlusLowRank
+        >>> q = DiagPlusLowRank(jnp.array([1.0, 1.0]), jnp.array([[1.0], [0.0]]))
+        >>> q.apply(jnp.array([[1.0, 1.0]])).tolist()
+        [[2.0, 1.0]]
+    """
+
+    diag: Float[Array, "... d"]
+    factor: Float[Array, "... d k"]
+
+    @property
+    def rank(self) -> int:
+        """The number k of columns of the low-rank part."""
+        return self.factor.shape[-1]
+
+    def apply(self, rows: Float[Array, "... m d"]) -> Float[Array, "... m d"]:
+        """Return S Q for rows S, at O(m d k)."""
+        return rows * self.diag[..., None, :] + _outer(rows @ self.factor, self.factor)
+
+    def sample(self, key: Array, num_rows: int) -> Float[Array, "... n d"]:
+        """Draw independent rows N(0, Q), one set for each leading index; right where Q is singular.
+
+        Args:
+            key: a PRNG key.
+            num_rows: the number n of rows.
+
+        Returns:
+            The rows, shape (..., n, d).
+        """
+        diag_key, factor_key = jax.random.split(key)
+        *lead, dim, rank = self.factor.shape
+        dtype = self.diag.dtype
+        wide = jax.random.normal(diag_key, (*lead, num_rows, dim), dtype)
+        thin = jax.random.normal(factor_key, (*lead, num_rows, rank), dtype)
+        return wide * jnp.sqrt(self.diag)[..., None, :] + _outer(thin, self.factor)
+
+    def to_dense(self) -> Float[Array, "... d d"]:
+        """Return Q as a full matrix."""
+        return _diagonal(self.diag) + _outer(self.factor, self.factor)

@@ -1,0 +1,209 @@
+r"""The deterministic recurrence $S_t = S_{t-1} A_t + B_t$, $o_t = S_t q_t$, by three drivers."""
+
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from ssmlin import _checks
+from ssmlin.lgssm import DPLR, LowRank
+from ssmlin.mechanisms.base import Mechanism, Tokens, make_tokens
+from ssmlin.mechanisms.registry import get_mechanism
+
+Method = Literal["auto", "sequential", "associative", "chunked"]
+Steps = Literal["combined", "reindexed"]
+
+_CHUNK = 64
+
+
+def token_operators(mechanism: Mechanism, tokens: Tokens) -> tuple[DPLR, LowRank]:
+    """The operators (A_t, B_t) of whole tokens; micro-steps are composed first.
+
+    Args:
+        mechanism: the mechanism.
+        tokens: its tokens, leading axis T.
+
+    Returns:
+        A_t of rank ``mechanism.rank(n_h)`` and B_t, leading axis T.
+    """
+    transition, drift = mechanism.transition(tokens), mechanism.drift(tokens)
+    if not mechanism.multi_step:
+        return transition, drift
+
+    def step(tree: Any, j: int) -> Any:
+        return jax.tree.map(lambda x: x[:, j], tree)
+
+    total_a, total_b = step((transition, drift), 0)
+    for j in range(1, tokens.keys.shape[1]):
+        next_a, next_b = step((transition, drift), j)
+        total_a, total_b = (
+            total_a.compose(next_a),
+            total_b.apply_transition(next_a).add(next_b),
+        )
+    return total_a, total_b
+
+
+def _sequential(
+    transition: DPLR, drift: LowRank, state: Float[Array, "m d"]
+) -> Float[Array, "T m d"]:
+    """All states by one scan over time."""
+
+    def step(s: Array, ab: tuple[DPLR, LowRank]) -> tuple[Array, Array]:
+        a, b = ab
+        s = a.apply(s) + b.to_dense()
+        return s, s
+
+    return lax.scan(step, state, (transition, drift))[1]
+
+
+def _associative(
+    transition: DPLR, drift: LowRank, state: Float[Array, "m d"]
+) -> Float[Array, "T m d"]:
+    """All states by the blocked-matrix product [[A, 0], [B, I]] under an associative scan."""
+
+    def combine(first: tuple[Array, Array], then: tuple[Array, Array]) -> tuple[Array, Array]:
+        (a1, b1), (a2, b2) = first, then
+        return a1 @ a2, b1 @ a2 + b2
+
+    a, b = lax.associative_scan(combine, (transition.to_dense(), drift.to_dense()))
+    return state @ a + b
+
+
+def _chunked(
+    transition: DPLR, drift: LowRank, state: Float[Array, "m d"]
+) -> Float[Array, "T m d"]:
+    """All states by scans inside chunks, run side by side, whose ends are then chained.
+
+    Inside a chunk the recurrence runs on the stack [S; C] from [0; I] with drift [B; 0], so C
+    gathers the product of the transitions; the state that enters the chunk is added as S_in C.
+    """
+    steps = transition.diag.shape[0]
+    m, d = state.shape
+    size = min(_CHUNK, steps)
+    num = -(-steps // size)
+
+    def cut(x: Array) -> Array:
+        padded = jnp.pad(x, [(0, num * size - steps)] + [(0, 0)] * (x.ndim - 1))
+        return padded.reshape(num, size, *x.shape[1:])
+
+    # Padding is zero, and comes last: what is computed there is dropped.
+    a, b = jax.tree.map(cut, (transition, drift))
+    stacked = LowRank(jnp.pad(b.left, [(0, 0), (0, 0), (0, d), (0, 0)]), b.right)
+    start = jnp.concatenate([jnp.zeros_like(state), jnp.eye(d, dtype=state.dtype)])
+    inside = jax.vmap(_sequential, in_axes=(0, 0, None))(a, stacked, start)
+    local, product = inside[:, :, :m], inside[:, :, m:]
+
+    def chain(s: Array, end: tuple[Array, Array]) -> tuple[Array, Array]:
+        return s @ end[1] + end[0], s
+
+    _, entering = lax.scan(chain, state, (local[:, -1], product[:, -1]))
+    states = local + jnp.einsum("nmd,ncde->ncme", entering, product)
+    return states.reshape(num * size, m, d)[:steps]
+
+
+_DRIVERS = {"sequential": _sequential, "associative": _associative, "chunked": _chunked}
+
+
+@partial(jax.jit, static_argnames=("mechanism", "method", "multi_step"))
+def _run(
+    mechanism: Mechanism, tokens: Tokens, state: Array, method: str, multi_step: str
+) -> Array:
+    """All states, one a token."""
+    if mechanism.multi_step and multi_step == "reindexed":
+        operators = (mechanism.transition(tokens), mechanism.drift(tokens))
+        num_steps = tokens.keys.shape[1]
+        micro = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), operators)
+        return _DRIVERS[method](*micro, state)[num_steps - 1 :: num_steps]
+    return _DRIVERS[method](*token_operators(mechanism, tokens), state)
+
+
+def linear_attention(
+    mechanism: str | Mechanism,
+    *,
+    keys: Float[Array, "T d"],
+    values: Float[Array, "T m"] | None = None,
+    queries: Float[Array, "T d"] | None = None,
+    alpha: Float[Array, " T"] | float | None = None,
+    beta: Float[Array, " T"] | float | None = None,
+    decay: Float[Array, "T d"] | float | None = None,
+    removal_key: Float[Array, "T d"] | None = None,
+    removal_rate: Float[Array, "T d"] | float | None = None,
+    initial_state: Float[Array, "m d"] | None = None,
+    method: Method = "auto",
+    multi_step: Steps = "combined",
+    negative_eigenvalues: bool = False,
+    return_states: bool = False,
+) -> Float[Array, "T m"] | tuple[Float[Array, "T m"], Float[Array, "T m d"]]:
+    r"""Run a linear attention: $S_t = S_{t-1} A_t + B_t$, $o_t = S_t q_t$, t = 1..T.
+
+    Queries are not scaled. Batches: ``jax.vmap``. ``bayesian_memory`` adds nothing by itself (its
+    Kalman gain writes, see :func:`ssmlin.matrix_lgssm_filter`), so here it only decays, and it is
+    read with its keys unless queries are given.
+
+    Args:
+        mechanism: a name in ``ssmlin.MECHANISMS``, or an instance.
+        keys: k_t, (T, d); (T, n_h, d) for the multi-step mechanisms.
+        values: v_t, (T, m); (T, n_h, m) for the multi-step mechanisms.
+        queries: q_t, (T, d).
+        alpha: scalar decay in [0, 1] ([-1, 1] for mamba2 with negative eigenvalues), (T,).
+        beta: learning rate in [0, 1] ([0, 2] with negative eigenvalues), (T,) or (T, n_h).
+        decay: per-channel decay in [0, 1], (T, d): a_t of gla and kda, w_t of rwkv7.
+        removal_key: κ_t of rwkv7 (normalised inside), (T, d).
+        removal_rate: a_t of rwkv7 in [0, 1], (T, d).
+        initial_state: S_0, (m, d); zero by default.
+        method: "sequential" (a scan over time), "associative" (the blocked-matrix product under
+            an associative scan), "chunked" (scans inside chunks, side by side), or "auto", which
+            is the sequential one.
+        multi_step: "combined" composes a token's micro-steps first, "reindexed" runs over all
+            T·n_h of them; both give the same.
+        negative_eigenvalues: widen the gates' ranges, see alpha and beta.
+        return_states: also return the states.
+
+    Scalar gates are broadcast over time.
+
+    Returns:
+        The outputs o, (T, m), or (outputs, states) with states (T, m, d).
+
+    Raises:
+        ValueError: an unknown mechanism; an argument missing, superfluous, of the wrong shape,
+            out of range or not finite.
+        TypeError: an argument that is not a float32 or float64 array.
+
+    Example:
+        >>> import jax.numpy as jnp, ssmlin
+        >>> ssmlin.linear_attention("deltanet", keys=jnp.array([[2.0, 0.0], [3.0, 0.0]]),
+        ...     values=jnp.array([[1.0], [5.0]]), queries=jnp.ones((2, 2)), beta=1.0).tolist()
+        [[1.0], [5.0]]
+
+    Source: F. L. Cesista, Blocked Matrix Formulation of Linear Attention Mechanisms (2025).
+    """
+    mech = get_mechanism(mechanism, negative_eigenvalues)
+    _checks.one_of("method", method, ("auto", *_DRIVERS))
+    _checks.one_of("multi_step", multi_step, ("combined", "reindexed"))
+    state = None
+    if initial_state is not None:
+        state = _checks.finite("initial_state", _checks.float_array("initial_state", initial_state))
+    tokens, sizes = make_tokens(
+        mech,
+        keys=keys,
+        values=values,
+        queries=queries,
+        value_dim=state.shape[0] if state is not None and values is None else None,
+        alpha=alpha,
+        beta=beta,
+        decay=decay,
+        removal_key=removal_key,
+        removal_rate=removal_rate,
+    )
+    if state is None:
+        state = jnp.zeros((sizes["m"], sizes["d"]), tokens.keys.dtype)
+    _checks.shaped("initial_state", state, ("m", "d"), sizes)
+    dtype = jnp.result_type(state, tokens.keys)
+    driver = "sequential" if method == "auto" else method
+    states = _run(mech, tokens, state.astype(dtype), driver, multi_step)
+    read = tokens.keys if tokens.queries is None else tokens.queries
+    outputs = jnp.einsum("tmd,td->tm", states, read)
+    return (outputs, states) if return_states else outputs

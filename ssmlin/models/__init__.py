@@ -1,0 +1,25 @@
+"""The dynamax model class: features of the inputs, parameters, priors, forecasts."""
+
+from ssmlin.models.features import ParamsGate, ParamsProjection, lagged_inputs
+from ssmlin.models.forecast import Forecast
+from ssmlin.models.linear_attention_ssm import LinearAttentionSSM
+from ssmlin.models.parameters import (
+    ParamsAttentionDynamics,
+    ParamsAttentionEmissions,
+    ParamsAttentionInitial,
+    ParamsLinearAttentionSSM,
+    ShrinkagePrior,
+)
+
+__all__ = [
+    "Forecast",
+    "LinearAttentionSSM",
+    "ParamsAttentionDynamics",
+    "ParamsAttentionEmissions",
+    "ParamsAttentionInitial",
+    "ParamsGate",
+    "ParamsLinearAttentionSSM",
+    "ParamsProjection",
+    "ShrinkagePrior",
+    "lagged_inputs",
+]

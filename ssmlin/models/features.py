@@ -1,0 +1,102 @@
+"""From inputs to tokens: lagged inputs, learned projections and gates, and their parameters."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from dynamax.parameters import ParameterProperties
+from jaxtyping import Array, Float
+from tensorflow_probability.substrates.jax import bijectors as tfb
+
+from ssmlin import _checks
+
+
+class ParamsProjection(NamedTuple):
+    """A linear map of the inputs, x_t = W u_t + b; doubles as a container of properties.
+
+    Args:
+        weights: W, (..., p).
+        bias: b, (...).
+    """
+
+    weights: Float[Array, "... p"] | ParameterProperties
+    bias: Float[Array, "..."] | ParameterProperties
+
+
+class ParamsGate(NamedTuple):
+    r"""A gate in an interval, $g_t = \sigma(\sigma^{-1}(g) + W u_t)$, σ scaled to the interval.
+
+    Args:
+        value: g, the gate at u_t = 0, (...).
+        weights: W, (..., p); None for a constant gate.
+    """
+
+    value: Float[Array, "..."] | ParameterProperties
+    weights: Float[Array, "... p"] | ParameterProperties | None
+
+
+def project(params: ParamsProjection, inputs: Float[Array, "T p"]) -> Float[Array, "T ..."]:
+    """W u_t + b at every step."""
+    return jnp.einsum("...p,tp->t...", params.weights, inputs) + params.bias
+
+
+def gate(
+    params: ParamsGate, inputs: Float[Array, "T p"], low: float, high: float
+) -> Float[Array, "T ..."]:
+    """The gate at every step, inside [low, high]."""
+    if params.weights is None:
+        return jnp.broadcast_to(params.value, (inputs.shape[0], *jnp.shape(params.value)))
+    squash = tfb.Sigmoid(low, high)
+    # A gate that stands on its bound would have an infinite logit.
+    margin = 4 * jnp.finfo(inputs.dtype).eps * (high - low)
+    logit = squash.inverse(jnp.clip(params.value, low + margin, high - margin))
+    return squash.forward(logit + jnp.einsum("...p,tp->t...", params.weights, inputs))
+
+
+def lagged_inputs(
+    emissions: Float[Array, "T m"],
+    num_lags: int,
+    prev_emissions: Float[Array, "num_lags m"] | None = None,
+    *,
+    include_current: bool = False,
+    fill: float = 0.0,
+) -> Float[Array, "T num_lags*m"]:
+    """Stack the previous values as inputs: row t is (y_{t-1}, ..., y_{t-L}), the latest first.
+
+    With ``include_current`` row t starts with y_t itself: a short window over inputs.
+
+    Args:
+        emissions: y, (T, m).
+        num_lags: L.
+        prev_emissions: the L values before the first, oldest first; default zeros.
+        include_current: put y_t in front.
+        fill: what takes the place of a missing (NaN) value; zero is the mean of a
+            standardised series.
+
+    Returns:
+        The inputs, (T, L·m), or (T, (L + 1)·m) with `include_current`.
+
+    Raises:
+        ValueError: an argument of the wrong shape, or `num_lags` below 1.
+        TypeError: an argument that is not of the expected type.
+
+    Example:
+        >>> import jax.numpy as jnp, ssmlin
+        >>> ssmlin.lagged_inputs(jnp.array([[1.0], [2.0], [3.0]]), 2).tolist()
+        [[0.0, 0.0], [1.0, 0.0], [2.0, 1.0]]
+
+    Source: the layout of dynamax's ``LinearAutoregressiveHMM.compute_inputs``.
+    """
+    _checks.positive_int("num_lags", num_lags)
+    sizes = {"L": num_lags}
+    y = _checks.shaped("emissions", _checks.float_array("emissions", emissions), ("T", "m"), sizes)
+    if prev_emissions is None:
+        before = jnp.zeros((num_lags, y.shape[1]), y.dtype)
+    else:
+        before = _checks.float_array("prev_emissions", prev_emissions)
+        _checks.shaped("prev_emissions", before, ("L", "m"), sizes)
+    padded = jnp.concatenate([before, y])
+    padded = jnp.where(jnp.isnan(padded), fill, padded)
+    lags = range(0 if include_current else 1, num_lags + 1)
+    return jnp.concatenate(
+        [padded[num_lags - lag : num_lags - lag + y.shape[0]] for lag in lags], axis=1
+    )

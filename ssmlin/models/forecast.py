@@ -1,0 +1,124 @@
+"""Simulating a model forward, and what `forecast` returns."""
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+from tensorflow_probability.substrates.jax import distributions as tfd
+
+from ssmlin.inference import symmetric_root
+from ssmlin.lgssm import MatrixLGSSM
+
+
+class Forecast(NamedTuple):
+    """Predictive distribution of the next emissions.
+
+    Args:
+        means: (horizon, m).
+        covariances: covariance of each emission, (horizon, m, m).
+        levels: the probabilities of the central intervals, (num_levels,).
+        lower: lower ends, (num_levels, horizon, m).
+        upper: upper ends, (num_levels, horizon, m).
+        samples: sampled paths, (num_samples, horizon, m), or None.
+    """
+
+    means: Float[Array, "horizon m"]
+    covariances: Float[Array, "horizon m m"]
+    levels: Float[Array, " num_levels"]
+    lower: Float[Array, "num_levels horizon m"]
+    upper: Float[Array, "num_levels horizon m"]
+    samples: Float[Array, "num_samples horizon m"] | None = None
+
+
+def gaussian_forecast(
+    means: Float[Array, "horizon m"],
+    covariances: Float[Array, "horizon m m"],
+    levels: Float[Array, " num_levels"],
+    samples: Float[Array, "num_samples horizon m"] | None,
+) -> Forecast:
+    """Intervals of a Gaussian predictive distribution."""
+    deviations = jnp.sqrt(jnp.diagonal(covariances, axis1=-2, axis2=-1))
+    width = tfd.Normal(0.0, 1.0).quantile(0.5 + 0.5 * levels)[:, None, None] * deviations
+    return Forecast(means, covariances, levels, means - width, means + width, samples)
+
+
+def sampled_forecast(
+    samples: Float[Array, "num_samples horizon m"], levels: Float[Array, " num_levels"]
+) -> Forecast:
+    """Moments and intervals of sampled paths."""
+    means = samples.mean(axis=0)
+    centred = samples - means
+    covariances = jnp.einsum("nhi,nhj->hij", centred, centred) / max(len(samples) - 1, 1)
+    lower = jnp.quantile(samples, 0.5 - 0.5 * levels, axis=0)
+    upper = jnp.quantile(samples, 0.5 + 0.5 * levels, axis=0)
+    return Forecast(means, covariances, levels, lower, upper, samples)
+
+
+class LocalModel(Protocol):
+    """What `simulate` needs of a model: its operators as a function of the inputs."""
+
+    def to_lgssm(self, params: Any, inputs: Float[Array, "n p"]) -> MatrixLGSSM:
+        """The operators that go with each row of inputs."""
+
+
+def draw_states(
+    key: Array,
+    mean: Float[Array, "m d"],
+    cov: Float[Array, "d d"] | Float[Array, "m d d"],
+    row_cov: Float[Array, "m m"],
+    num_samples: int,
+) -> Float[Array, "n m d"]:
+    """Draw states of MN(mean, Σ, cov), or with a covariance for each row where Σ is diagonal."""
+    normal = jax.random.normal(key, (num_samples, *mean.shape), mean.dtype)
+    mixed = jnp.einsum("ij,njd->nid", symmetric_root(row_cov), normal)
+    root = jnp.broadcast_to(symmetric_root(cov), (*mean.shape, mean.shape[-1]))
+    return mean + jnp.einsum("mde,nme->nmd", root, mixed)
+
+
+def simulate(
+    model: LocalModel,
+    params: Any,
+    key: Array,
+    states: Float[Array, "n m d"],
+    lags: Float[Array, "n num_lags m"],
+    exogenous: Float[Array, "T k"],
+) -> tuple[Float[Array, "n T m d"], Float[Array, "n T m"]]:
+    """Run n paths forward, feeding emissions back as lagged inputs.
+
+    Args:
+        model: gives the operators for inputs (lags, exogenous).
+        params: its parameters.
+        key: a PRNG key.
+        states: the states before the first step.
+        lags: the emissions before the first step, the latest first; num_lags may be 0.
+        exogenous: the other inputs of each step, the same for all paths.
+
+    Returns:
+        States and emissions of every path.
+    """
+    n = states.shape[0]
+
+    def step(carry: tuple[Array, Array], inputs: tuple[Array, Array]) -> tuple[Any, Any]:
+        state, lags = carry
+        step_key, outside = inputs
+        u = jnp.concatenate(
+            [lags.reshape(n, -1), jnp.broadcast_to(outside, (n, outside.shape[0]))], axis=1
+        )
+        # One step of n paths looks like n steps of one sequence.
+        lgssm = model.to_lgssm(params, u)
+        shock_key, noise_key = jax.random.split(step_key)
+        root = symmetric_root(lgssm.row_cov)
+        shock = lgssm.process_noise.sample(shock_key, lgssm.value_dim)
+        state = lgssm.transition.apply(state) + lgssm.drift.to_dense() + root @ shock
+        noise = jax.random.normal(noise_key, (n, lgssm.value_dim), state.dtype)
+        noise = jnp.sqrt(lgssm.emission_noise)[:, None] * (noise @ root.T)
+        emission = jnp.einsum("nmd,nd->nm", state, lgssm.readout) + noise
+        if lgssm.emission_bias is not None:
+            emission = emission + lgssm.emission_bias
+        lags = jnp.concatenate([emission[:, None], lags], axis=1)[:, : lags.shape[1]]
+        return (state, lags), (state, emission)
+
+    keys = jax.random.split(key, exogenous.shape[0])
+    _, (paths, emissions) = jax.lax.scan(step, (states, lags), (keys, exogenous))
+    return jnp.moveaxis(paths, 0, 1), jnp.moveaxis(emissions, 0, 1)

@@ -1,0 +1,788 @@
+r"""The dynamax model: a linear attention with learned features of the inputs."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from dynamax.parameters import ParameterProperties
+from dynamax.ssm import SSM
+from dynamax.utils.bijectors import RealToPSDBijector
+from jaxtyping import Array, Float
+from tensorflow_probability.substrates.jax import bijectors as tfb
+from tensorflow_probability.substrates.jax import distributions as tfd
+
+from ssmlin import _checks
+from ssmlin.inference import (
+    PosteriorMatrixLGSSM,
+    matrix_lgssm_filter,
+    matrix_lgssm_posterior_sample,
+    matrix_lgssm_sample,
+    matrix_lgssm_smoother,
+)
+from ssmlin.learning import fit_sgd
+from ssmlin.lgssm import MatrixLGSSM
+from ssmlin.mechanisms import Mechanism, get_mechanism, matrix_lgssm, unit
+from ssmlin.models.features import ParamsProjection, gate, lagged_inputs, project
+from ssmlin.models.forecast import (
+    Forecast,
+    draw_states,
+    gaussian_forecast,
+    sampled_forecast,
+    simulate,
+)
+from ssmlin.models.parameters import (
+    ParamsAttentionDynamics,
+    ParamsAttentionEmissions,
+    ParamsAttentionInitial,
+    ParamsLinearAttentionSSM,
+    ShrinkagePrior,
+    make_gate,
+)
+
+ProcessNoise = Literal["isotropic", "diagonal", "stationary", "write", "none"]
+RowCov = Literal["identity", "diagonal", "full"]
+
+#: Where the gates start, on the unit interval.
+_GATE_STARTS = {"alpha": 0.95, "decay": 0.95, "beta": 0.3, "removal_rate": 0.3}
+_RETNET_DECAY = 1 - 2.0**-5
+
+
+class LinearAttentionSSM(SSM):
+    r"""A linear attention as a dynamax state space model.
+
+    $$S_0 \sim \mathrm{MN}(M_0, \Sigma, \mathrm{diag}(p_0)), \qquad
+      S_t = S_{t-1} A_t + B_t + W_t, \quad W_t \sim \mathrm{MN}(0, \Sigma, Q_t)$$
+    $$y_t = S_t h_t + D u_t + d + \varepsilon_t, \qquad \varepsilon_t \sim N(0, r \Sigma)$$
+
+    Keys, values, queries and gates are functions of the inputs u_t: linear projections, of unit
+    length for keys and queries if so chosen, and logistic gates. Given the inputs the model is
+    exactly linear Gaussian. With S = 0 it is a linear regression on the inputs, so with lagged
+    emissions as inputs a linear autoregression. For ``bayesian_memory`` h_t is the key, and with
+    ``key_dim`` equal to ``input_dim`` (or one more, for an intercept) the keys are the inputs
+    themselves: a regression whose coefficients D + S_t drift.
+
+    It is accepted wherever dynamax expects an SSM. Its latent state is the matrix S_t, (m, d).
+
+    Args:
+        mechanism: a name in ``ssmlin.MECHANISMS``, or an instance.
+        emission_dim: m.
+        input_dim: p; 0 for no inputs.
+        key_dim: d.
+        num_steps: n_h, the micro-steps a token of a multi-step mechanism.
+        gates: "input": gates depend on the inputs; "constant": they do not. RetNet's decay is
+            always constant, and not trained.
+        process_noise: Q_t: "isotropic" q I; "diagonal"; "stationary" (1 − w_t²) σ², w_t the
+            diagonal of A_t; "write" σ² times what an error in the values would do; "none".
+        row_cov: Σ: "identity", "diagonal" or "full".
+        num_lags: say that the first num_lags·m inputs are lagged emissions, as made by
+            :meth:`compute_inputs`; then `sample` and `forecast` can feed emissions back.
+        normalization: "unit" or "none" for keys and queries; default "none" for
+            ``bayesian_memory`` and "unit" for the others.
+        has_input_weights: whether there is a D.
+        has_emissions_bias: whether there is a d.
+        negative_eigenvalues: see :func:`ssmlin.linear_attention`.
+        prior: the prior on the parameters.
+
+    Raises:
+        ValueError: an argument out of range.
+        TypeError: an argument that is not of the expected type.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, ssmlin
+        >>> y = jnp.sin(jnp.arange(40.0))[:, None]
+        >>> model = ssmlin.LinearAttentionSSM("gated_deltanet", emission_dim=1, input_dim=2,
+        ...     key_dim=3, num_lags=2)
+        >>> u = model.compute_inputs(y)
+        >>> params, props = model.initialize(jax.random.key(0), emissions=y, inputs=u)
+        >>> model.filter(params, y, u).filtered_means.shape
+        (40, 1, 3)
+    """
+
+    def __init__(
+        self,
+        mechanism: str | Mechanism = "gated_deltanet",
+        emission_dim: int = 1,
+        input_dim: int = 0,
+        key_dim: int = 4,
+        *,
+        num_steps: int = 2,
+        gates: Literal["input", "constant"] = "input",
+        process_noise: ProcessNoise = "isotropic",
+        row_cov: RowCov = "diagonal",
+        num_lags: int = 0,
+        normalization: Literal["unit", "none"] | None = None,
+        has_input_weights: bool = True,
+        has_emissions_bias: bool = True,
+        negative_eigenvalues: bool = False,
+        prior: ShrinkagePrior | None = None,
+    ) -> None:
+        self.mechanism = get_mechanism(mechanism, negative_eigenvalues)
+        self.emission_dim = _checks.positive_int("emission_dim", emission_dim)
+        self.input_dim = _checks.positive_int("input_dim", input_dim, minimum=0)
+        self.key_dim = _checks.positive_int("key_dim", key_dim)
+        self.num_steps = _checks.positive_int("num_steps", num_steps)
+        self.gates = _checks.one_of("gates", gates, ("input", "constant"))
+        self.process_noise = _checks.one_of(
+            "process_noise",
+            process_noise,
+            ("isotropic", "diagonal", "stationary", "write", "none"),
+        )
+        self.row_cov = _checks.one_of("row_cov", row_cov, ("identity", "diagonal", "full"))
+        self.num_lags = _checks.positive_int("num_lags", num_lags, minimum=0)
+        if self.num_lags * emission_dim > input_dim:
+            raise ValueError(
+                f"num_lags: expected num_lags * emission_dim <= input_dim = {input_dim}, got "
+                f"{num_lags} * {emission_dim}"
+            )
+        writes = self.mechanism.writes_values
+        if normalization is None:
+            normalization = "unit" if writes else "none"
+        self.normalization = _checks.one_of("normalization", normalization, ("unit", "none"))
+        if self.process_noise == "write" and not writes:
+            raise ValueError(
+                f"process_noise: expected another kind for {self.mechanism.name!r}, which writes "
+                "no values; got 'write'"
+            )
+        self.has_input_weights = bool(has_input_weights) and input_dim > 0
+        self.has_emissions_bias = bool(has_emissions_bias)
+        self.prior = ShrinkagePrior() if prior is None else prior
+
+    @property
+    def emission_shape(self) -> tuple[int]:
+        """Shape of one emission, (m,)."""
+        return (self.emission_dim,)
+
+    @property
+    def inputs_shape(self) -> tuple[int] | None:
+        """Shape of one step's inputs, (p,), or None."""
+        return (self.input_dim,) if self.input_dim > 0 else None
+
+    @property
+    def _gate_ranges(self) -> dict[str, tuple[float, float]]:
+        """The gates of the mechanism and their intervals."""
+        return {name: self.mechanism.gate_range(name) for name in self._scalar_gates}
+
+    @property
+    def _scalar_gates(self) -> tuple[str, ...]:
+        """The gates that have an interval (a removal key is a projection, not a gate)."""
+        return tuple(name for name in self.mechanism.gates if name != "removal_key")
+
+    # ----------------------------------------------------------------- parameters
+
+    def initialize(
+        self,
+        key: Array | None = None,
+        *,
+        emissions: Float[Array, "T m"] | None = None,
+        inputs: Float[Array, "T p"] | None = None,
+    ) -> tuple[ParamsLinearAttentionSSM, ParamsLinearAttentionSSM]:
+        """Start at the linear regression on the inputs, with a memory that writes little.
+
+        With data, D, d and Σ are those of a least-squares regression of emissions on inputs
+        (slightly shrunk); without, D = 0, d = 0 and Σ = I. Batches of sequences are pooled.
+
+        Args:
+            key: a PRNG key for the small random weights; default ``jax.random.key(0)``.
+            emissions: (T, m) or (B, T, m); NaN means missing.
+            inputs: (T, p) or (B, T, p).
+
+        Returns:
+            Parameters and matching properties (what is trainable, and its constrainer).
+
+        Raises:
+            ValueError: data of the wrong shape.
+            TypeError: data that are not floating point arrays.
+        """
+        m, p, d = self.emission_dim, self.input_dim, self.key_dim
+        steps = (self.num_steps,) if self.mechanism.multi_step else ()
+        keys = jax.random.split(jax.random.key(0) if key is None else key, 8)
+        skip, bias, variances = self._regression(emissions, inputs)
+        dtype = variances.dtype
+        free, prior = ParameterProperties(), self.prior
+
+        def projection(
+            k: Array, shape: tuple[int, ...], scale: float
+        ) -> tuple[ParamsProjection, ParamsProjection]:
+            wk, bk = jax.random.split(k)
+            weights = scale * jax.random.normal(wk, (*shape, p), dtype)
+            bias = scale * jax.random.normal(bk, shape, dtype)
+            return ParamsProjection(weights, bias), ParamsProjection(free, free)
+
+        values: dict[str, Any] = dict.fromkeys(ParamsAttentionDynamics._fields)
+        props: dict[str, Any] = dict.fromkeys(ParamsAttentionDynamics._fields)
+        if self.mechanism.writes_values:
+            values["keys"], props["keys"] = projection(keys[0], (*steps, d), prior.key_scale)
+            values["queries"], props["queries"] = projection(keys[1], (d,), prior.key_scale)
+            values["values"], props["values"] = projection(
+                keys[2], (*steps, m), 0.1 * prior.value_scale
+            )
+        else:
+            fixed = ParameterProperties(trainable=d not in (p, p + 1))
+            constant = (jnp.arange(d) >= p).astype(dtype)
+            values["keys"] = ParamsProjection(jnp.eye(d, p, dtype=dtype), constant)
+            props["keys"] = ParamsProjection(fixed, fixed)
+        if "removal_key" in self.mechanism.gates:
+            values["removal_key"], props["removal_key"] = projection(
+                keys[3], (d,), prior.key_scale
+            )
+        retnet = self.mechanism.name == "retnet"
+        for k, name in zip(jax.random.split(keys[4], 4), self._scalar_gates, strict=False):
+            low, high = self._gate_ranges[name]
+            shape = {"alpha": (), "beta": steps}.get(name, (d,))
+            start = _RETNET_DECAY if retnet else _GATE_STARTS[name]
+            scale = None if self.gates == "constant" or retnet or p == 0 else 0.1 * prior.gate_scale
+            values[name] = make_gate(k, jnp.full(shape, start, dtype), p, scale)
+            constrainer = tfb.Sigmoid(low=low, high=high)
+            props[name] = type(values[name])(
+                ParameterProperties(trainable=not retnet, constrainer=constrainer),
+                None if scale is None else free,
+            )
+        positive = ParameterProperties(constrainer=tfb.Softplus())
+        if self.process_noise != "none":
+            shape = (d,) if self.process_noise == "diagonal" else ()
+            values["process_noise"] = jnp.full(shape, prior.process_noise[0], dtype)
+            props["process_noise"] = positive
+
+        if self.row_cov == "identity":
+            noise, rows = variances.mean(), jnp.ones(m, dtype)
+            noise_prop, rows_prop = positive, ParameterProperties(trainable=False)
+        else:
+            noise, noise_prop = jnp.ones((), dtype), ParameterProperties(trainable=False)
+            rows, rows_prop = variances, positive
+            if self.row_cov == "full":
+                rows = jnp.diag(variances)
+                rows_prop = ParameterProperties(constrainer=RealToPSDBijector())
+        params = ParamsLinearAttentionSSM(
+            initial=ParamsAttentionInitial(
+                mean=jnp.zeros((m, d), dtype),
+                variances=jnp.full((d,), prior.initial_variance[0], dtype),
+            ),
+            dynamics=ParamsAttentionDynamics(**values),
+            emissions=ParamsAttentionEmissions(
+                input_weights=skip if self.has_input_weights else None,
+                bias=bias if self.has_emissions_bias else None,
+                noise=noise,
+                row_cov=rows,
+            ),
+        )
+        properties = ParamsLinearAttentionSSM(
+            initial=ParamsAttentionInitial(
+                mean=ParameterProperties(trainable=False), variances=positive
+            ),
+            dynamics=ParamsAttentionDynamics(**props),
+            emissions=ParamsAttentionEmissions(
+                input_weights=free if self.has_input_weights else None,
+                bias=free if self.has_emissions_bias else None,
+                noise=noise_prop,
+                row_cov=rows_prop,
+            ),
+        )
+        return params, properties
+
+    def _regression(
+        self, emissions: Any, inputs: Any
+    ) -> tuple[Float[Array, "m p"], Float[Array, " m"], Float[Array, " m"]]:
+        """Ridge regression of emissions on inputs: D, d and the residual variances."""
+        m, p = self.emission_dim, self.input_dim
+        if emissions is None:
+            return jnp.zeros((m, p)), jnp.zeros(m), jnp.ones(m) * self.prior.series_variance
+        y = _checks.float_array("emissions", emissions)
+        u = self._check_inputs(inputs, y.shape[:-1], y.dtype)
+        if y.shape[-1:] != (m,):
+            raise ValueError(
+                f"emissions: expected shape (..., T, emission_dim = {m}), got {tuple(y.shape)}"
+            )
+        y, u = y.reshape(-1, m), u.reshape(-1, p)
+        seen = jnp.isfinite(y)
+        design = u if self.has_input_weights else jnp.zeros((len(u), 0), y.dtype)
+        if self.has_emissions_bias:
+            design = jnp.concatenate([design, jnp.ones((len(u), 1), y.dtype)], axis=1)
+        k = design.shape[1]
+
+        def one(target: Array, weight: Array) -> tuple[Array, Array]:
+            x = design * weight[:, None]
+            target = jnp.where(weight > 0, target, 0.0)
+            ridge = 1e-2 * jnp.eye(k, dtype=y.dtype)
+            coefficients = jnp.linalg.solve(x.T @ x + ridge, x.T @ target)
+            residual = (target - x @ coefficients) * weight
+            return coefficients, jnp.sum(residual**2) / jnp.maximum(weight.sum() - k, 1.0)
+
+        coefficients, variances = jax.vmap(one, in_axes=1)(y, seen.astype(y.dtype))
+        floor = 1e-3 * self.prior.noise_floor * self.prior.series_variance
+        skip = coefficients[:, :p] if self.has_input_weights else jnp.zeros((m, p), y.dtype)
+        bias = coefficients[:, -1] if self.has_emissions_bias else jnp.zeros(m, y.dtype)
+        return skip, bias, jnp.maximum(variances, floor)
+
+    def log_prior(self, params: ParamsLinearAttentionSSM) -> Float[Array, ""]:
+        """Log prior density of the constrained parameters, see :class:`ShrinkagePrior`."""
+        centre: Any = 0.0
+        if not self.mechanism.writes_values:
+            centre = jnp.eye(self.key_dim, self.input_dim, dtype=params.initial.mean.dtype)
+        return self.prior.log_prob(params, centre, self._gate_ranges)
+
+    # ----------------------------------------------------------------- the state space model
+
+    def _check_inputs(self, inputs: Any, lead: tuple[int, ...], dtype: Any) -> Array:
+        """Inputs as an array with the given leading axes; no inputs are p = 0 columns."""
+        if inputs is None:
+            if self.input_dim > 0:
+                raise ValueError(
+                    f"inputs: expected shape {(*lead, self.input_dim)}, got None"
+                )
+            return jnp.zeros((*lead, 0), dtype)
+        u = _checks.float_array("inputs", inputs)
+        if u.shape != (*lead, self.input_dim):
+            raise ValueError(
+                f"inputs: expected shape {(*lead, self.input_dim)} (leading axes as the "
+                f"emissions', then input_dim), got {tuple(u.shape)}"
+            )
+        return _checks.finite("inputs", u)
+
+    def compute_inputs(
+        self,
+        emissions: Float[Array, "T m"],
+        exogenous: Float[Array, "T k"] | None = None,
+        prev_emissions: Float[Array, "num_lags m"] | None = None,
+    ) -> Float[Array, "T p"]:
+        """Inputs of a model with lags: lagged emissions, then what is exogenous.
+
+        Args:
+            emissions: y, (T, m).
+            exogenous: further inputs, (T, k) with num_lags·m + k = p.
+            prev_emissions: the num_lags emissions before the first, oldest first; default zeros.
+
+        Returns:
+            The inputs u, (T, p).
+
+        Raises:
+            ValueError: arrays of the wrong shape.
+            TypeError: arguments that are not floating point arrays.
+        """
+        parts = []
+        if self.num_lags > 0:
+            parts.append(lagged_inputs(emissions, self.num_lags, prev_emissions))
+        if exogenous is not None:
+            parts.append(_checks.float_array("exogenous", exogenous))
+        steps = len(emissions)
+        if sum(x.shape[-1] for x in parts) != self.input_dim or any(
+            x.shape[:-1] != (steps,) for x in parts
+        ):
+            needed = self.input_dim - self.num_lags * self.emission_dim
+            got = None if exogenous is None else tuple(np.shape(exogenous))
+            raise ValueError(f"exogenous: expected shape {(steps, needed)}, got {got}")
+        return jnp.concatenate(parts, axis=-1) if parts else jnp.zeros((steps, 0))
+
+    def gate_values(
+        self, params: ParamsLinearAttentionSSM, inputs: Float[Array, "T p"]
+    ) -> dict[str, Float[Array, "T ..."]]:
+        """The gates α_t, β_t, ... of every step, by name, as the inputs set them."""
+        return {
+            name: gate(getattr(params.dynamics, name), inputs, *bounds)
+            for name, bounds in self._gate_ranges.items()
+        }
+
+    def to_lgssm(
+        self,
+        params: ParamsLinearAttentionSSM,
+        inputs: Float[Array, "T p"] | None = None,
+        num_timesteps: int | None = None,
+    ) -> MatrixLGSSM:
+        """The matrix-state model that these parameters and inputs give.
+
+        Args:
+            params: constrained parameters.
+            inputs: u, (T, p).
+            num_timesteps: T, where there are no inputs to tell it.
+
+        Returns:
+            The time-varying model; ``to_dynamax()`` expands it.
+
+        Raises:
+            ValueError: inputs of the wrong shape or not finite.
+            TypeError: inputs that are not floating point arrays.
+        """
+        dtype = params.initial.mean.dtype
+        if inputs is None and num_timesteps is None:
+            raise ValueError("inputs: expected an array, or num_timesteps where there are none")
+        steps = len(inputs) if inputs is not None else num_timesteps
+        u = self._check_inputs(inputs, (steps,), dtype).astype(dtype)
+        dynamics, emissions = params.dynamics, params.emissions
+
+        def direction(projection: ParamsProjection) -> Array:
+            x = project(projection, u)
+            return unit(x) if self.normalization == "unit" else x
+
+        tokens: dict[str, Any] = {"keys": direction(dynamics.keys)}
+        if dynamics.queries is not None:
+            tokens["queries"] = direction(dynamics.queries)
+        if dynamics.values is not None:
+            tokens["values"] = project(dynamics.values, u)
+        if dynamics.removal_key is not None:
+            tokens["removal_key"] = project(dynamics.removal_key, u)
+        gates = self.gate_values(params, u)
+
+        noise: dict[str, Any] = {}
+        q = dynamics.process_noise
+        if self.process_noise == "isotropic":
+            noise["process_noise"] = q
+        elif self.process_noise == "diagonal":
+            noise["process_noise"] = q[None, :]
+        elif self.process_noise == "write":
+            noise["write_noise"] = q
+        bias = jnp.zeros((steps, self.emission_dim), dtype)
+        if emissions.input_weights is not None:
+            bias = bias + u @ emissions.input_weights.T
+        if emissions.bias is not None:
+            bias = bias + emissions.bias
+        lgssm = matrix_lgssm(
+            self.mechanism,
+            **tokens,
+            **gates,
+            **noise,
+            emission_noise=emissions.noise,
+            initial_mean=params.initial.mean,
+            initial_cov=jnp.diag(params.initial.variances),
+            row_cov=emissions.row_cov,
+            emission_bias=bias,
+        )
+        if self.process_noise == "stationary":
+            stationary = (1 - lgssm.transition.diag**2) * q
+            lgssm = replace(lgssm, process_noise=replace(lgssm.process_noise, diag=stationary))
+        return lgssm
+
+    def _one_step(self, params: ParamsLinearAttentionSSM, inputs: Any) -> MatrixLGSSM:
+        """The model of one step."""
+        one = None if inputs is None else jnp.asarray(inputs)[None]
+        return self.to_lgssm(params, one, 1)
+
+    def _state_law(self, mean: Array, rows: Array, columns: Array) -> tfd.Distribution:
+        """MN(mean, rows, columns) as a distribution over matrices."""
+        flat = tfd.MultivariateNormalFullCovariance(mean.reshape(-1), jnp.kron(rows, columns))
+        return tfd.TransformedDistribution(flat, tfb.Reshape(mean.shape))
+
+    def initial_distribution(
+        self, params: ParamsLinearAttentionSSM, inputs: Float[Array, " p"] | None = None
+    ) -> tfd.Distribution:
+        """Law of S_1, the state at the first emission: that of S_0 after the first transition."""
+        lgssm = self._one_step(params, inputs)
+        a, q = lgssm.transition.to_dense()[0], lgssm.process_noise.to_dense()[0]
+        mean = lgssm.initial_mean @ a + lgssm.drift.to_dense()[0]
+        return self._state_law(mean, lgssm.row_cov, a.T @ lgssm.initial_cov @ a + q)
+
+    def transition_distribution(
+        self,
+        params: ParamsLinearAttentionSSM,
+        state: Float[Array, "m d"],
+        inputs: Float[Array, " p"] | None = None,
+    ) -> tfd.Distribution:
+        """Law of S_t given S_{t-1} and u_t; has a density only where Q_t is positive definite."""
+        lgssm = self._one_step(params, inputs)
+        mean = lgssm.transition.apply(state[None])[0] + lgssm.drift.to_dense()[0]
+        return self._state_law(mean, lgssm.row_cov, lgssm.process_noise.to_dense()[0])
+
+    def emission_distribution(
+        self,
+        params: ParamsLinearAttentionSSM,
+        state: Float[Array, "m d"],
+        inputs: Float[Array, " p"] | None = None,
+    ) -> tfd.Distribution:
+        """Law of y_t given S_t and u_t."""
+        lgssm = self._one_step(params, inputs)
+        mean = state @ lgssm.readout[0] + lgssm.emission_bias[0]
+        return tfd.MultivariateNormalFullCovariance(
+            mean, lgssm.emission_noise[0] * lgssm.row_cov
+        )
+
+    def sample(
+        self,
+        params: ParamsLinearAttentionSSM,
+        key: Array,
+        num_timesteps: int,
+        inputs: Float[Array, "T p"] | None = None,
+    ) -> tuple[Float[Array, "T m d"], Float[Array, "T m"]]:
+        """Draw states and emissions, also where the noise is singular.
+
+        A model with lags feeds its emissions back, from zeros before the first, if `inputs` holds
+        only what is exogenous, (T, p − num_lags·m), or is None with nothing exogenous. Inputs of
+        full width are taken as they are.
+
+        Args:
+            params: constrained parameters.
+            key: a PRNG key.
+            num_timesteps: T.
+            inputs: see above.
+
+        Returns:
+            States (T, m, d) and emissions (T, m).
+
+        Raises:
+            ValueError: inputs of the wrong shape.
+            TypeError: inputs that are not floating point arrays.
+        """
+        _checks.positive_int("num_timesteps", num_timesteps)
+        given = inputs is not None and np.shape(inputs)[-1] == self.input_dim
+        if self.num_lags == 0 or given:
+            lgssm = self.to_lgssm(params, inputs, num_timesteps)
+            _checks.shaped("inputs", lgssm.readout, ("T", "d"), {"T": num_timesteps})
+            states, emissions = matrix_lgssm_sample(key, lgssm)
+            return states[0], emissions[0]
+        start_key, path_key = jax.random.split(key)
+        initial = params.initial
+        start = draw_states(
+            start_key, initial.mean, jnp.diag(initial.variances), self._row_matrix(params), 1
+        )
+        lags = jnp.zeros((1, self.num_lags, self.emission_dim), start.dtype)
+        exogenous = self._exogenous(inputs, num_timesteps, start.dtype)
+        states, emissions = simulate(self, params, path_key, start, lags, exogenous)
+        return states[0], emissions[0]
+
+    # ----------------------------------------------------------------- inference
+
+    def log_predictive(
+        self,
+        params: ParamsLinearAttentionSSM,
+        emissions: Float[Array, "T m"],
+        inputs: Float[Array, "T p"] | None = None,
+        **options: Any,
+    ) -> Float[Array, " T"]:
+        """log p(y_t | y_{1:t-1}, u_{1:t}) of every step; 0 where nothing is observed."""
+        lgssm = self.to_lgssm(params, inputs, len(emissions))
+        return matrix_lgssm_filter(lgssm, emissions, store="loglik", **options).log_predictive
+
+    def marginal_log_prob(
+        self,
+        params: ParamsLinearAttentionSSM,
+        emissions: Float[Array, "T m"],
+        inputs: Float[Array, "T p"] | None = None,
+        **options: Any,
+    ) -> Float[Array, ""]:
+        """log p(y_{1:T} | u_{1:T}), the states integrated out by the filter."""
+        return self.log_predictive(params, emissions, inputs, **options).sum()
+
+    def filter(
+        self,
+        params: ParamsLinearAttentionSSM,
+        emissions: Float[Array, "T m"],
+        inputs: Float[Array, "T p"] | None = None,
+        **options: Any,
+    ) -> PosteriorMatrixLGSSM:
+        """Filtering distributions; options as in :func:`ssmlin.matrix_lgssm_filter`."""
+        lgssm = self.to_lgssm(params, inputs, len(emissions))
+        return matrix_lgssm_filter(lgssm, emissions, **options)
+
+    def smoother(
+        self,
+        params: ParamsLinearAttentionSSM,
+        emissions: Float[Array, "T m"],
+        inputs: Float[Array, "T p"] | None = None,
+        **options: Any,
+    ) -> PosteriorMatrixLGSSM:
+        """Smoothing distributions; options as in :func:`ssmlin.matrix_lgssm_smoother`."""
+        lgssm = self.to_lgssm(params, inputs, len(emissions))
+        return matrix_lgssm_smoother(lgssm, emissions, **options)
+
+    def posterior_sample(
+        self,
+        key: Array,
+        params: ParamsLinearAttentionSSM,
+        emissions: Float[Array, "T m"],
+        inputs: Float[Array, "T p"] | None = None,
+        num_samples: int | None = None,
+        **options: Any,
+    ) -> Float[Array, "num_samples T m d"]:
+        """State paths given the emissions; one path (T, m, d) if `num_samples` is None."""
+        lgssm = self.to_lgssm(params, inputs, len(emissions))
+        draws = matrix_lgssm_posterior_sample(
+            key, lgssm, emissions, 1 if num_samples is None else num_samples, **options
+        )
+        return draws[0] if num_samples is None else draws
+
+    # ----------------------------------------------------------------- forecasting
+
+    def forecast(
+        self,
+        params: ParamsLinearAttentionSSM,
+        emissions: Float[Array, "T m"],
+        inputs: Float[Array, "T p"] | None = None,
+        horizon: int = 1,
+        *,
+        future_inputs: Float[Array, "horizon k"] | None = None,
+        key: Array | None = None,
+        num_samples: int = 1000,
+        levels: Sequence[float] = (0.5, 0.8, 0.95),
+    ) -> Forecast:
+        r"""Predict $y_{T+1}, \dots, y_{T+h}$.
+
+        A model without lags, or future inputs of full width p: the predictive is Gaussian and
+        exact, and paths are sampled only if a key is given. A model with lags feeds its own
+        emissions back: then means, covariances and intervals are those of sampled paths, and
+        `future_inputs` holds what is exogenous, (horizon, p − num_lags·m).
+
+        Args:
+            params: constrained parameters.
+            emissions: y, (T, m); NaN means missing.
+            inputs: u, (T, p).
+            horizon: h, the number of steps.
+            future_inputs: inputs of the steps to come, see above.
+            key: a PRNG key; default ``jax.random.key(0)`` where paths are needed.
+            num_samples: how many paths.
+            levels: probabilities of the central intervals.
+
+        Returns:
+            Means, covariances, intervals and paths.
+
+        Raises:
+            ValueError: an argument of the wrong shape or range.
+            TypeError: an argument that is not of the expected type.
+        """
+        _checks.positive_int("horizon", horizon)
+        _checks.positive_int("num_samples", num_samples)
+        share = jnp.asarray(levels, params.initial.mean.dtype)
+        if share.ndim != 1 or not bool(jnp.all((share > 0) & (share < 1))):
+            raise ValueError(f"levels: expected numbers in (0, 1), got {levels}")
+        y = _checks.float_array("emissions", emissions)
+        _checks.shaped("emissions", y, ("T", "m"), {"m": self.emission_dim})
+        u = self._check_inputs(inputs, y.shape[:1], y.dtype)
+        feeds_back = self.num_lags > 0 and (
+            future_inputs is None or np.shape(future_inputs)[-1] != self.input_dim
+        )
+        path_key, start_key = jax.random.split(jax.random.key(0) if key is None else key)
+        rows = self._row_matrix(params)
+        if feeds_back or key is not None:
+            last = self.filter(params, y, u, store="last")
+            start = draw_states(
+                start_key, last.filtered_means[0], last.filtered_covariances[0], rows, num_samples
+            )
+        if feeds_back:
+            exogenous = self._exogenous(future_inputs, horizon, y.dtype)
+            padded = jnp.concatenate(
+                [jnp.zeros((self.num_lags, self.emission_dim), y.dtype), jnp.nan_to_num(y)]
+            )
+            lags = jnp.broadcast_to(
+                padded[-self.num_lags :][::-1], (num_samples, self.num_lags, self.emission_dim)
+            )
+            _, paths = simulate(self, params, path_key, start, lags, exogenous)
+            return sampled_forecast(paths, share)
+
+        ahead = self._check_inputs(future_inputs, (horizon,), y.dtype)
+        nothing = jnp.full((horizon, self.emission_dim), jnp.nan, y.dtype)
+        posterior = self.filter(
+            params, jnp.concatenate([y, nothing]), jnp.concatenate([u, ahead]), store="loglik"
+        )
+        scales = posterior.emission_scales[-horizon:]
+        if scales.ndim == 1:
+            covariances = scales[:, None, None] * rows
+        else:
+            covariances = scales[:, :, None] * rows  # a scale for each row: Σ is diagonal
+        paths = None
+        if key is not None:
+            no_lags = jnp.zeros((num_samples, 0, self.emission_dim), y.dtype)
+            _, paths = simulate(self, params, path_key, start, no_lags, ahead)
+        return gaussian_forecast(posterior.emission_means[-horizon:], covariances, share, paths)
+
+    def _row_matrix(self, params: ParamsLinearAttentionSSM) -> Float[Array, "m m"]:
+        """Σ as a matrix."""
+        rows = params.emissions.row_cov
+        return jnp.diag(rows) if rows.ndim == 1 else rows
+
+    def _exogenous(self, inputs: Any, steps: int, dtype: Any) -> Float[Array, "T k"]:
+        """Check the exogenous part of the inputs."""
+        width = self.input_dim - self.num_lags * self.emission_dim
+        if inputs is None and width == 0:
+            return jnp.zeros((steps, 0), dtype)
+        if inputs is None or np.shape(inputs) != (steps, width):
+            got = None if inputs is None else tuple(np.shape(inputs))
+            raise ValueError(
+                f"inputs: expected the exogenous inputs of shape {(steps, width)} or all inputs "
+                f"of shape {(steps, self.input_dim)}, got {got}"
+            )
+        return _checks.finite("inputs", _checks.float_array("inputs", inputs))
+
+    # ----------------------------------------------------------------- learning
+
+    def fit_sgd(
+        self,
+        params: ParamsLinearAttentionSSM,
+        props: ParamsLinearAttentionSSM,
+        emissions: Float[Array, "T m"] | Float[Array, "B T m"],
+        inputs: Float[Array, "T p"] | Float[Array, "B T p"] | None = None,
+        optimizer: optax.GradientTransformation | None = None,
+        batch_size: int | None = None,
+        num_epochs: int = 500,
+        shuffle: bool = False,
+        key: Array | None = None,
+        *,
+        validation_fraction: float = 0.2,
+        patience: int | None = 50,
+        progress: bool = True,
+    ) -> tuple[ParamsLinearAttentionSSM, Float[Array, " num_epochs"]]:
+        """Fit by gradient steps on the log posterior; see :func:`ssmlin.learning.fit_sgd`.
+
+        The safe defaults: shrinkage priors (`prior` of the model), and early stopping on the last
+        fifth of every sequence. Start from ``initialize(key, emissions=..., inputs=...)``, the
+        linear regression. Sequences of unequal length are padded with NaN emissions and zero
+        inputs at their end.
+
+        Args:
+            params: where to start.
+            props: their properties.
+            emissions: one sequence or a batch; NaN means missing.
+            inputs: the inputs, likewise.
+            optimizer: any optax optimiser; default Adam at 0.01 with clipped gradients.
+            batch_size: sequences per step; default all.
+            num_epochs: passes over all sequences, at most.
+            shuffle: draw minibatches in random order.
+            key: a PRNG key for `shuffle`.
+            validation_fraction: the share of steps, at the end, to stop by; 0 for none.
+            patience: epochs to wait for a better score; None for no early stopping.
+            progress: show a progress bar.
+
+        Returns:
+            The fitted parameters and the training loss of every epoch run.
+
+        Raises:
+            ValueError: an argument of the wrong shape or range.
+            TypeError: an argument that is not of the expected type.
+        """
+        y = _checks.float_array("emissions", emissions)
+        if y.ndim not in (2, 3) or y.shape[-1] != self.emission_dim:
+            raise ValueError(
+                f"emissions: expected shape (T, {self.emission_dim}) or "
+                f"(B, T, {self.emission_dim}), got {tuple(y.shape)}"
+            )
+        u = self._check_inputs(inputs, y.shape[:-1], y.dtype)
+        if y.ndim == 2:
+            y, u = y[None], u[None]
+        seen = ~np.isnan(np.asarray(y))
+        partly = bool(np.any(seen.any(-1) != seen.all(-1)))
+        return fit_sgd(
+            _Scored(self, "entries" if partly else "rows"),
+            params,
+            props,
+            y,
+            u,
+            optimizer,
+            batch_size,
+            num_epochs,
+            shuffle,
+            key,
+            validation_fraction=validation_fraction,
+            patience=patience,
+            progress=progress,
+        )
+
+
+class _Scored:
+    """The model as `fit_sgd` sees it; the pattern of what is missing was read before tracing."""
+
+    def __init__(self, model: LinearAttentionSSM, missing: Literal["rows", "entries"]) -> None:
+        self.model, self.missing = model, missing
+        self.log_prior = model.log_prior
+
+    def log_predictive(self, params: Any, emissions: Array, inputs: Any) -> Float[Array, " T"]:
+        """Log predictive densities of one sequence."""
+        return self.model.log_predictive(params, emissions, inputs, missing=self.missing)

@@ -1,0 +1,46 @@
+"""What every test shares: the precision it runs in, and a cache of compiled programs."""
+
+import os
+from collections.abc import Iterator
+
+import jax
+import pytest
+
+# The tests compare with oracles at close tolerances. The library never sets this itself.
+jax.config.update("jax_enable_x64", True)
+
+
+class DoctestPrecision:
+    """Runs the examples in docstrings in single precision, JAX's default, as users see them."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item):
+        if not isinstance(item, pytest.DoctestItem):
+            return (yield)
+        with jax.enable_x64(False):
+            return (yield)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # A hook of this file would see the tests in this folder only, and not the doctests of ssmlin.
+    config.pluginmanager.register(DoctestPrecision(), "doctest-precision")
+    # Most of the time goes into compiling: keep the programs for the next run and for the other
+    # workers. The key of an entry holds the versions, the flags and the kind of processor.
+    cache = getattr(config, "cache", None)
+    if cache is not None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(cache.mkdir("jax")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture
+def float32() -> Iterator[None]:
+    """Single precision for the test that asks for it."""
+    with jax.enable_x64(False):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _float32_where_marked(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("float32") is not None:
+        request.getfixturevalue("float32")

@@ -1,0 +1,75 @@
+"""Random matrix-state problems, as a model of the package and as dense arrays for the oracle."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from oracles import GATES, covariance_matrix, dense_operators, random_tokens
+
+import ssmlin
+from ssmlin.lgssm import DiagPlusLowRank, MatrixLGSSM
+
+NOISES = ("none", "isotropic", "per_step", "per_column", "write", "low_rank")
+
+
+class Problem(NamedTuple):
+    lgssm: MatrixLGSSM
+    dense: tuple  # (a, b, q, h, r, m0, p0, sigma)
+    emissions: np.ndarray
+
+
+def process_noise(kind, rng, steps, d, b, tokens, name):
+    """Arguments of the constructor and the dense Q_t."""
+    eye = np.eye(d)
+    if kind == "none":
+        return {}, np.zeros((steps, d, d))
+    if kind == "isotropic":
+        return {"process_noise": 0.1}, np.tile(0.1 * eye, (steps, 1, 1))
+    if kind == "per_step":
+        q = rng.uniform(0.01, 0.3, size=(steps, 1))
+        return {"process_noise": q}, q[:, :, None] * eye
+    if kind == "per_column":
+        q = rng.uniform(0.0, 0.3, size=(1, d))
+        q[0, 0] = 0.0  # singular
+        return {"process_noise": q}, np.tile(q[0] * eye, (steps, 1, 1))
+    if kind == "write":
+        # Perturb each value in turn through the dense formulas: what it does is R_t.
+        columns = []
+        for j in range(int(np.prod(tokens["values"].shape[1:-1]))):
+            bumped = {k: v.copy() for k, v in tokens.items()}
+            flat = bumped["values"].reshape(steps, -1, b.shape[1])
+            flat[:, j, 0] += 1.0
+            columns.append(dense_operators(name, bumped)[1][:, 0] - b[:, 0])
+        right = np.stack(columns, axis=-1)
+        return {"write_noise": 0.2}, 0.2 * right @ np.swapaxes(right, 1, 2)
+    factor = rng.normal(size=(steps, d, 1))
+    noise = DiagPlusLowRank(jnp.full((steps, d), 0.05), jnp.asarray(factor))
+    return {"process_noise": noise}, 0.05 * eye + factor @ np.swapaxes(factor, 1, 2)
+
+
+def make_problem(
+    name, noise="isotropic", steps=6, d=3, m=2, n_h=2, seed=0, deterministic=False, signed=False
+):
+    """A random problem of a mechanism; `deterministic` has Q = 0 and P_0 = 0."""
+    rng = np.random.default_rng(seed + 1000)
+    tokens = random_tokens(name, steps, d, m, n_h, seed, signed=signed)
+    a, b = dense_operators(name, tokens)
+    kwargs, q = process_noise("none" if deterministic else noise, rng, steps, d, b, tokens, name)
+    p0 = np.zeros((d, d)) if deterministic else covariance_matrix(rng, d)
+    sigma = covariance_matrix(rng, m)
+    m0, r = rng.normal(size=(m, d)), rng.uniform(0.1, 0.5, size=steps)
+    lgssm = ssmlin.matrix_lgssm(
+        name,
+        **tokens,
+        **kwargs,
+        initial_mean=m0,
+        initial_cov=p0,
+        row_cov=sigma,
+        emission_noise=r,
+        negative_eigenvalues=signed,
+    )
+    emissions = rng.normal(size=(steps, m))
+    return Problem(lgssm, (a, b, q, tokens["queries"], r, m0, p0, sigma), emissions)
+
+
+__all__ = ["GATES", "NOISES", "Problem", "make_problem"]

@@ -1,0 +1,81 @@
+"""Every structured operator against its dense twin."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ssmlin.lgssm import DPLR, DiagPlusLowRank, LowRank
+
+
+def draw_dplr(rng, lead, d, k):
+    return DPLR(
+        jnp.asarray(rng.normal(size=(*lead, d))),
+        jnp.asarray(rng.normal(size=(*lead, d, k))),
+        jnp.asarray(rng.normal(size=(*lead, d, k))),
+    )
+
+
+shapes = st.tuples(
+    st.integers(1, 4), st.integers(1, 3), st.integers(0, 3), st.integers(0, 2), st.integers(0, 99)
+)
+
+
+@given(shapes)
+@settings(max_examples=25, deadline=None)
+def test_transition_algebra_is_that_of_the_dense_matrices(case):
+    d, m, k1, k2, seed = case
+    rng = np.random.default_rng(seed)
+    first, then = draw_dplr(rng, (2,), d, k1), draw_dplr(rng, (2,), d, k2)
+    rows = jnp.asarray(rng.normal(size=(2, m, d)))
+    composed = first.compose(then)
+    assert composed.rank == k1 + k2
+    np.testing.assert_allclose(
+        composed.to_dense(), first.to_dense() @ then.to_dense(), atol=1e-12
+    )
+    np.testing.assert_allclose(first.apply(rows), rows @ first.to_dense(), atol=1e-12)
+    np.testing.assert_allclose(first.T.to_dense(), first.to_dense().mT, atol=0)
+
+
+@given(shapes)
+@settings(max_examples=25, deadline=None)
+def test_drift_algebra_is_that_of_the_dense_matrices(case):
+    d, m, k1, k2, seed = case
+    rng = np.random.default_rng(seed)
+
+    def draw(k):
+        return LowRank(
+            jnp.asarray(rng.normal(size=(2, m, k))), jnp.asarray(rng.normal(size=(2, d, k)))
+        )
+
+    one, two, a = draw(k1), draw(k2), draw_dplr(rng, (2,), d, k2)
+    np.testing.assert_allclose(
+        one.apply_transition(a).to_dense(), one.to_dense() @ a.to_dense(), atol=1e-12
+    )
+    np.testing.assert_allclose(one.add(two).to_dense(), one.to_dense() + two.to_dense(), atol=1e-12)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_noise_is_applied_and_drawn_as_its_dense_twin(rank):
+    rng = np.random.default_rng(rank)
+    # One diagonal entry is zero: with rank 0 the covariance is singular.
+    noise = DiagPlusLowRank(
+        jnp.asarray([[0.5, 0.0, 1.0]]), jnp.asarray(rng.normal(size=(1, 3, rank)))
+    )
+    rows = jnp.asarray(rng.normal(size=(1, 2, 3)))
+    dense = np.diag([0.5, 0.0, 1.0]) + np.asarray(noise.factor[0] @ noise.factor[0].T)
+    np.testing.assert_allclose(noise.to_dense()[0], dense, atol=1e-12)
+    np.testing.assert_allclose(noise.apply(rows)[0], rows[0] @ dense, atol=1e-12)
+    draws = np.asarray(noise.sample(jax.random.key(0), 40_000))[0]
+    np.testing.assert_allclose(np.cov(draws.T), dense, atol=0.06 * max(1, dense.max()))
+
+
+def test_operators_are_pytrees():
+    a = draw_dplr(np.random.default_rng(0), (5,), 3, 1)
+    doubled = jax.tree.map(lambda x: 2 * x, a)
+    assert isinstance(doubled, DPLR)
+    np.testing.assert_allclose(doubled.diag, 2 * a.diag)
+    first = jax.tree.map(lambda x: x[0], a)
+    np.testing.assert_allclose(first.to_dense(), a.to_dense()[0])
