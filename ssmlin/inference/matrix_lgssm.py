@@ -376,6 +376,13 @@ def _filter_core(
     return posterior
 
 
+def _batched_product(a: Float[Array, "T n d"], b: Float[Array, "T d e"]) -> Float[Array, "T n e"]:
+    """Product at every step; small matrices as a fused sum, for which batched products are slow."""
+    if b.shape[-2] > 32:
+        return a @ b
+    return jnp.sum(a[:, :, :, None] * b[:, None], axis=2)
+
+
 def _smoother_core(
     lgssm: MatrixLGSSM, emissions: Array, observed: Array, store: str
 ) -> PosteriorMatrixLGSSM:
@@ -393,11 +400,11 @@ def _smoother_core(
         means = sequential.smoothed_means(lgssm, lgssm.initial_mean, adjoint)
         return posterior._replace(smoothed_means=means)
     covs = run.covariances
-    smoothed = covs - covs @ adjoint.information @ covs
+    smoothed = covs - _batched_product(_batched_product(covs, adjoint.information), covs)
     return posterior._replace(
         filtered_means=run.means,
         filtered_covariances=covs,
-        smoothed_means=run.means - adjoint.filtered_adjoints @ covs,
+        smoothed_means=run.means - _batched_product(adjoint.filtered_adjoints, covs),
         smoothed_covariances=0.5 * (smoothed + smoothed.mT),
     )
 

@@ -1,14 +1,14 @@
 r"""The sequential driver: scans over time whose bodies hold no matrix-matrix product.
 
-Every step reads the covariance once, for all the matrix-vector products that it needs, and writes
-it once, as a scaled copy plus a few symmetric rank-1 terms: O(d² + m d) a step. On a CPU a tiny
-matrix product costs more than all of that, hence products written as sums.
+Every step takes a few matrix-vector products of the covariance and writes it once, as a scaled copy
+less a few symmetric rank-1 terms: O(d² + m d) a step. On a CPU one tiny matrix-matrix product costs
+more than all of that, so the low-rank parts are worked off column by column.
 
 Conventions: M is m × d with the state's rows; a missing emission has ``observed`` = 0, which turns
 the update off and leaves the prediction as the filtered law.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -36,7 +36,7 @@ class Backward(NamedTuple):
     ``Cov = P_t − P_t information_t P_t``; the initial entries belong to S_0.
     """
 
-    filtered_adjoints: Float[Array, "T m d"] | None
+    filtered_adjoints: Float[Array, "T m d"]
     predicted_adjoints: Float[Array, "T m d"] | None
     information: Float[Array, "T d d"] | None
     initial_adjoint: Float[Array, "m d"]
@@ -47,34 +47,53 @@ def _columns(x: Float[Array, "d k"]) -> list[Float[Array, " d"]]:
     return [x[:, j] for j in range(x.shape[1])]
 
 
-def _times(a: Float[Array, "n d"], x: Float[Array, " d"]) -> Float[Array, " n"]:
-    """Matrix-vector product as a sum, which fuses with its neighbours."""
-    return jnp.sum(a * x, axis=-1)
-
-
-def _congruence(
-    cov: Float[Array, "d d"], transition: DPLR
+def _symmetric(
+    products: list[Float[Array, " d"]],
+    scale: Float[Array, " d"],
+    left: list[Float[Array, " d"]],
+    right: list[Float[Array, " d"]],
 ) -> list[tuple[Float[Array, " d"], Float[Array, " d"]]]:
-    r"""Pairs (x, v) with $A^\top P A = w w^\top \odot P - \sum (x v^\top + v x^\top)$."""
-    us, vs = _columns(transition.left), _columns(transition.right)
-    products = [_times(cov, u) for u in us]
+    r"""Pairs (x, v) with $A^\top P A = w w^\top \odot P - \sum_j (x_j v_j^\top + v_j x_j^\top)$.
+
+    For A = diag(w) − U Vᵀ: x_j = w ⊙ P u_j − ½ Σ_i (u_iᵀ P u_j) v_i, where `products` holds P u_j.
+    """
     pairs = []
-    for product, v in zip(products, vs, strict=True):
-        x = transition.diag * product
-        for u_other, v_other in zip(us, vs, strict=True):
+    for product, v in zip(products, right, strict=True):
+        x = scale * product
+        for u_other, v_other in zip(left, right, strict=True):
             x = x - 0.5 * jnp.sum(u_other * product) * v_other
         pairs.append((x, v))
     return pairs
 
 
-def _predict_mean(
-    mean: Float[Array, "m d"], transition: DPLR
-) -> Float[Array, "m d"]:
-    """M A."""
-    out = mean * transition.diag
-    for u, v in zip(_columns(transition.left), _columns(transition.right), strict=True):
-        out = out - _times(mean, u)[:, None] * v
+def _scaled_less(
+    matrix: Float[Array, "d d"],
+    scale: Float[Array, " d"],
+    pairs: list[tuple[Float[Array, " d"], Float[Array, " d"]]],
+) -> Float[Array, "d d"]:
+    """w wᵀ ⊙ matrix − Σ (x vᵀ + v xᵀ), symmetric term by term."""
+    out = (scale[:, None] * scale) * matrix
+    for x, v in pairs:
+        out = out - (x[:, None] * v + v[:, None] * x)
     return out
+
+
+def _carry_rows(
+    rows: Float[Array, "n d"],
+    scale: Float[Array, " d"],
+    products: list[Float[Array, " n"]],
+    right: list[Float[Array, " d"]],
+) -> Float[Array, "n d"]:
+    """S A for rows S, where `products` holds S u_j."""
+    out = rows * scale
+    for product, v in zip(products, right, strict=True):
+        out = out - product[:, None] * v
+    return out
+
+
+def _read(transition: DPLR, h: Float[Array, "T d"]) -> Float[Array, "T d"]:
+    """z_t = A_t h_t: the readout as the state before the transition sees it."""
+    return transition.T.apply(h[:, None, :])[:, 0]
 
 
 def forward(
@@ -86,7 +105,11 @@ def forward(
     keep_means: bool = False,
     keep_covariances: bool = False,
 ) -> Forward:
-    """Kalman filter from t = 1 to T.
+    r"""Kalman filter from t = 1 to T.
+
+    With z = A h the step needs the products of P with z and with the columns u of A alone:
+    s = zᵀPz + (hᵀQh + r) and P⁻h = Aᵀ(Pz) + Qh, where all that does not depend on P is computed
+    for all steps at once.
 
     Args:
         lgssm: the model; its emission bias is not used here.
@@ -99,40 +122,37 @@ def forward(
     Returns:
         The predicted moments of the emissions and what was asked for.
     """
+    h = lgssm.readout
+    noise_h = lgssm.process_noise.apply(h[:, None, :])[:, 0]
+    noise_scale = jnp.sum(h * noise_h, axis=1) + lgssm.emission_noise
+    written = jnp.einsum("tmk,tdk,td->tm", lgssm.drift.left, lgssm.drift.right, h)
     eye = jnp.eye(lgssm.key_dim, dtype=lgssm.dtype)
 
-    def step(carry, inputs):
+    def step(carry: Any, inputs: Any) -> tuple[Any, Any]:
         mean, cov = carry
-        transition, drift, noise, h, r, y, seen = inputs
-        w = transition.diag
+        transition, drift, noise, z, qh, c, y, seen = inputs
+        w, us, vs = transition.diag, _columns(transition.left), _columns(transition.right)
 
-        # Predicted covariance times h, from the previous covariance in one pass over it.
-        pairs = _congruence(cov, transition)
-        ls = _columns(noise.factor)
-        cov_h = w * _times(cov, w * h) + noise.diag * h
-        for x, v in pairs:
-            cov_h = cov_h - x * jnp.sum(v * h) - v * jnp.sum(x * h)
-        for column in ls:
-            cov_h = cov_h + column * jnp.sum(column * h)
-        scale = jnp.sum(h * cov_h) + r
+        cov_z, *cov_us = [cov @ x for x in (z, *us)]
+        cov_h = w * cov_z + qh
+        for u, v in zip(us, vs, strict=True):
+            cov_h = cov_h - jnp.sum(u * cov_z) * v
+        scale = jnp.sum(z * cov_z) + c
         # Masked before the division: a zero scale at a missing step must not reach gradients.
         root = seen * lax.rsqrt(jnp.where(seen > 0, scale, 1.0))
         f = cov_h * root
         gain = f * root
-
-        new_cov = (w[:, None] * w) * cov + eye * noise.diag - f[:, None] * f
-        for x, v in pairs:
-            new_cov = new_cov - (x[:, None] * v + v[:, None] * x)
-        for column in ls:
+        new_cov = _scaled_less(cov, w, _symmetric(cov_us, w, us, vs))
+        new_cov = new_cov + eye * noise.diag - f[:, None] * f
+        for column in _columns(noise.factor):
             new_cov = new_cov + column[:, None] * column
 
-        mean = _predict_mean(mean, transition)
+        mean_z, *mean_us = [mean @ x for x in (z, *us)]
+        mean = _carry_rows(mean, w, mean_us, vs) + (y - mean_z)[:, None] * gain
         for left, right in zip(_columns(drift.left), _columns(drift.right), strict=True):
             mean = mean + left[:, None] * right
-        emission_mean = _times(mean, h)
-        mean = mean + (y - emission_mean)[:, None] * gain
         kept = (
-            emission_mean,
+            mean_z,
             scale,
             gain if keep_gains else None,
             mean if keep_means else None,
@@ -144,13 +164,14 @@ def forward(
         lgssm.transition,
         lgssm.drift,
         lgssm.process_noise,
-        lgssm.readout,
-        lgssm.emission_noise,
-        emissions,
+        _read(lgssm.transition, h),
+        noise_h,
+        noise_scale,
+        emissions - written,
         observed,
     )
-    (last_mean, last_cov), kept = lax.scan(step, (lgssm.initial_mean, lgssm.initial_cov), inputs)
-    return Forward(*kept, last_mean, last_cov)
+    last, (read, *kept) = lax.scan(step, (lgssm.initial_mean, lgssm.initial_cov), inputs)
+    return Forward(read + written, *kept, *last)
 
 
 def backward(
@@ -163,10 +184,12 @@ def backward(
 ) -> Backward:
     r"""Modified Bryson-Frazier recursion from t = T to 1; no inverse, right also at Q = 0.
 
-    $$\tilde\Lambda_t = C_t^\top \hat\Lambda_t C_t + h h^\top / s, \quad
-      \tilde\lambda_t = \hat\lambda_t C_t - e h^\top / s, \quad C_t = I - g h^\top$$
-    $$\hat\Lambda_{t-1} = A_t \tilde\Lambda_t A_t^\top, \quad
-      \hat\lambda_{t-1} = \tilde\lambda_t A_t^\top$$
+    With $C = I - g h^\top$ and z = A h,
+
+    $$\tilde\lambda_t = \hat\lambda_t C_t - e_t h_t^\top / s_t, \quad
+      \hat\lambda_{t-1} = \tilde\lambda_t A_t^\top
+        = \hat\lambda_t A_t^\top - (\hat\lambda_t g_t + e_t / s_t) z_t^\top$$
+    $$\hat\Lambda_{t-1} = A_t (C_t^\top \hat\Lambda_t C_t + h_t h_t^\top / s_t) A_t^\top$$
 
     Args:
         lgssm: the model.
@@ -174,56 +197,45 @@ def backward(
         precisions: 1/s_t, zero where nothing was observed.
         residuals: e_t = y_t − E[y_t | y_{1:t-1}], zero where nothing was observed.
         keep_information: whether to run and keep the covariance part. If not, the predicted
-            adjoints are kept instead of the filtered ones.
+            adjoints are computed, from which the smoothed means follow without any P_t.
 
     Returns:
         The adjoints and, if asked for, the information matrices.
 
     Source: Bierman (1973); Durbin and Koopman, Time Series Analysis by State Space Methods (2012).
     """
-    m, d = lgssm.value_dim, lgssm.key_dim
-    zero_adjoint = jnp.zeros((m, d), lgssm.dtype)
-    zero_information = jnp.zeros((d, d), lgssm.dtype) if keep_information else None
+    zero_adjoint = jnp.zeros((residuals.shape[1], lgssm.key_dim), lgssm.dtype)
+    zero_information = jnp.zeros_like(lgssm.initial_cov) if keep_information else None
 
-    def step(carry, inputs):
+    def step(carry: Any, inputs: Any) -> tuple[Any, Any]:
         adjoint, information = carry
-        transition, h, g, precision, e = inputs
-        w = transition.diag
-        us, vs = _columns(transition.left), _columns(transition.right)
+        transition, z, g, precision, white = inputs
+        w, us, vs = transition.diag, _columns(transition.left), _columns(transition.right)
 
-        predicted = adjoint - (_times(adjoint, g) + e * precision)[:, None] * h
-        new_adjoint = _predict_mean(predicted, transition.T)
+        adjoint_g, *adjoint_vs = [adjoint @ x for x in (g, *vs)]
+        write = adjoint_g + white
+        new_adjoint = _carry_rows(adjoint, w, adjoint_vs, us) - write[:, None] * z
 
         new_information = None
         if information is not None:
-            info_g = _times(information, g)
-            y = info_g - 0.5 * (jnp.sum(g * info_g) + precision) * h
-            # Predicted information = information − h yᵀ − y hᵀ; its products with the columns v.
-            products = [
-                _times(information, v) - h * jnp.sum(y * v) - y * jnp.sum(h * v) for v in vs
-            ]
-            wh, wy = w * h, w * y
-            new_information = (w[:, None] * w) * information - (
-                wh[:, None] * wy + wy[:, None] * wh
-            )
-            for product, u in zip(products, us, strict=True):
-                x = w * product
-                for u_other, v_other in zip(us, vs, strict=True):
-                    x = x - 0.5 * jnp.sum(v_other * product) * u_other
-                new_information = new_information - (x[:, None] * u + u[:, None] * x)
+            info_g, *info_vs = [information @ x for x in (g, *vs)]
+            # A (Λ g) − ½ (gᵀΛg + 1/s) z, the partner of z.
+            partner = w * info_g - 0.5 * (jnp.sum(g * info_g) + precision) * z
+            for u, v in zip(us, vs, strict=True):
+                partner = partner - jnp.sum(v * info_g) * u
+            pairs = [*_symmetric(info_vs, w, vs, us), (partner, z)]
+            new_information = _scaled_less(information, w, pairs)
+        return (new_adjoint, new_information), (adjoint, write, information)
 
-        kept = (
-            adjoint if keep_information else None,
-            None if keep_information else predicted,
-            information,
-        )
-        return (new_adjoint, new_information), kept
-
-    inputs = (lgssm.transition, lgssm.readout, gains, precisions, residuals)
-    (initial_adjoint, _), kept = lax.scan(
+    white = residuals * precisions[:, None]
+    inputs = (lgssm.transition, _read(lgssm.transition, lgssm.readout), gains, precisions, white)
+    (initial_adjoint, _), (adjoints, writes, information) = lax.scan(
         step, (zero_adjoint, zero_information), inputs, reverse=True
     )
-    return Backward(*kept, initial_adjoint)
+    predicted = None
+    if not keep_information:
+        predicted = adjoints - writes[:, :, None] * lgssm.readout[:, None, :]
+    return Backward(adjoints, predicted, information, initial_adjoint)
 
 
 def forward_means(
@@ -234,14 +246,16 @@ def forward_means(
     Any number n of rows, so that many data sets can be filtered with one set of gains.
     """
 
-    def step(mean, inputs):
-        transition, h, gain, y = inputs
-        mean = _predict_mean(mean, transition)
-        emission_mean = _times(mean, h)
-        return mean + (y - emission_mean)[:, None] * gain, emission_mean
+    def step(mean: Any, inputs: Any) -> tuple[Any, Any]:
+        transition, z, gain, y = inputs
+        us, vs = _columns(transition.left), _columns(transition.right)
+        mean_z, *mean_us = [mean @ x for x in (z, *us)]
+        carried = _carry_rows(mean, transition.diag, mean_us, vs)
+        return carried + (y - mean_z)[:, None] * gain, mean_z
 
     start = jnp.zeros((emissions.shape[1], lgssm.key_dim), lgssm.dtype)
-    return lax.scan(step, start, (lgssm.transition, lgssm.readout, gains, emissions))[1]
+    inputs = (lgssm.transition, _read(lgssm.transition, lgssm.readout), gains, emissions)
+    return lax.scan(step, start, inputs)[1]
 
 
 def smoothed_means(
@@ -259,9 +273,9 @@ def smoothed_means(
     Source: fast state smoothing, Koopman (1993).
     """
 
-    def step(mean, inputs):
+    def step(mean: Any, inputs: Any) -> tuple[Any, Any]:
         transition, drift, shift = inputs
-        mean = _predict_mean(mean, transition) - shift
+        mean = transition.apply(mean) - shift
         if with_drift:
             for left, right in zip(_columns(drift.left), _columns(drift.right), strict=True):
                 mean = mean + left[:, None] * right

@@ -1,14 +1,14 @@
 """Maximum a posteriori fitting with optax, for any model that scores its data step by step."""
 
 import warnings
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 from dynamax.parameters import from_unconstrained, to_unconstrained
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from ssmlin import _checks
 from ssmlin._progress import progress_bar
@@ -26,6 +26,23 @@ class StepwiseModel(Protocol):
         """log p(y_t | y_{1:t-1}) of every step of one sequence, zero where nothing is observed."""
 
 
+class FitHistory(NamedTuple):
+    """How a fit went.
+
+    Args:
+        losses: training loss of every epoch run.
+        scores: what the best epoch was chosen by, at the start of every epoch run: minus the log
+            predictive density per value of the validation part, or the training loss.
+        best_epoch: how many epochs the returned parameters have seen.
+        stopped_early: whether patience ran out.
+    """
+
+    losses: Float[Array, " epochs"]
+    scores: Float[Array, " epochs"]
+    best_epoch: int
+    stopped_early: bool
+
+
 class _Fit(NamedTuple):
     """State of the fit; everything that the next epoch needs."""
 
@@ -33,14 +50,132 @@ class _Fit(NamedTuple):
     optimizer_state: Any
     best_params: Any
     best_score: Float[Array, ""]
-    best_epoch: Array
-    epoch: Array
-    bad_steps: Array
+    best_epoch: Int[Array, ""]
+    epoch: Int[Array, ""]
+    bad_steps: Int[Array, ""]
 
 
+class _Data(NamedTuple):
+    """All sequences, and which of their steps are fitted."""
+
+    emissions: Float[Array, "B T m"]
+    inputs: Any
+    in_train: Bool[Array, " T"]
+
+
+class _Plan(NamedTuple):
+    """What a compiled epoch depends on besides its arrays; hashable."""
+
+    model: StepwiseModel
+    optimizer: optax.GradientTransformationExtraArgs
+    batch_size: int
+    shuffle: bool
+
+
+@cache
 def default_optimizer() -> optax.GradientTransformation:
     """Adam with step size 0.01 and gradients clipped to norm 1."""
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2))
+
+
+# One wrapper for each optimiser, so that fitting again with it does not compile again.
+_with_extra_args = cache(optax.with_extra_args_support)
+
+
+def _loss(
+    unconstrained: Any, plan: _Plan, props: Any, data: _Data, which: Array, weights: Array
+) -> tuple[Array, Array]:
+    """The loss of a minibatch, and the score to select by: the validation part one step ahead."""
+    params = from_unconstrained(unconstrained, props)
+    batch = jax.tree.map(lambda x: x[which], (data.emissions, data.inputs))
+    terms = jax.vmap(partial(plan.model.log_predictive, params))(*batch)
+    terms = terms * weights[:, None] * (len(data.emissions) / jnp.sum(weights))
+    observed = ~jnp.isnan(data.emissions)
+    in_train = data.in_train
+    count = jnp.maximum(jnp.sum(observed & in_train[:, None]), 1)
+    held_out = jnp.maximum(jnp.sum(observed & ~in_train[:, None]), 1)
+    fitted = jnp.sum(jnp.where(in_train, terms, 0.0))
+    unseen = jnp.sum(jnp.where(in_train, 0.0, terms))
+    loss = -(plan.model.log_prior(params) + fitted) / count
+    return loss, jnp.where(in_train.all(), loss, -unseen / held_out)
+
+
+def _step(
+    fit: _Fit, plan: _Plan, props: Any, data: _Data, which: Array, weights: Array
+) -> tuple[_Fit, tuple[Array, Array]]:
+    """One gradient step; not taken where the loss or the gradient is not finite."""
+    arguments = (plan, props, data, which, weights)
+    (loss, score), grad = jax.value_and_grad(_loss, has_aux=True)(fit.params, *arguments)
+    updates, optimizer_state = plan.optimizer.update(
+        grad,
+        fit.optimizer_state,
+        fit.params,
+        value=loss,
+        grad=grad,
+        value_fn=lambda params: _loss(params, *arguments)[0],
+    )
+    params = optax.apply_updates(fit.params, updates)
+    finite = jnp.isfinite(loss)
+    for leaf in jax.tree.leaves((grad, params)):
+        finite &= jnp.isfinite(leaf).all()
+
+    def keep(new: Array, old: Array) -> Array:
+        return jnp.where(finite, new, old)
+
+    fit = fit._replace(
+        params=jax.tree.map(keep, params, fit.params),
+        optimizer_state=jax.tree.map(keep, optimizer_state, fit.optimizer_state),
+        bad_steps=fit.bad_steps + jnp.where(finite, 0, 1),
+    )
+    return fit, (loss, score)
+
+
+def _epoch(fit: _Fit, key: Array, plan: _Plan, props: Any, data: _Data) -> tuple[_Fit, Any]:
+    """One pass over all sequences; the best parameters are those at some epoch's start."""
+    start, size, total = fit.params, plan.batch_size, len(data.emissions)
+    num_batches = -(-total // size)
+    order = jax.random.permutation(key, total) if plan.shuffle else jnp.arange(total)
+    # The last minibatch is filled up with sequences of weight zero.
+    order = jnp.pad(order, (0, num_batches * size - total))
+    weights = (jnp.arange(num_batches * size) < total).astype(data.emissions.dtype)
+
+    def step(fit: _Fit, batch: tuple[Array, Array]) -> tuple[_Fit, tuple[Array, Array]]:
+        return _step(fit, plan, props, data, *batch)
+
+    batches = (order.reshape(num_batches, size), weights.reshape(num_batches, size))
+    fit, (losses, scores) = jax.lax.scan(step, fit, batches)
+    score = scores[0]
+    if num_batches > 1:
+        everything = jnp.ones(total, data.emissions.dtype)
+        score = _loss(start, plan, props, data, jnp.arange(total), everything)[1]
+    better = score < fit.best_score
+    fit = fit._replace(
+        best_params=jax.tree.map(
+            lambda new, old: jnp.where(better, new, old), start, fit.best_params
+        ),
+        best_score=jnp.where(better, score, fit.best_score),
+        best_epoch=jnp.where(better, fit.epoch, fit.best_epoch),
+        epoch=fit.epoch + 1,
+    )
+    return fit, (jnp.mean(losses), score)
+
+
+@partial(jax.jit, static_argnames=("plan",))
+def _run(
+    fit: _Fit, keys: Array, last_epoch: Array, plan: _Plan, props: Any, data: _Data
+) -> tuple[_Fit, tuple[Array, Array]]:
+    """A block of epochs; those from `last_epoch` on are left out, so all blocks share a program."""
+    nothing = (jnp.zeros((), data.emissions.dtype),) * 2
+
+    def body(fit: _Fit, key: Array) -> tuple[_Fit, tuple[Array, Array]]:
+        return jax.lax.cond(
+            fit.epoch < last_epoch,
+            lambda fit: _epoch(fit, key, plan, props, data),
+            lambda fit: (fit, nothing),
+            fit,
+        )
+
+    return jax.lax.scan(body, fit, keys)
 
 
 def fit_sgd(
@@ -58,7 +193,7 @@ def fit_sgd(
     validation_fraction: float = 0.2,
     patience: int | None = 50,
     progress: bool = True,
-) -> tuple[Any, Float[Array, " num_epochs"]]:
+) -> tuple[Any, FitHistory]:
     r"""Minimise the negative log posterior by gradient steps, stopping early on the last steps.
 
     The loss is $-\big(\log p(\theta) + \sum_t \log p(y_t \mid y_{1:t-1}, \theta)\big) / N$ over the
@@ -83,7 +218,7 @@ def fit_sgd(
         progress: show a progress bar.
 
     Returns:
-        The best parameters and the training loss of every epoch run.
+        The best parameters and the history of the fit.
 
     Raises:
         ValueError: an argument out of range, or a loss that is not finite at the start.
@@ -98,122 +233,47 @@ def fit_sgd(
     _checks.positive_int("num_epochs", num_epochs)
     num_sequences, num_steps = emissions.shape[:2]
     size = num_sequences if batch_size is None else _checks.positive_int("batch_size", batch_size)
-    size = min(size, num_sequences)
-    num_batches = -(-num_sequences // size)
+    plan = _Plan(
+        model,
+        _with_extra_args(optimizer or default_optimizer()),
+        min(size, num_sequences),
+        shuffle,
+    )
     num_train = num_steps - int(validation_fraction * num_steps)
-    optimizer = optax.with_extra_args_support(optimizer or default_optimizer())
-    key = jax.random.key(0) if key is None else key
-
-    in_train = jnp.arange(num_steps) < num_train
-    count = jnp.maximum(jnp.sum(~jnp.isnan(emissions) & in_train[:, None]), 1)
-    held_out = jnp.maximum(jnp.sum(~jnp.isnan(emissions) & ~in_train[:, None]), 1)
-
-    def loss_fn(unconstrained: Any, batch: Any, weights: Array) -> tuple[Array, Array]:
-        """The loss and the score to select by: one step ahead on the validation part."""
-        constrained = from_unconstrained(unconstrained, props)
-        terms = jax.vmap(partial(model.log_predictive, constrained))(*batch)
-        scale = num_sequences / jnp.sum(weights)
-        fitted = jnp.sum(jnp.where(in_train, terms, 0.0) * weights[:, None]) * scale
-        unseen = jnp.sum(jnp.where(in_train, 0.0, terms) * weights[:, None]) * scale
-        loss = -(model.log_prior(constrained) + fitted) / count
-        return loss, loss if num_train == num_steps else -unseen / held_out
-
-    def step(fit: _Fit, batch: Any, weights: Array) -> tuple[_Fit, tuple[Array, Array]]:
-        """One gradient step; not taken where the loss or the gradient is not finite."""
-
-        def value_fn(p: Any) -> Array:
-            return loss_fn(p, batch, weights)[0]
-
-        (loss, score), grad = jax.value_and_grad(loss_fn, has_aux=True)(
-            fit.params, batch, weights
-        )
-        updates, optimizer_state = optimizer.update(
-            grad, fit.optimizer_state, fit.params, value=loss, grad=grad, value_fn=value_fn
-        )
-        params = optax.apply_updates(fit.params, updates)
-        finite = jnp.isfinite(loss)
-        for leaf in jax.tree.leaves((grad, params)):
-            finite &= jnp.isfinite(leaf).all()
-
-        def keep(new: Array, old: Array) -> Array:
-            return jnp.where(finite, new, old)
-
-        fit = fit._replace(
-            params=jax.tree.map(keep, params, fit.params),
-            optimizer_state=jax.tree.map(keep, optimizer_state, fit.optimizer_state),
-            bad_steps=fit.bad_steps + jnp.where(finite, 0, 1),
-        )
-        return fit, (loss, score)
-
-    def epoch(fit: _Fit, epoch_key: Array) -> tuple[_Fit, Array]:
-        """One pass over all sequences; the best parameters are those at some epoch's start."""
-        start = fit.params
-        order = jnp.arange(num_batches * size)
-        if shuffle:
-            order = jnp.where(
-                order < num_sequences,
-                jnp.pad(
-                    jax.random.permutation(epoch_key, num_sequences),
-                    (0, num_batches * size - num_sequences),
-                ),
-                order,
-            )
-        # The last minibatch is filled up with sequences of weight zero.
-        weights = (jnp.arange(num_batches * size) < num_sequences).reshape(num_batches, size)
-
-        def one(fit: _Fit, which: tuple[Array, Array]) -> tuple[_Fit, tuple[Array, Array]]:
-            batch = jax.tree.map(lambda x: x[which[0] % num_sequences], (emissions, inputs))
-            return step(fit, batch, which[1].astype(emissions.dtype))
-
-        fit, (losses, scores) = jax.lax.scan(
-            one, fit, (order.reshape(num_batches, size), weights)
-        )
-        if num_batches == 1:
-            score = scores[0]
-        else:
-            everything = jnp.ones(num_sequences, emissions.dtype)
-            score = loss_fn(start, (emissions, inputs), everything)[1]
-        better = score < fit.best_score
-        fit = fit._replace(
-            best_params=jax.tree.map(
-                lambda new, old: jnp.where(better, new, old), start, fit.best_params
-            ),
-            best_score=jnp.where(better, score, fit.best_score),
-            best_epoch=jnp.where(better, fit.epoch, fit.best_epoch),
-            epoch=fit.epoch + 1,
-        )
-        return fit, jnp.mean(losses)
-
-    @jax.jit
-    def run(fit: _Fit, keys: Array) -> tuple[_Fit, Array]:
-        return jax.lax.scan(epoch, fit, keys)
-
+    data = _Data(emissions, inputs, jnp.arange(num_steps) < num_train)
     unconstrained = to_unconstrained(params, props)
     fit = _Fit(
         params=unconstrained,
-        optimizer_state=optimizer.init(unconstrained),
+        optimizer_state=plan.optimizer.init(unconstrained),
         best_params=unconstrained,
         best_score=jnp.asarray(jnp.inf, emissions.dtype),
         best_epoch=jnp.asarray(0),
         epoch=jnp.asarray(0),
         bad_steps=jnp.asarray(0),
     )
-    keys = jax.random.split(key, num_epochs)
+    num_blocks = -(-num_epochs // _EPOCHS_PER_CALL)
+    keys = jax.random.split(jax.random.key(0) if key is None else key, num_epochs)
+    keys = keys[jnp.arange(num_blocks * _EPOCHS_PER_CALL) % num_epochs]
     losses: list[Array] = []
+    scores: list[Array] = []
+    stopped = False
     with progress_bar(progress) as bar:
         task = bar.add_task("fit", total=num_epochs, note="")
-        for first in range(0, num_epochs, _EPOCHS_PER_CALL):
-            fit, block = run(fit, keys[first : first + _EPOCHS_PER_CALL])
-            losses.append(block)
-            if first == 0 and not jnp.isfinite(block[0]):
+        for block_keys in keys.reshape(num_blocks, _EPOCHS_PER_CALL):
+            fit, block = _run(fit, block_keys, num_epochs, plan, props, data)
+            done = int(fit.epoch)
+            ran = done - sum(len(x) for x in losses)
+            losses.append(block[0][:ran])
+            scores.append(block[1][:ran])
+            if len(losses) == 1 and not jnp.isfinite(losses[0][0]):
                 raise ValueError(
-                    "params: expected a finite loss at the start, got "
-                    f"{float(block[0])}; check params, emissions and inputs"
+                    f"params: expected a finite loss at the start, got {float(losses[0][0])}; "
+                    "check params, emissions and inputs"
                 )
-            done = first + len(block)
-            bar.update(task, completed=done, note=f"loss {float(block[-1]):.4f}")
+            bar.update(task, completed=done, note=f"loss {float(losses[-1][-1]):.4f}")
             if patience is not None and done - int(fit.best_epoch) > patience:
-                bar.update(task, total=done, note=f"stopped early at {int(fit.best_epoch)}")
+                stopped = True
+                bar.update(task, total=done, note=f"stopped early, best at {int(fit.best_epoch)}")
                 break
     if int(fit.bad_steps) > 0:
         warnings.warn(
@@ -222,4 +282,7 @@ def fit_sgd(
             RuntimeWarning,
             stacklevel=2,
         )
-    return from_unconstrained(fit.best_params, props), jnp.concatenate(losses)
+    history = FitHistory(
+        jnp.concatenate(losses), jnp.concatenate(scores), int(fit.best_epoch), stopped
+    )
+    return from_unconstrained(fit.best_params, props), history

@@ -1,7 +1,7 @@
 r"""The dynamax model: a linear attention with learned features of the inputs."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
@@ -23,7 +23,7 @@ from ssmlin.inference import (
     matrix_lgssm_sample,
     matrix_lgssm_smoother,
 )
-from ssmlin.learning import fit_sgd
+from ssmlin.learning import FitHistory, fit_sgd
 from ssmlin.lgssm import MatrixLGSSM
 from ssmlin.mechanisms import Mechanism, get_mechanism, matrix_lgssm, unit
 from ssmlin.models.features import ParamsProjection, gate, lagged_inputs, project
@@ -200,8 +200,8 @@ class LinearAttentionSSM(SSM):
         m, p, d = self.emission_dim, self.input_dim, self.key_dim
         steps = (self.num_steps,) if self.mechanism.multi_step else ()
         keys = jax.random.split(jax.random.key(0) if key is None else key, 8)
-        skip, bias, variances = self._regression(emissions, inputs)
-        dtype = variances.dtype
+        skip, bias, residual_cov = self._regression(emissions, inputs)
+        variances, dtype = jnp.diag(residual_cov), residual_cov.dtype
         free, prior = ParameterProperties(), self.prior
 
         def projection(
@@ -254,7 +254,7 @@ class LinearAttentionSSM(SSM):
             noise, noise_prop = jnp.ones((), dtype), ParameterProperties(trainable=False)
             rows, rows_prop = variances, positive
             if self.row_cov == "full":
-                rows = jnp.diag(variances)
+                rows = residual_cov
                 rows_prop = ParameterProperties(constrainer=RealToPSDBijector())
         params = ParamsLinearAttentionSSM(
             initial=ParamsAttentionInitial(
@@ -285,11 +285,11 @@ class LinearAttentionSSM(SSM):
 
     def _regression(
         self, emissions: Any, inputs: Any
-    ) -> tuple[Float[Array, "m p"], Float[Array, " m"], Float[Array, " m"]]:
-        """Ridge regression of emissions on inputs: D, d and the residual variances."""
+    ) -> tuple[Float[Array, "m p"], Float[Array, " m"], Float[Array, "m m"]]:
+        """Ridge regression of emissions on inputs: D, d and the residual covariance."""
         m, p = self.emission_dim, self.input_dim
         if emissions is None:
-            return jnp.zeros((m, p)), jnp.zeros(m), jnp.ones(m) * self.prior.series_variance
+            return jnp.zeros((m, p)), jnp.zeros(m), jnp.eye(m) * self.prior.series_variance
         y = _checks.float_array("emissions", emissions)
         u = self._check_inputs(inputs, y.shape[:-1], y.dtype)
         if y.shape[-1:] != (m,):
@@ -297,25 +297,28 @@ class LinearAttentionSSM(SSM):
                 f"emissions: expected shape (..., T, emission_dim = {m}), got {tuple(y.shape)}"
             )
         y, u = y.reshape(-1, m), u.reshape(-1, p)
-        seen = jnp.isfinite(y)
         design = u if self.has_input_weights else jnp.zeros((len(u), 0), y.dtype)
         if self.has_emissions_bias:
             design = jnp.concatenate([design, jnp.ones((len(u), 1), y.dtype)], axis=1)
         k = design.shape[1]
+        seen = jnp.isfinite(y).astype(y.dtype)
 
         def one(target: Array, weight: Array) -> tuple[Array, Array]:
             x = design * weight[:, None]
             target = jnp.where(weight > 0, target, 0.0)
             ridge = 1e-2 * jnp.eye(k, dtype=y.dtype)
             coefficients = jnp.linalg.solve(x.T @ x + ridge, x.T @ target)
-            residual = (target - x @ coefficients) * weight
-            return coefficients, jnp.sum(residual**2) / jnp.maximum(weight.sum() - k, 1.0)
+            return coefficients, (target - x @ coefficients) * weight
 
-        coefficients, variances = jax.vmap(one, in_axes=1)(y, seen.astype(y.dtype))
+        coefficients, residuals = jax.vmap(one, in_axes=1)(y, seen)
+        pairs = jnp.einsum("ti,tj->ij", seen, seen)
+        cov = residuals @ residuals.T / jnp.maximum(pairs - k, 1.0)
         floor = 1e-3 * self.prior.noise_floor * self.prior.series_variance
         skip = coefficients[:, :p] if self.has_input_weights else jnp.zeros((m, p), y.dtype)
         bias = coefficients[:, -1] if self.has_emissions_bias else jnp.zeros(m, y.dtype)
-        return skip, bias, jnp.maximum(variances, floor)
+        # Pairwise deletion can leave an indefinite matrix, and short series a singular one.
+        values, vectors = jnp.linalg.eigh(cov)
+        return skip, bias, (vectors * jnp.maximum(values, floor)) @ vectors.T
 
     def log_prior(self, params: ParamsLinearAttentionSSM) -> Float[Array, ""]:
         """Log prior density of the constrained parameters, see :class:`ShrinkagePrior`."""
@@ -704,6 +707,86 @@ class LinearAttentionSSM(SSM):
 
     # ----------------------------------------------------------------- learning
 
+    def fit(
+        self,
+        emissions: Float[Array, "T m"] | Float[Array, "B T m"],
+        inputs: Float[Array, "T p"] | Float[Array, "B T p"] | None = None,
+        key: Array | None = None,
+        *,
+        validation_fraction: float = 0.2,
+        num_epochs: int = 500,
+        patience: int = 50,
+        optimizer: optax.GradientTransformation | None = None,
+        progress: bool = True,
+    ) -> tuple[ParamsLinearAttentionSSM, FitHistory]:
+        """Fit by the recommended recipe, for a model that should predict unseen steps.
+
+        Start at the linear regression of the first part of every sequence, fit that part, and
+        stop where the last part is predicted best. Then start again with all steps and run for as
+        many epochs. So the last part is not used by what it judges, and no step is wasted.
+
+        Args:
+            emissions: one sequence or a batch; NaN means missing.
+            inputs: the inputs, likewise.
+            key: a PRNG key for the start.
+            validation_fraction: the share of steps, at the end, to stop by; in (0, 1).
+            num_epochs: at most so many epochs.
+            patience: epochs to wait for a better score.
+            optimizer: any optax optimiser.
+            progress: show a progress bar.
+
+        Returns:
+            The fitted parameters, and the history of the first fit, which chose the epochs.
+
+        Raises:
+            ValueError: an argument of the wrong shape or range.
+            TypeError: an argument that is not of the expected type.
+
+        Example:
+            >>> import jax.numpy as jnp, ssmlin
+            >>> y = jnp.sin(jnp.arange(40.0))[:, None]
+            >>> model = ssmlin.LinearAttentionSSM("bayesian_memory", 1, 2, 2, num_lags=2)
+            >>> params, history = model.fit(y, model.compute_inputs(y), num_epochs=20,
+            ...     progress=False)
+            >>> len(history.losses)
+            20
+        """
+        if not 0 < validation_fraction < 1:
+            raise ValueError(
+                f"validation_fraction: expected a number in (0, 1), got {validation_fraction}"
+            )
+        y = _checks.float_array("emissions", emissions)
+        u = self._check_inputs(inputs, y.shape[:-1], y.dtype)
+        num_train = y.shape[-2] - int(validation_fraction * y.shape[-2])
+        start, props = self.initialize(
+            key, emissions=y[..., :num_train, :], inputs=u[..., :num_train, :]
+        )
+        options: dict[str, Any] = {"optimizer": optimizer, "progress": progress}
+        params, history = self.fit_sgd(
+            start,
+            props,
+            y,
+            u,
+            num_epochs=num_epochs,
+            validation_fraction=validation_fraction,
+            patience=patience,
+            return_history=True,
+            **options,
+        )
+        params, _ = self.initialize(key, emissions=y, inputs=u)
+        if history.best_epoch > 0:
+            params, _ = self.fit_sgd(
+                params,
+                props,
+                y,
+                u,
+                num_epochs=history.best_epoch,
+                validation_fraction=0.0,
+                patience=None,
+                **options,
+            )
+        return params, history
+
     def fit_sgd(
         self,
         params: ParamsLinearAttentionSSM,
@@ -719,7 +802,8 @@ class LinearAttentionSSM(SSM):
         validation_fraction: float = 0.2,
         patience: int | None = 50,
         progress: bool = True,
-    ) -> tuple[ParamsLinearAttentionSSM, Float[Array, " num_epochs"]]:
+        return_history: bool = False,
+    ) -> tuple[ParamsLinearAttentionSSM, Float[Array, " num_epochs"] | FitHistory]:
         """Fit by gradient steps on the log posterior; see :func:`ssmlin.learning.fit_sgd`.
 
         The safe defaults: shrinkage priors (`prior` of the model), and early stopping on the last
@@ -740,6 +824,7 @@ class LinearAttentionSSM(SSM):
             validation_fraction: the share of steps, at the end, to stop by; 0 for none.
             patience: epochs to wait for a better score; None for no early stopping.
             progress: show a progress bar.
+            return_history: return a :class:`ssmlin.learning.FitHistory` in place of the losses.
 
         Returns:
             The fitted parameters and the training loss of every epoch run.
@@ -759,7 +844,7 @@ class LinearAttentionSSM(SSM):
             y, u = y[None], u[None]
         seen = ~np.isnan(np.asarray(y))
         partly = bool(np.any(seen.any(-1) != seen.all(-1)))
-        return fit_sgd(
+        params, history = fit_sgd(
             _Scored(self, "entries" if partly else "rows"),
             params,
             props,
@@ -774,14 +859,19 @@ class LinearAttentionSSM(SSM):
             patience=patience,
             progress=progress,
         )
+        return params, history if return_history else history.losses
 
 
+@dataclass(frozen=True)
 class _Scored:
     """The model as `fit_sgd` sees it; the pattern of what is missing was read before tracing."""
 
-    def __init__(self, model: LinearAttentionSSM, missing: Literal["rows", "entries"]) -> None:
-        self.model, self.missing = model, missing
-        self.log_prior = model.log_prior
+    model: LinearAttentionSSM
+    missing: Literal["rows", "entries"]
+
+    def log_prior(self, params: Any) -> Float[Array, ""]:
+        """Log prior density of the parameters."""
+        return self.model.log_prior(params)
 
     def log_predictive(self, params: Any, emissions: Array, inputs: Any) -> Float[Array, " T"]:
         """Log predictive densities of one sequence."""

@@ -1,0 +1,102 @@
+"""The commands of `ssmlin`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(
+    help="Linear attention as probabilistic state space models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+console = Console()
+
+
+@app.callback()
+def _root() -> None:
+    """Linear attention as probabilistic state space models."""
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the table and the figure.")] = Path(
+        "ssmlin-demo"
+    ),
+    seed: Annotated[int, typer.Option(help="Seed of all random starts.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Models fitted at the same time.")] = 2,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> None:
+    """Compare linear attentions with an AR, an HMM, an ARHMM and an LDS on two real series.
+
+    Yearly sunspots (one variable) and US macroeconomic series (five), the last 30 % held out.
+
+    Example: ssmlin demo --output my-demo
+    """
+    from ssmlin.evaluation.demo import run_demo
+
+    lines: list[str] = []
+    results = run_demo(
+        output, seed=seed, workers=workers, progress=not quiet, report=lines.append
+    )
+    for series, rows in results.items():
+        table = Table(title=f"{series}: held out, one step ahead", title_justify="left")
+        table.add_column("model")
+        table.add_column("setting")
+        for heading in ("log density", "RMSE", "parameters", "seconds"):
+            table.add_column(heading, justify="right")
+        for r in rows:
+            setting = ", ".join(f"{k}={v}" for k, v in r.setting.items())
+            if r.failure is not None:
+                table.add_row(r.name, setting, "failed", "", "", f"{r.seconds:.1f}")
+                lines.append(f"{series}, {r.name} failed: {r.failure}")
+                continue
+            table.add_row(
+                r.name,
+                setting,
+                f"{r.log_density:.3f}",
+                f"{r.rmse:.3f}",
+                str(r.num_parameters),
+                f"{r.seconds:.1f}",
+            )
+        console.print(table)
+    console.print(
+        "log density: mean log p(y_t | y_1 ... y_t-1) a step, standardised units; higher is better"
+    )
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def mechanisms() -> None:
+    """List the mechanisms: transition, drift, gates and their ranges.
+
+    Example: ssmlin mechanisms
+    """
+    from ssmlin.mechanisms import MECHANISMS
+
+    table = Table(title="S_t = S_{t-1} A_t + B_t", title_justify="left")
+    for heading in ("name", "A_t", "B_t", "gates", "source"):
+        table.add_column(heading)
+    for name, cls in MECHANISMS.items():
+        plain = cls()
+        signed = cls(negative_eigenvalues=True) if cls.signed_gate else plain
+        gates = []
+        for gate in cls.gates:
+            low, high = plain.gate_range(gate)
+            text = gate if gate == "removal_key" else f"{gate} in [{low:g}, {high:g}]"
+            if gate == cls.signed_gate:
+                text += " (or [{:g}, {:g}])".format(*signed.gate_range(gate))
+            gates.append(text)
+        table.add_row(
+            name, cls.transition_formula, cls.drift_formula, "\n".join(gates), cls.source
+        )
+    console.print(table)
+
+
+def main() -> None:
+    """Entry point of the command `ssmlin`."""
+    app()
