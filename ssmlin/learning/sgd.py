@@ -106,27 +106,24 @@ def _step(
     """One gradient step; not taken where the loss or the gradient is not finite."""
     arguments = (plan, props, data, which, weights)
     (loss, score), grad = jax.value_and_grad(_loss, has_aux=True)(fit.params, *arguments)
-    updates, optimizer_state = plan.optimizer.update(
-        grad,
-        fit.optimizer_state,
-        fit.params,
-        value=loss,
-        grad=grad,
-        value_fn=lambda params: _loss(params, *arguments)[0],
-    )
-    params = optax.apply_updates(fit.params, updates)
-    finite = jnp.isfinite(loss)
-    for leaf in jax.tree.leaves((grad, params)):
-        finite &= jnp.isfinite(leaf).all()
 
-    def keep(new: Array, old: Array) -> Array:
-        return jnp.where(finite, new, old)
+    def move(fit: _Fit) -> _Fit:
+        updates, optimizer_state = plan.optimizer.update(
+            grad,
+            fit.optimizer_state,
+            fit.params,
+            value=loss,
+            grad=grad,
+            value_fn=lambda params: _loss(params, *arguments)[0],
+        )
+        params = optax.apply_updates(fit.params, updates)
+        return fit._replace(params=params, optimizer_state=optimizer_state)
 
-    fit = fit._replace(
-        params=jax.tree.map(keep, params, fit.params),
-        optimizer_state=jax.tree.map(keep, optimizer_state, fit.optimizer_state),
-        bad_steps=fit.bad_steps + jnp.where(finite, 0, 1),
-    )
+    def stay(fit: _Fit) -> _Fit:
+        return fit._replace(bad_steps=fit.bad_steps + 1)
+
+    finite = jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(grad))
+    fit = jax.lax.cond(finite, move, stay, fit)
     return fit, (loss, score)
 
 
@@ -148,16 +145,28 @@ def _epoch(fit: _Fit, key: Array, plan: _Plan, props: Any, data: _Data) -> tuple
     if num_batches > 1:
         everything = jnp.ones(total, data.emissions.dtype)
         score = _loss(start, plan, props, data, jnp.arange(total), everything)[1]
-    better = score < fit.best_score
-    fit = fit._replace(
-        best_params=jax.tree.map(
-            lambda new, old: jnp.where(better, new, old), start, fit.best_params
-        ),
-        best_score=jnp.where(better, score, fit.best_score),
-        best_epoch=jnp.where(better, fit.epoch, fit.best_epoch),
-        epoch=fit.epoch + 1,
-    )
+
+    def record(fit: _Fit) -> _Fit:
+        return fit._replace(best_params=start, best_score=score, best_epoch=fit.epoch)
+
+    fit = jax.lax.cond(score < fit.best_score, record, lambda fit: fit, fit)
+    fit = fit._replace(epoch=fit.epoch + 1)
     return fit, (jnp.mean(losses), score)
+
+
+def _start(params: Any, props: Any, plan: _Plan) -> _Fit:
+    """The state before the first epoch."""
+    unconstrained = to_unconstrained(params, props)
+    zero = jnp.asarray(0)
+    return _Fit(
+        params=unconstrained,
+        optimizer_state=jax.jit(plan.optimizer.init)(unconstrained),
+        best_params=unconstrained,
+        best_score=jnp.asarray(jnp.inf),
+        best_epoch=zero,
+        epoch=zero,
+        bad_steps=zero,
+    )
 
 
 @partial(jax.jit, static_argnames=("plan",))
@@ -241,16 +250,7 @@ def fit_sgd(
     )
     num_train = num_steps - int(validation_fraction * num_steps)
     data = _Data(emissions, inputs, jnp.arange(num_steps) < num_train)
-    unconstrained = to_unconstrained(params, props)
-    fit = _Fit(
-        params=unconstrained,
-        optimizer_state=plan.optimizer.init(unconstrained),
-        best_params=unconstrained,
-        best_score=jnp.asarray(jnp.inf, emissions.dtype),
-        best_epoch=jnp.asarray(0),
-        epoch=jnp.asarray(0),
-        bad_steps=jnp.asarray(0),
-    )
+    fit = _start(params, props, plan)
     num_blocks = -(-num_epochs // _EPOCHS_PER_CALL)
     keys = jax.random.split(jax.random.key(0) if key is None else key, num_epochs)
     keys = keys[jnp.arange(num_blocks * _EPOCHS_PER_CALL) % num_epochs]

@@ -2,6 +2,7 @@ r"""The dynamax model: a linear attention with learned features of the inputs.""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -26,7 +27,7 @@ from ssmlin.inference import (
 from ssmlin.learning import FitHistory, fit_sgd
 from ssmlin.lgssm import MatrixLGSSM
 from ssmlin.mechanisms import Mechanism, get_mechanism, matrix_lgssm, unit
-from ssmlin.models.features import ParamsProjection, gate, lagged_inputs, project
+from ssmlin.models.features import ParamsGate, ParamsProjection, gate, lagged_inputs, project
 from ssmlin.models.forecast import (
     Forecast,
     draw_states,
@@ -48,6 +49,7 @@ RowCov = Literal["identity", "diagonal", "full"]
 
 #: Where the gates start, on the unit interval.
 _GATE_STARTS = {"alpha": 0.95, "decay": 0.95, "beta": 0.3, "removal_rate": 0.3}
+_GATE_ORDER = tuple(_GATE_STARTS)
 _RETNET_DECAY = 1 - 2.0**-5
 
 
@@ -197,106 +199,128 @@ class LinearAttentionSSM(SSM):
             ValueError: data of the wrong shape.
             TypeError: data that are not floating point arrays.
         """
-        m, p, d = self.emission_dim, self.input_dim, self.key_dim
-        steps = (self.num_steps,) if self.mechanism.multi_step else ()
-        keys = jax.random.split(jax.random.key(0) if key is None else key, 8)
+        y = u = None
+        if emissions is not None:
+            y = _checks.float_array("emissions", emissions)
+            if y.shape[-1:] != (self.emission_dim,):
+                raise ValueError(
+                    f"emissions: expected shape (..., T, emission_dim = {self.emission_dim}), "
+                    f"got {tuple(y.shape)}"
+                )
+            u = self._check_inputs(inputs, y.shape[:-1], y.dtype)
+        params = self._initial_params(jax.random.key(0) if key is None else key, y, u)
+        return params, self._properties()
+
+    @property
+    def _micro_steps(self) -> tuple[int, ...]:
+        """The axis of micro-steps, if there is one."""
+        return (self.num_steps,) if self.mechanism.multi_step else ()
+
+    @property
+    def _gates_driven(self) -> bool:
+        """Whether gates depend on the inputs."""
+        return self.gates == "input" and self.input_dim > 0 and self.mechanism.name != "retnet"
+
+    @partial(jax.jit, static_argnums=0)
+    def _initial_params(
+        self, key: Array, emissions: Array | None, inputs: Array | None
+    ) -> ParamsLinearAttentionSSM:
+        """Where to start."""
+        m, p, d, steps = self.emission_dim, self.input_dim, self.key_dim, self._micro_steps
+        keys, prior = jax.random.split(key, 5), self.prior
         skip, bias, residual_cov = self._regression(emissions, inputs)
         variances, dtype = jnp.diag(residual_cov), residual_cov.dtype
-        free, prior = ParameterProperties(), self.prior
 
-        def projection(
-            k: Array, shape: tuple[int, ...], scale: float
-        ) -> tuple[ParamsProjection, ParamsProjection]:
+        def projection(k: Array, shape: tuple[int, ...], scale: float) -> ParamsProjection:
             wk, bk = jax.random.split(k)
-            weights = scale * jax.random.normal(wk, (*shape, p), dtype)
-            bias = scale * jax.random.normal(bk, shape, dtype)
-            return ParamsProjection(weights, bias), ParamsProjection(free, free)
+            return ParamsProjection(
+                scale * jax.random.normal(wk, (*shape, p), dtype),
+                scale * jax.random.normal(bk, shape, dtype),
+            )
 
-        values: dict[str, Any] = dict.fromkeys(ParamsAttentionDynamics._fields)
-        props: dict[str, Any] = dict.fromkeys(ParamsAttentionDynamics._fields)
+        dynamics: dict[str, Any] = dict.fromkeys(ParamsAttentionDynamics._fields)
         if self.mechanism.writes_values:
-            values["keys"], props["keys"] = projection(keys[0], (*steps, d), prior.key_scale)
-            values["queries"], props["queries"] = projection(keys[1], (d,), prior.key_scale)
-            values["values"], props["values"] = projection(
-                keys[2], (*steps, m), 0.1 * prior.value_scale
-            )
+            dynamics["keys"] = projection(keys[0], (*steps, d), prior.key_scale)
+            dynamics["queries"] = projection(keys[1], (d,), prior.key_scale)
+            # A memory that writes little: the start is close to the regression.
+            dynamics["values"] = projection(keys[2], (*steps, m), 0.1 * prior.value_scale)
         else:
-            fixed = ParameterProperties(trainable=d not in (p, p + 1))
-            constant = (jnp.arange(d) >= p).astype(dtype)
-            values["keys"] = ParamsProjection(jnp.eye(d, p, dtype=dtype), constant)
-            props["keys"] = ParamsProjection(fixed, fixed)
+            intercepts = (jnp.arange(d) >= p).astype(dtype)
+            dynamics["keys"] = ParamsProjection(jnp.eye(d, p, dtype=dtype), intercepts)
         if "removal_key" in self.mechanism.gates:
-            values["removal_key"], props["removal_key"] = projection(
-                keys[3], (d,), prior.key_scale
-            )
-        retnet = self.mechanism.name == "retnet"
-        for k, name in zip(jax.random.split(keys[4], 4), self._scalar_gates, strict=False):
-            low, high = self._gate_ranges[name]
+            dynamics["removal_key"] = projection(keys[3], (d,), prior.key_scale)
+        for name in self._scalar_gates:
             shape = {"alpha": (), "beta": steps}.get(name, (d,))
-            start = _RETNET_DECAY if retnet else _GATE_STARTS[name]
-            scale = None if self.gates == "constant" or retnet or p == 0 else 0.1 * prior.gate_scale
-            values[name] = make_gate(k, jnp.full(shape, start, dtype), p, scale)
-            constrainer = tfb.Sigmoid(low=low, high=high)
-            props[name] = type(values[name])(
-                ParameterProperties(trainable=not retnet, constrainer=constrainer),
-                None if scale is None else free,
-            )
-        positive = ParameterProperties(constrainer=tfb.Softplus())
+            start = _RETNET_DECAY if self.mechanism.name == "retnet" else _GATE_STARTS[name]
+            scale = 0.1 * prior.gate_scale if self._gates_driven else None
+            gate_key = jax.random.fold_in(keys[4], _GATE_ORDER.index(name))
+            dynamics[name] = make_gate(gate_key, jnp.full(shape, start, dtype), p, scale)
         if self.process_noise != "none":
             shape = (d,) if self.process_noise == "diagonal" else ()
-            values["process_noise"] = jnp.full(shape, prior.process_noise[0], dtype)
-            props["process_noise"] = positive
+            dynamics["process_noise"] = jnp.full(shape, prior.process_noise[0], dtype)
 
-        if self.row_cov == "identity":
-            noise, rows = variances.mean(), jnp.ones(m, dtype)
-            noise_prop, rows_prop = positive, ParameterProperties(trainable=False)
-        else:
-            noise, noise_prop = jnp.ones((), dtype), ParameterProperties(trainable=False)
-            rows, rows_prop = variances, positive
-            if self.row_cov == "full":
-                rows = residual_cov
-                rows_prop = ParameterProperties(constrainer=RealToPSDBijector())
-        params = ParamsLinearAttentionSSM(
+        noise = variances.mean() if self.row_cov == "identity" else jnp.ones((), dtype)
+        rows = {"identity": jnp.ones(m, dtype), "diagonal": variances, "full": residual_cov}
+        return ParamsLinearAttentionSSM(
             initial=ParamsAttentionInitial(
                 mean=jnp.zeros((m, d), dtype),
                 variances=jnp.full((d,), prior.initial_variance[0], dtype),
             ),
-            dynamics=ParamsAttentionDynamics(**values),
+            dynamics=ParamsAttentionDynamics(**dynamics),
             emissions=ParamsAttentionEmissions(
                 input_weights=skip if self.has_input_weights else None,
                 bias=bias if self.has_emissions_bias else None,
                 noise=noise,
-                row_cov=rows,
+                row_cov=rows[self.row_cov],
             ),
         )
-        properties = ParamsLinearAttentionSSM(
-            initial=ParamsAttentionInitial(
-                mean=ParameterProperties(trainable=False), variances=positive
-            ),
-            dynamics=ParamsAttentionDynamics(**props),
+
+    def _properties(self) -> ParamsLinearAttentionSSM:
+        """What is trainable, and how it is constrained."""
+        free, fixed = ParameterProperties(), ParameterProperties(trainable=False)
+        positive = ParameterProperties(constrainer=tfb.Softplus())
+        projection = ParamsProjection(free, free)
+        dynamics: dict[str, Any] = dict.fromkeys(ParamsAttentionDynamics._fields)
+        if self.mechanism.writes_values:
+            dynamics |= dict.fromkeys(("keys", "queries", "values"), projection)
+        else:
+            # Keys that are the inputs themselves, with or without an intercept, stay so.
+            inputs = self.key_dim in (self.input_dim, self.input_dim + 1)
+            dynamics["keys"] = ParamsProjection(fixed, fixed) if inputs else projection
+        if "removal_key" in self.mechanism.gates:
+            dynamics["removal_key"] = projection
+        for name, (low, high) in self._gate_ranges.items():
+            value = ParameterProperties(
+                trainable=self.mechanism.name != "retnet",
+                constrainer=tfb.Sigmoid(low=low, high=high),
+            )
+            dynamics[name] = ParamsGate(value, free if self._gates_driven else None)
+        if self.process_noise != "none":
+            dynamics["process_noise"] = positive
+        rows = {
+            "identity": fixed,
+            "diagonal": positive,
+            "full": ParameterProperties(constrainer=RealToPSDBijector()),
+        }
+        return ParamsLinearAttentionSSM(
+            initial=ParamsAttentionInitial(mean=fixed, variances=positive),
+            dynamics=ParamsAttentionDynamics(**dynamics),
             emissions=ParamsAttentionEmissions(
                 input_weights=free if self.has_input_weights else None,
                 bias=free if self.has_emissions_bias else None,
-                noise=noise_prop,
-                row_cov=rows_prop,
+                noise=positive if self.row_cov == "identity" else fixed,
+                row_cov=rows[self.row_cov],
             ),
         )
-        return params, properties
 
     def _regression(
-        self, emissions: Any, inputs: Any
+        self, emissions: Array | None, inputs: Array | None
     ) -> tuple[Float[Array, "m p"], Float[Array, " m"], Float[Array, "m m"]]:
         """Ridge regression of emissions on inputs: D, d and the residual covariance."""
         m, p = self.emission_dim, self.input_dim
-        if emissions is None:
+        if emissions is None or inputs is None:
             return jnp.zeros((m, p)), jnp.zeros(m), jnp.eye(m) * self.prior.series_variance
-        y = _checks.float_array("emissions", emissions)
-        u = self._check_inputs(inputs, y.shape[:-1], y.dtype)
-        if y.shape[-1:] != (m,):
-            raise ValueError(
-                f"emissions: expected shape (..., T, emission_dim = {m}), got {tuple(y.shape)}"
-            )
-        y, u = y.reshape(-1, m), u.reshape(-1, p)
+        y, u = emissions.reshape(-1, m), inputs.reshape(-1, p)
         design = u if self.has_input_weights else jnp.zeros((len(u), 0), y.dtype)
         if self.has_emissions_bias:
             design = jnp.concatenate([design, jnp.ones((len(u), 1), y.dtype)], axis=1)
