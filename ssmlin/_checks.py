@@ -61,9 +61,7 @@ def shaped(name: str, x: Array, dims: Sequence[str], sizes: dict[str, int]) -> A
     if not ok:
         known = ", ".join(f"{dim} = {sizes[dim]}" for dim in dims if dim in sizes)
         where = f" with {known}" if known else ""
-        raise ValueError(
-            f"{name}: expected shape ({', '.join(dims)}){where}, got {tuple(x.shape)}"
-        )
+        raise ValueError(f"{name}: expected shape ({', '.join(dims)}){where}, got {tuple(x.shape)}")
     return x
 
 

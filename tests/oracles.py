@@ -170,9 +170,7 @@ def kalman(a, b, q, h, r, m0, p0, sigma, y):
         else:
             e = y[t] - mean @ h[t]
             g = cov @ h[t] / s
-            out["log"].append(
-                -0.5 * (m * np.log(2 * np.pi * s) + log_det + e @ sigma_inv @ e / s)
-            )
+            out["log"].append(-0.5 * (m * np.log(2 * np.pi * s) + log_det + e @ sigma_inv @ e / s))
             mean = mean + np.outer(e, g)
             cov = cov - s * np.outer(g, g)
         out["fm"].append(mean)
@@ -192,9 +190,7 @@ def kalman(a, b, q, h, r, m0, p0, sigma, y):
     h_all = np.zeros((len(seen), steps * d))
     for i, t in enumerate(seen):
         h_all[i, t * d : (t + 1) * d] = h[t]
-    gain = np.linalg.solve(
-        h_all @ joint @ h_all.T + np.diag(np.asarray(r)[seen]), h_all @ joint
-    ).T
+    gain = np.linalg.solve(h_all @ joint @ h_all.T + np.diag(np.asarray(r)[seen]), h_all @ joint).T
     path = np.concatenate(means, axis=1)
     residual = np.asarray(y)[seen].T - path @ h_all.T
     path = path + residual @ gain.T

@@ -39,9 +39,7 @@ def demo(
     from ssmlin.evaluation.demo import run_demo
 
     lines: list[str] = []
-    results = run_demo(
-        output, seed=seed, workers=workers, progress=not quiet, report=lines.append
-    )
+    results = run_demo(output, seed=seed, workers=workers, progress=not quiet, report=lines.append)
     for series, rows in results.items():
         table = Table(title=f"{series}: held out, one step ahead", title_justify="left")
         table.add_column("model")
@@ -91,9 +89,7 @@ def mechanisms() -> None:
             if gate == cls.signed_gate:
                 text += " (or [{:g}, {:g}])".format(*signed.gate_range(gate))
             gates.append(text)
-        table.add_row(
-            name, cls.transition_formula, cls.drift_formula, "\n".join(gates), cls.source
-        )
+        table.add_row(name, cls.transition_formula, cls.drift_formula, "\n".join(gates), cls.source)
     console.print(table)
 
 

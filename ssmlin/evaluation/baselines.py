@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from dynamax.hidden_markov_model import GaussianHMM, LinearAutoregressiveHMM
 from dynamax.linear_gaussian_ssm import LinearGaussianSSM, lgssm_filter
+from dynamax.utils.utils import symmetrize
 from jaxtyping import Array, Float
 from tensorflow_probability.substrates.jax import distributions as tfd
 
@@ -23,43 +24,81 @@ _STARTS = 4
 
 def _design(values: Values, num_lags: int) -> Float[np.ndarray, "T k"]:
     """Lagged values and a constant."""
-    lags = np.asarray(lagged_inputs(jnp.asarray(values), num_lags))
+    with jax.enable_x64(True):
+        lags = np.asarray(lagged_inputs(jnp.asarray(values), num_lags))
     return np.column_stack([lags, np.ones(len(values))])
 
 
 def least_squares(
-    train: Values, num_lags: int
-) -> tuple[Float[np.ndarray, "k m"], Float[np.ndarray, "m m"]]:
-    """Coefficients of a vector autoregression with intercept, and its residual covariance.
+    train: Values, num_lags: int, start: int | None = None
+) -> tuple[Float[np.ndarray, "k m"], Float[np.ndarray, "n m"]]:
+    """Coefficients and residuals of a vector autoregression with intercept.
 
-    The first `num_lags` steps serve as lags only; the covariance is divided by the residual
-    degrees of freedom.
+    Args:
+        train: the series, (T, m).
+        num_lags: the order.
+        start: the first step that is fitted; those before serve as lags only. Default `num_lags`.
+
+    Returns:
+        Coefficients (m·num_lags + 1, m), the intercept last, and residuals (T − start, m).
 
     Raises:
         ValueError: fewer steps than coefficients.
     """
-    with jax.enable_x64(True):
-        design = _design(train, num_lags)[num_lags:]
-    target = train[num_lags:]
-    freedom = len(target) - design.shape[1]
-    if freedom <= 0:
+    start = num_lags if start is None else start
+    design, target = _design(train, num_lags)[start:], train[start:]
+    if len(target) <= design.shape[1]:
         raise ValueError(
             f"num_lags: expected fewer coefficients than the {len(target)} training steps, got "
             f"{design.shape[1]} for {num_lags} lags"
         )
     coefficients, *_ = np.linalg.lstsq(design, target, rcond=None)
-    residuals = target - design @ coefficients
-    return coefficients, residuals.T @ residuals / freedom
+    return coefficients, target - design @ coefficients
+
+
+def choose_num_lags(train: Values, max_lags: int = 12) -> int:
+    r"""The order of a vector autoregression by the corrected Akaike criterion.
+
+    $\log|\hat\Sigma| + (n + k) m / (n - k - m - 1)$ with k coefficients an equation, over the
+    same n steps for all orders; orders that leave fewer than six steps a coefficient are not tried.
+
+    Args:
+        train: the series, (T, m).
+        max_lags: the highest order.
+
+    Returns:
+        The chosen order.
+
+    Source: Hurvich and Tsai (1993), Journal of Time Series Analysis 14.
+    """
+    steps, m = train.shape
+    orders = [lag for lag in range(1, max_lags + 1) if 6 * (m * lag + 1) <= steps] or [1]
+
+    def criterion(order: int) -> float:
+        coefficients, residuals = least_squares(train, order, orders[-1])
+        n, k = len(residuals), len(coefficients)
+        log_det = np.linalg.slogdet(residuals.T @ residuals / n)[1]
+        return float(log_det + (n + k) * m / (n - k - m - 1))
+
+    return min(orders, key=criterion)
+
+
+def _residual_covariance(
+    coefficients: Float[np.ndarray, "k m"], residuals: Float[np.ndarray, "n m"]
+) -> Float[np.ndarray, "m m"]:
+    """Residual covariance, divided by the degrees of freedom left."""
+    return residuals.T @ residuals / (len(residuals) - len(coefficients))
 
 
 def fit_autoregression(train: Values, seed: int, *, num_lags: int) -> Fitted:
     """Vector autoregression with intercept by least squares, plug-in Gaussian predictive."""
     del seed  # nothing is random here
-    coefficients, covariance = least_squares(train, num_lags)
+    coefficients, residuals = least_squares(train, num_lags)
+    covariance = _residual_covariance(coefficients, residuals)
 
     def predict(values: Values) -> OneStep:
+        means = _design(values, num_lags) @ coefficients
         with jax.enable_x64(True):
-            means = _design(values, num_lags) @ coefficients
             law = tfd.MultivariateNormalFullCovariance(means, covariance)
             return OneStep(np.asarray(law.log_prob(values)), means)
 
@@ -132,7 +171,8 @@ def fit_gaussian_hmm(train: Values, seed: int, *, num_states: int) -> Fitted:
 def fit_arhmm(train: Values, seed: int, *, num_states: int, num_lags: int) -> Fitted:
     """dynamax's LinearAutoregressiveHMM by EM, started at the least-squares autoregression."""
     m = train.shape[1]
-    coefficients, covariance = least_squares(train, num_lags)
+    coefficients, residuals = least_squares(train, num_lags)
+    covariance = _residual_covariance(coefficients, residuals)
     with jax.enable_x64(True):
         model = LinearAutoregressiveHMM(num_states, m, num_lags=num_lags)
         # The first steps serve as lags only, as in the autoregression.
@@ -161,14 +201,25 @@ def fit_arhmm(train: Values, seed: int, *, num_states: int, num_lags: int) -> Fi
     return Fitted(predict, _count(params))
 
 
+class _SymmetricLGSSM(LinearGaussianSSM):
+    """dynamax's LDS whose M step leaves covariances exactly symmetric.
+
+    Rounding makes them a little asymmetric, the smoother multiplies that at every step back in
+    time, and EM can end in NaN, in float64 too.
+    """
+
+    def m_step(self, params: Any, props: Any, batch_stats: Any, m_step_state: Any) -> Any:
+        params, m_step_state = super().m_step(params, props, batch_stats, m_step_state)
+        parts = [part._replace(cov=symmetrize(part.cov)) for part in params]
+        return type(params)(*parts), m_step_state
+
+
 def lds_one_step(params: Any, emissions: Array) -> OneStep:
     """Gaussian predictive of a dynamax LGSSM with constant parameters and no inputs."""
     posterior = lgssm_filter(params, emissions)
     f, b, q = params.dynamics.weights, params.dynamics.bias, params.dynamics.cov
     h, d, r = params.emissions.weights, params.emissions.bias, params.emissions.cov
-    means = jnp.concatenate(
-        [params.initial.mean[None], posterior.filtered_means[:-1] @ f.T + b]
-    )
+    means = jnp.concatenate([params.initial.mean[None], posterior.filtered_means[:-1] @ f.T + b])
     covs = jnp.concatenate(
         [params.initial.cov[None], f @ posterior.filtered_covariances[:-1] @ f.T + q]
     )
@@ -181,7 +232,7 @@ def fit_lds(train: Values, seed: int, *, state_dim: int) -> Fitted:
     """dynamax's LinearGaussianSSM by EM, from random stable starts of several time scales."""
     m = train.shape[1]
     with jax.enable_x64(True):
-        model = LinearGaussianSSM(state_dim, m)
+        model = _SymmetricLGSSM(state_dim, m)
         y = jnp.asarray(train)
         starts, rng = [], np.random.default_rng(seed)
         for key in jax.random.split(jax.random.PRNGKey(seed), _STARTS):

@@ -1,44 +1,68 @@
 """The main job in small: fit, compare on held-out data, report."""
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from contextlib import nullcontext
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from ssmlin._progress import progress_bar
 from ssmlin.evaluation.attention import FittedAttention, fit_attention
 from ssmlin.evaluation.baselines import (
+    choose_num_lags,
     fit_arhmm,
     fit_autoregression,
     fit_gaussian_hmm,
     fit_lds,
 )
 from ssmlin.evaluation.datasets import Split, load_macro, load_sunspots, train_test_split
-from ssmlin.evaluation.forecasters import Fit, Forecaster, Result, evaluate, grid
+from ssmlin.evaluation.forecasters import Forecaster, Result, evaluate, grid
 from ssmlin.evaluation.plots import prediction_figure
 
 _MEMORY, _DELTA = "bayesian_memory", "gated_deltanet"
 
 
-def _attention(mechanism: str) -> Fit:
-    """The fit of one mechanism."""
-
-    def fit(train: Any, seed: int, **setting: Any) -> Any:
-        return fit_attention(train, seed, mechanism=mechanism, **setting)
-
-    return fit
-
-
-def forecasters(num_lags: tuple[int, ...]) -> tuple[Forecaster, ...]:
-    """The models of the demonstration; all choose among the same numbers of lags."""
+def forecasters(num_lags: int) -> tuple[Forecaster, ...]:
+    """The models of the demonstration; those with lags share their number."""
+    lags = {"num_lags": (num_lags,)}
     return (
-        Forecaster(_MEMORY, _attention(_MEMORY), grid(num_lags=num_lags), True),
-        Forecaster(_DELTA, _attention(_DELTA), grid(num_lags=num_lags, key_dim=(4,)), True),
-        Forecaster("autoregression", fit_autoregression, grid(num_lags=num_lags)),
-        Forecaster("ARHMM (dynamax)", fit_arhmm, grid(num_states=(2, 3), num_lags=num_lags)),
-        Forecaster("LDS (dynamax)", fit_lds, grid(state_dim=(2, 4))),
+        Forecaster("ARHMM (dynamax)", fit_arhmm, grid(num_states=(2, 3), **lags)),
         Forecaster("HMM (dynamax)", fit_gaussian_hmm, grid(num_states=(4, 8))),
+        Forecaster("LDS (dynamax)", fit_lds, grid(state_dim=(2, 4, 6))),
+        Forecaster(_MEMORY, partial(fit_attention, mechanism=_MEMORY), grid(**lags)),
+        Forecaster(_DELTA, partial(fit_attention, mechanism=_DELTA), grid(key_dim=(4,), **lags)),
+        Forecaster("autoregression", fit_autoregression, grid(**lags)),
     )
+
+
+def _executor(workers: int) -> Any:
+    """A pool of fresh processes, or nothing for one worker: the work is then done here."""
+    if workers == 1:
+        return nullcontext()
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+
+
+def _run(
+    jobs: list[tuple[Split, Forecaster]], pool: Executor | None, seed: int
+) -> Iterator[tuple[str, Result]]:
+    """Series and result of every job, as they are done."""
+    if pool is None:
+        for split, forecaster in jobs:
+            yield (
+                split.series.name,
+                evaluate(forecaster, split.values, split.num_train, seed=seed),
+            )
+        return
+    running: dict[Future[Result], str] = {
+        pool.submit(evaluate, forecaster, split.values, split.num_train, seed=seed): (
+            split.series.name
+        )
+        for split, forecaster in jobs
+    }
+    for done in as_completed(running):
+        yield running[done], done.result()
 
 
 def run_demo(
@@ -51,13 +75,15 @@ def run_demo(
 ) -> dict[str, list[Result]]:
     """Compare linear attentions with an AR, an HMM, an ARHMM and an LDS on two real series.
 
-    Each series is standardised on its first 70 %, every model is fitted there (its setting chosen
-    on the last fifth of that), and the rest is predicted one step ahead.
+    Each series is standardised on its first 70 %, every model is fitted there, and the rest is
+    predicted one step ahead. The number of lags is chosen by the corrected Akaike criterion of an
+    autoregression, other settings on the last fifth of the training part.
 
     Args:
         output: folder for the table and the figure.
         seed: for all random starts.
-        workers: how many models are fitted at the same time.
+        workers: how many models are fitted at the same time, each in a process of its own; with
+            1 all are fitted in this one.
         progress: show a progress bar.
         report: takes the lines that name the files written.
 
@@ -65,20 +91,17 @@ def run_demo(
         For each series the results, the best first.
     """
     jobs: list[tuple[Split, Forecaster]] = []
-    for series, lags in ((load_sunspots(), (2, 9)), (load_macro(), (1, 2))):
+    for series in (load_sunspots(), load_macro()):
         split = train_test_split(series)
-        jobs += [(split, forecaster) for forecaster in forecasters(lags)]
+        num_lags = choose_num_lags(split.train)
+        jobs += [(split, forecaster) for forecaster in forecasters(num_lags)]
+    jobs.sort(key=lambda job: -len(job[1].settings))  # the longest first
 
     splits = {split.series.name: split for split, _ in jobs}
     results: dict[str, list[Result]] = {name: [] for name in splits}
-    with ThreadPoolExecutor(workers) as pool, progress_bar(progress) as bar:
+    with _executor(workers) as pool, progress_bar(progress) as bar:
         task = bar.add_task("compare", total=len(jobs), note="")
-        running = {
-            pool.submit(evaluate, forecaster, split.values, split.num_train, seed=seed): split
-            for split, forecaster in jobs
-        }
-        for done in as_completed(running):
-            result, name = done.result(), running[done].series.name
+        for name, result in _run(jobs, pool, seed):
             results[name].append(result)
             bar.update(task, advance=1, note=f"{name}: {result.name}")
     for rows in results.values():
@@ -91,7 +114,7 @@ def run_demo(
     figure = folder / "predictions.png"
     panels = []
     for name, column in (("sunspots", 0), ("macro", 3)):
-        models = {r.name: r.fitted.details for r in results[name] if r.fitted is not None}
+        models = {r.name: r.details for r in results[name] if r.details is not None}
         if isinstance(models.get(_MEMORY), FittedAttention) and _DELTA in models:
             panels.append((splits[name], column, models[_MEMORY], models[_DELTA]))
     report(f"wrote {table}")

@@ -84,7 +84,7 @@ class Result(NamedTuple):
         num_parameters: how many numbers were fitted.
         seconds: time for choosing, fitting and predicting.
         one_step: the predictions of the whole series, or None if it failed.
-        fitted: the fitted forecaster, or None.
+        details: what the fit left for a report, or None.
         failure: why it failed, or None.
     """
 
@@ -95,7 +95,7 @@ class Result(NamedTuple):
     num_parameters: int
     seconds: float
     one_step: OneStep | None
-    fitted: Fitted | None
+    details: Any = None
     failure: str | None = None
 
 
@@ -155,7 +155,7 @@ def evaluate(
         num_parameters=fitted.num_parameters,
         seconds=seconds,
         one_step=one_step,
-        fitted=fitted,
+        details=fitted.details,
     )
 
 

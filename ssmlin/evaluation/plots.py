@@ -24,9 +24,7 @@ def prediction_figure(panels: Sequence[tuple[Split, int, FittedAttention, Fitted
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.5 * len(panels), 6), layout="constrained")
-    axes = figure.subplots(
-        2, len(panels), sharex="col", height_ratios=[3, 1], squeeze=False
-    )
+    axes = figure.subplots(2, len(panels), sharex="col", height_ratios=[3, 1], squeeze=False)
     for (split, column, predictor, gated), (top, bottom) in zip(panels, axes.T, strict=True):
         times, start = split.series.times, split.num_train
         model, params = predictor.model, predictor.params

@@ -280,9 +280,7 @@ def _over_rows(core: Callable[..., Any], lgssm: MatrixLGSSM, *data: Array) -> An
         row_cov=0,
         emission_bias=None if bias is None else 1,
     )
-    return jax.vmap(core, in_axes=(axes, *(1 for _ in data)))(
-        rows, *(x[:, :, None] for x in data)
-    )
+    return jax.vmap(core, in_axes=(axes, *(1 for _ in data)))(rows, *(x[:, :, None] for x in data))
 
 
 def _join_rows(posterior: PosteriorMatrixLGSSM, row_cov: Array) -> PosteriorMatrixLGSSM:
@@ -333,9 +331,7 @@ def _assemble(
         white = jax.scipy.linalg.solve_triangular(root, residuals.T, lower=True).T
     m = lgssm.value_dim
     # Every step's term by itself and one sum outside the scan: float32 keeps its digits.
-    terms = -0.5 * (
-        m * jnp.log(2 * jnp.pi * scales) + log_det + jnp.sum(white**2, axis=1) / scales
-    )
+    terms = -0.5 * (m * jnp.log(2 * jnp.pi * scales) + log_det + jnp.sum(white**2, axis=1) / scales)
     log_predictive = terms * seen
     bias = 0.0 if lgssm.emission_bias is None else lgssm.emission_bias
     posterior = PosteriorMatrixLGSSM(
@@ -393,9 +389,7 @@ def _smoother_core(
         lgssm, y, observed[:, 0], keep_gains=True, keep_means=moments, keep_covariances=moments
     )
     posterior, residuals, precisions = _assemble(lgssm, y, observed, run)
-    adjoint = sequential.backward(
-        lgssm, run.gains, precisions, residuals, keep_information=moments
-    )
+    adjoint = sequential.backward(lgssm, run.gains, precisions, residuals, keep_information=moments)
     if not moments:
         means = sequential.smoothed_means(lgssm, lgssm.initial_mean, adjoint)
         return posterior._replace(smoothed_means=means)

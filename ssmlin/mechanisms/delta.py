@@ -37,9 +37,7 @@ class DeltaNet(Mechanism):
 
     def drift(self, tokens: Tokens) -> LowRank:
         """The share β of the value, under the normalised key."""
-        return LowRank(
-            _column(tokens.values), _column(tokens.beta[..., None] * unit(tokens.keys))
-        )
+        return LowRank(_column(tokens.values), _column(tokens.beta[..., None] * unit(tokens.keys)))
 
 
 @dataclass(frozen=True)

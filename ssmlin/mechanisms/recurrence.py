@@ -72,9 +72,7 @@ def _associative(
     return state @ a + b
 
 
-def _chunked(
-    transition: DPLR, drift: LowRank, state: Float[Array, "m d"]
-) -> Float[Array, "T m d"]:
+def _chunked(transition: DPLR, drift: LowRank, state: Float[Array, "m d"]) -> Float[Array, "T m d"]:
     """All states by scans inside chunks, run side by side, whose ends are then chained.
 
     Inside a chunk the recurrence runs on the stack [S; C] from [0; I] with drift [B; 0], so C
@@ -108,9 +106,7 @@ _DRIVERS = {"sequential": _sequential, "associative": _associative, "chunked": _
 
 
 @partial(jax.jit, static_argnames=("mechanism", "method", "multi_step"))
-def _run(
-    mechanism: Mechanism, tokens: Tokens, state: Array, method: str, multi_step: str
-) -> Array:
+def _run(mechanism: Mechanism, tokens: Tokens, state: Array, method: str, multi_step: str) -> Array:
     """All states, one a token."""
     if mechanism.multi_step and multi_step == "reindexed":
         operators = (mechanism.transition(tokens), mechanism.drift(tokens))

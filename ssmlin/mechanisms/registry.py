@@ -49,7 +49,5 @@ def get_mechanism(mechanism: str | Mechanism, negative_eigenvalues: bool = False
             f"mechanism: expected a name or a Mechanism, got {type(mechanism).__name__}"
         )
     if mechanism not in MECHANISMS:
-        raise ValueError(
-            f"mechanism: expected one of {', '.join(MECHANISMS)}; got {mechanism!r}"
-        )
+        raise ValueError(f"mechanism: expected one of {', '.join(MECHANISMS)}; got {mechanism!r}")
     return MECHANISMS[mechanism](negative_eigenvalues=negative_eigenvalues)

@@ -357,9 +357,7 @@ class LinearAttentionSSM(SSM):
         """Inputs as an array with the given leading axes; no inputs are p = 0 columns."""
         if inputs is None:
             if self.input_dim > 0:
-                raise ValueError(
-                    f"inputs: expected shape {(*lead, self.input_dim)}, got None"
-                )
+                raise ValueError(f"inputs: expected shape {(*lead, self.input_dim)}, got None")
             return jnp.zeros((*lead, 0), dtype)
         u = _checks.float_array("inputs", inputs)
         if u.shape != (*lead, self.input_dim):
@@ -520,9 +518,7 @@ class LinearAttentionSSM(SSM):
         """Law of y_t given S_t and u_t."""
         lgssm = self._one_step(params, inputs)
         mean = state @ lgssm.readout[0] + lgssm.emission_bias[0]
-        return tfd.MultivariateNormalFullCovariance(
-            mean, lgssm.emission_noise[0] * lgssm.row_cov
-        )
+        return tfd.MultivariateNormalFullCovariance(mean, lgssm.emission_noise[0] * lgssm.row_cov)
 
     def sample(
         self,

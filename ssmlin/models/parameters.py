@@ -180,9 +180,13 @@ class ShrinkagePrior:
         floor = self.noise_floor * self.series_variance
         total = emissions.noise * emissions.row_cov
         if total.ndim == 1:
-            return tfd.InverseGamma(
-                jnp.asarray(1.5, total.dtype), jnp.asarray(0.5 * floor, total.dtype)
-            ).log_prob(total).sum()
+            return (
+                tfd.InverseGamma(
+                    jnp.asarray(1.5, total.dtype), jnp.asarray(0.5 * floor, total.dtype)
+                )
+                .log_prob(total)
+                .sum()
+            )
         m = total.shape[0]
         return InverseWishart(
             jnp.asarray(m + 2.0, total.dtype), floor * jnp.eye(m, dtype=total.dtype)

@@ -86,8 +86,12 @@ def test_any_shape_rank_and_missing_rows(name, steps, d, m, n_h, missing, seed):
     y[[t for t in missing if t < steps]] = np.nan
     posterior = ssmlin.matrix_lgssm_smoother(problem.lgssm, y)
     oracle = kalman(*problem.dense, y)
-    for ours, theirs in (("log_predictive", "log"), ("filtered_means", "fm"),
-                         ("smoothed_means", "sm"), ("smoothed_covariances", "sc")):
+    for ours, theirs in (
+        ("log_predictive", "log"),
+        ("filtered_means", "fm"),
+        ("smoothed_means", "sm"),
+        ("smoothed_covariances", "sc"),
+    ):
         np.testing.assert_allclose(
             getattr(posterior, ours), oracle[theirs], atol=1e-9, rtol=1e-9, err_msg=ours
         )
@@ -204,7 +208,9 @@ def test_storing_less_changes_nothing_else():
         assert less.predicted_means is None
     last = ssmlin.matrix_lgssm_filter(lgssm, y, store="last")
     np.testing.assert_allclose(last.filtered_means, full.filtered_means[-1:], atol=1e-13)
-    np.testing.assert_allclose(last.filtered_covariances, full.filtered_covariances[-1:], atol=1e-13)
+    np.testing.assert_allclose(
+        last.filtered_covariances, full.filtered_covariances[-1:], atol=1e-13
+    )
     smoothed = ssmlin.matrix_lgssm_smoother(lgssm, y)
     means = ssmlin.matrix_lgssm_smoother(lgssm, y, store="means")
     np.testing.assert_allclose(means.smoothed_means, smoothed.smoothed_means, atol=1e-11)
@@ -248,5 +254,7 @@ def test_float32_is_close_to_float64():
         )
         reference = jax.tree.map(np.asarray, double)
     np.testing.assert_allclose(single.smoothed_means, reference.smoothed_means, atol=5e-5)
-    np.testing.assert_allclose(single.filtered_covariances, reference.filtered_covariances, atol=1e-5)
+    np.testing.assert_allclose(
+        single.filtered_covariances, reference.filtered_covariances, atol=1e-5
+    )
     np.testing.assert_allclose(single.marginal_loglik, reference.marginal_loglik, rtol=1e-5)

@@ -30,7 +30,16 @@ def diagonal_problem(name="gated_deltanet"):
 
     a, b = dense_operators(name, tokens)
     q = np.tile(0.1 * np.eye(3), (6, 1, 1))
-    dense = (a, b, q, tokens["queries"], np.full(6, 0.3), np.zeros((2, 3)), np.eye(3), np.diag(sigma))
+    dense = (
+        a,
+        b,
+        q,
+        tokens["queries"],
+        np.full(6, 0.3),
+        np.zeros((2, 3)),
+        np.eye(3),
+        np.diag(sigma),
+    )
     y = np.random.default_rng(0).normal(size=(6, 2))
     y[1, 0] = y[3, 1] = np.nan
     y[4] = np.nan

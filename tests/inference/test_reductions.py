@@ -67,9 +67,7 @@ def test_covariance_reset_gives_longhorn(tokens):
     states = []
     for beta in (0.3, 0.9):
         reset = memory_with_reset(keys, values, 1.0, 1 / beta, np.ones((T, D)))
-        np.testing.assert_allclose(
-            reset, rule("longhorn", keys, values, beta=beta), atol=1e-12
-        )
+        np.testing.assert_allclose(reset, rule("longhorn", keys, values, beta=beta), atol=1e-12)
         states.append(reset)
     assert np.abs(states[0] - states[1]).max() > 1e-3
 

@@ -30,9 +30,7 @@ def test_posterior_paths_have_the_smoothed_moments(name):
     y = problem.emissions.copy()
     y[1] = np.nan
     posterior = ssmlin.matrix_lgssm_smoother(problem.lgssm, y)
-    draws = np.asarray(
-        ssmlin.matrix_lgssm_posterior_sample(jax.random.key(1), problem.lgssm, y, N)
-    )
+    draws = np.asarray(ssmlin.matrix_lgssm_posterior_sample(jax.random.key(1), problem.lgssm, y, N))
     assert draws.shape == (N, 4, 2, 3)
     for t in range(4):
         full = np.kron(problem.dense[-1], posterior.smoothed_covariances[t])
@@ -44,9 +42,7 @@ def test_paths_are_right_jointly_over_time():
     problem = make_problem("gated_deltanet", steps=2, m=1)
     a, b, q, h, r, m0, p0, sigma = problem.dense
     draws = np.asarray(
-        ssmlin.matrix_lgssm_posterior_sample(
-            jax.random.key(0), problem.lgssm, problem.emissions, N
-        )
+        ssmlin.matrix_lgssm_posterior_sample(jax.random.key(0), problem.lgssm, problem.emissions, N)
     ).reshape(N, -1)
     p1 = a[0].T @ p0 @ a[0] + q[0]
     joint = np.block([[p1, p1 @ a[1]], [a[1].T @ p1, a[1].T @ p1 @ a[1] + q[1]]])

@@ -32,9 +32,7 @@ def test_transition_algebra_is_that_of_the_dense_matrices(case):
     rows = jnp.asarray(rng.normal(size=(2, m, d)))
     composed = first.compose(then)
     assert composed.rank == k1 + k2
-    np.testing.assert_allclose(
-        composed.to_dense(), first.to_dense() @ then.to_dense(), atol=1e-12
-    )
+    np.testing.assert_allclose(composed.to_dense(), first.to_dense() @ then.to_dense(), atol=1e-12)
     np.testing.assert_allclose(first.apply(rows), rows @ first.to_dense(), atol=1e-12)
     np.testing.assert_allclose(first.T.to_dense(), first.to_dense().mT, atol=0)
 
