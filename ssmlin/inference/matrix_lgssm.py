@@ -403,10 +403,10 @@ def _smoother_core(
     )
 
 
-def symmetric_root(cov: Float[Array, "d d"]) -> Float[Array, "d d"]:
+def symmetric_root(cov: Float[Array, "... d d"]) -> Float[Array, "... d d"]:
     """A square root of a positive semidefinite matrix, singular ones included."""
     values, vectors = jnp.linalg.eigh(cov)
-    return vectors * jnp.sqrt(jnp.maximum(values, 0.0))
+    return vectors * jnp.sqrt(jnp.maximum(values, 0.0))[..., None, :]
 
 
 def _sample_core(

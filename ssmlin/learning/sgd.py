@@ -49,7 +49,8 @@ class _Fit(NamedTuple):
     params: Any
     optimizer_state: Any
     best_params: Any
-    best_score: Float[Array, ""]
+    best_terms: Float[Array, "B T"]
+    best_loss: Float[Array, ""]
     best_epoch: Int[Array, ""]
     epoch: Int[Array, ""]
     bad_steps: Int[Array, ""]
@@ -85,19 +86,32 @@ _with_extra_args = cache(optax.with_extra_args_support)
 def _loss(
     unconstrained: Any, plan: _Plan, props: Any, data: _Data, which: Array, weights: Array
 ) -> tuple[Array, Array]:
-    """The loss of a minibatch, and the score to select by: the validation part one step ahead."""
+    """The loss of a minibatch, and the log predictive density of every step of its sequences."""
     params = from_unconstrained(unconstrained, props)
     batch = jax.tree.map(lambda x: x[which], (data.emissions, data.inputs))
     terms = jax.vmap(partial(plan.model.log_predictive, params))(*batch)
-    terms = terms * weights[:, None] * (len(data.emissions) / jnp.sum(weights))
-    observed = ~jnp.isnan(data.emissions)
     in_train = data.in_train
-    count = jnp.maximum(jnp.sum(observed & in_train[:, None]), 1)
-    held_out = jnp.maximum(jnp.sum(observed & ~in_train[:, None]), 1)
-    fitted = jnp.sum(jnp.where(in_train, terms, 0.0))
-    unseen = jnp.sum(jnp.where(in_train, 0.0, terms))
-    loss = -(plan.model.log_prior(params) + fitted) / count
-    return loss, jnp.where(in_train.all(), loss, -unseen / held_out)
+    count = jnp.maximum(jnp.sum(~jnp.isnan(data.emissions) & in_train[:, None]), 1)
+    scale = len(data.emissions) / jnp.sum(weights)
+    fitted = jnp.sum(jnp.where(in_train, terms, 0.0) * weights[:, None]) * scale
+    return -(plan.model.log_prior(params) + fitted) / count, terms
+
+
+def _is_better(
+    terms: Array, best_terms: Array, loss: Array, best_loss: Array, data: _Data
+) -> Array:
+    """Whether the validation part is predicted better by more than one standard error.
+
+    The error is that of the paired differences of steps. A gain within it is not worth leaving
+    parameters that were closer to the start. With nothing held out the smaller loss is better.
+    """
+    counted = ~data.in_train & ~jnp.isnan(data.emissions).all(axis=-1)
+    gains = jnp.where(counted, terms - best_terms, 0.0)
+    n = jnp.maximum(counted.sum(), 1)
+    mean = gains.sum() / n
+    variance = jnp.sum(jnp.where(counted, (gains - mean) ** 2, 0.0)) / n
+    better = mean > jnp.sqrt(variance / n)
+    return jnp.where(data.in_train.all(), loss < best_loss, better)
 
 
 def _step(
@@ -105,7 +119,7 @@ def _step(
 ) -> tuple[_Fit, tuple[Array, Array]]:
     """One gradient step; not taken where the loss or the gradient is not finite."""
     arguments = (plan, props, data, which, weights)
-    (loss, score), grad = jax.value_and_grad(_loss, has_aux=True)(fit.params, *arguments)
+    (loss, terms), grad = jax.value_and_grad(_loss, has_aux=True)(fit.params, *arguments)
 
     def move(fit: _Fit) -> _Fit:
         updates, optimizer_state = plan.optimizer.update(
@@ -124,7 +138,7 @@ def _step(
 
     finite = jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(grad))
     fit = jax.lax.cond(finite, move, stay, fit)
-    return fit, (loss, score)
+    return fit, (loss, terms)
 
 
 def _epoch(fit: _Fit, key: Array, plan: _Plan, props: Any, data: _Data) -> tuple[_Fit, Any]:
@@ -140,21 +154,28 @@ def _epoch(fit: _Fit, key: Array, plan: _Plan, props: Any, data: _Data) -> tuple
         return _step(fit, plan, props, data, *batch)
 
     batches = (order.reshape(num_batches, size), weights.reshape(num_batches, size))
-    fit, (losses, scores) = jax.lax.scan(step, fit, batches)
-    score = scores[0]
+    fit, (losses, terms) = jax.lax.scan(step, fit, batches)
+    loss, terms = losses[0], terms[0]
     if num_batches > 1:
         everything = jnp.ones(total, data.emissions.dtype)
-        score = _loss(start, plan, props, data, jnp.arange(total), everything)[1]
+        loss, terms = _loss(start, plan, props, data, jnp.arange(total), everything)
 
     def record(fit: _Fit) -> _Fit:
-        return fit._replace(best_params=start, best_score=score, best_epoch=fit.epoch)
+        return fit._replace(
+            best_params=start, best_terms=terms, best_loss=loss, best_epoch=fit.epoch
+        )
 
-    fit = jax.lax.cond(score < fit.best_score, record, lambda fit: fit, fit)
+    first = (fit.epoch == 0) & jnp.isfinite(loss)
+    better = first | _is_better(terms, fit.best_terms, loss, fit.best_loss, data)
+    fit = jax.lax.cond(better, record, lambda fit: fit, fit)
     fit = fit._replace(epoch=fit.epoch + 1)
+    held_out = jnp.maximum(jnp.sum(~jnp.isnan(data.emissions) & ~data.in_train[:, None]), 1)
+    unseen = -jnp.sum(jnp.where(data.in_train, 0.0, terms)) / held_out
+    score = jnp.where(data.in_train.all(), loss, unseen)
     return fit, (jnp.mean(losses), score)
 
 
-def _start(params: Any, props: Any, plan: _Plan) -> _Fit:
+def _start(params: Any, props: Any, plan: _Plan, data: _Data) -> _Fit:
     """The state before the first epoch."""
     unconstrained = to_unconstrained(params, props)
     zero = jnp.asarray(0)
@@ -162,7 +183,8 @@ def _start(params: Any, props: Any, plan: _Plan) -> _Fit:
         params=unconstrained,
         optimizer_state=jax.jit(plan.optimizer.init)(unconstrained),
         best_params=unconstrained,
-        best_score=jnp.asarray(jnp.inf),
+        best_terms=jnp.zeros(data.emissions.shape[:2], data.emissions.dtype),
+        best_loss=jnp.asarray(jnp.inf, data.emissions.dtype),
         best_epoch=zero,
         epoch=zero,
         bad_steps=zero,
@@ -208,7 +230,9 @@ def fit_sgd(
     The loss is $-\big(\log p(\theta) + \sum_t \log p(y_t \mid y_{1:t-1}, \theta)\big) / N$ over the
     first part of every sequence, N the number of its observed values. The last part, a share
     `validation_fraction` of the steps, is predicted one step ahead but not fitted: the parameters
-    that predict it best are returned. Since the model only looks back, one pass gives both.
+    that predict it best are returned, where a later epoch must beat the best one so far by more
+    than a standard error of the paired differences. Since the model only looks back, one pass
+    gives both.
 
     Args:
         model: a model with ``log_prior`` and ``log_predictive``.
@@ -250,7 +274,7 @@ def fit_sgd(
     )
     num_train = num_steps - int(validation_fraction * num_steps)
     data = _Data(emissions, inputs, jnp.arange(num_steps) < num_train)
-    fit = _start(params, props, plan)
+    fit = _start(params, props, plan, data)
     num_blocks = -(-num_epochs // _EPOCHS_PER_CALL)
     keys = jax.random.split(jax.random.key(0) if key is None else key, num_epochs)
     keys = keys[jnp.arange(num_blocks * _EPOCHS_PER_CALL) % num_epochs]
