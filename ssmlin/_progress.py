@@ -1,28 +1,28 @@
 """Progress bars for long work."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 @contextmanager
 def progress_bar(show: bool) -> Iterator[Progress]:
     """A bar with count, elapsed and remaining time; silent if `show` is False."""
+    # Imported when it is needed, so that importing the package stays quick.
+    from rich import progress
+
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, disable=not show) as progress:
-        yield progress
+    with progress.Progress(*columns, disable=not show) as bar:
+        yield bar

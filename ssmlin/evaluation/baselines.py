@@ -152,7 +152,7 @@ def hmm_one_step(model: Any, params: Any, emissions: Array, inputs: Array | None
 
 
 def fit_gaussian_hmm(train: Values, seed: int, *, num_states: int) -> Fitted:
-    """dynamax's GaussianHMM by EM, from k-means starts."""
+    """Dynamax's GaussianHMM by EM, from k-means starts."""
     with jax.enable_x64(True):
         model = GaussianHMM(num_states, train.shape[1])
         y = jnp.asarray(train)
@@ -169,7 +169,7 @@ def fit_gaussian_hmm(train: Values, seed: int, *, num_states: int) -> Fitted:
 
 
 def fit_arhmm(train: Values, seed: int, *, num_states: int, num_lags: int) -> Fitted:
-    """dynamax's LinearAutoregressiveHMM by EM, started at the least-squares autoregression."""
+    """Dynamax's LinearAutoregressiveHMM by EM, started at the least-squares autoregression."""
     m = train.shape[1]
     coefficients, residuals = least_squares(train, num_lags)
     covariance = _residual_covariance(coefficients, residuals)
@@ -229,7 +229,7 @@ def lds_one_step(params: Any, emissions: Array) -> OneStep:
 
 
 def fit_lds(train: Values, seed: int, *, state_dim: int) -> Fitted:
-    """dynamax's LinearGaussianSSM by EM, from random stable starts of several time scales."""
+    """Dynamax's LinearGaussianSSM by EM, from random stable starts of several time scales."""
     m = train.shape[1]
     with jax.enable_x64(True):
         model = _SymmetricLGSSM(state_dim, m)

@@ -7,7 +7,7 @@ step of a longer series, given all earlier steps.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -44,12 +44,8 @@ class Fitted(NamedTuple):
     details: Any = None
 
 
-class Fit(Protocol):
-    """Fits a forecaster with one setting to a training series."""
-
-    def __call__(self, train: Values, seed: int, **setting: Any) -> Fitted:
-        """Return the fitted forecaster."""
-
+#: Fits one setting: (train, seed, **setting) -> Fitted.
+Fit = Callable[..., Fitted]
 
 #: What a fit may fail with; anything else is a mistake in the program and is raised.
 FAILURES = (ArithmeticError, RuntimeError, ValueError, np.linalg.LinAlgError)
@@ -146,12 +142,12 @@ def evaluate(
     seconds = time.perf_counter() - begin
     if failure is not None or fitted is None or one_step is None:
         return Result(forecaster.name, setting, np.nan, np.nan, 0, seconds, None, None, failure)
-    error = (values - one_step.means)[num_train:]
+    residual = (values - one_step.means)[num_train:]
     return Result(
         name=forecaster.name,
         setting=setting,
         log_density=float(one_step.log_density[num_train:].mean()),
-        rmse=float(np.sqrt(np.mean(error**2))),
+        rmse=float(np.sqrt(np.mean(residual**2))),
         num_parameters=fitted.num_parameters,
         seconds=seconds,
         one_step=one_step,

@@ -265,20 +265,19 @@ def _over_rows(core: Callable[..., Any], lgssm: MatrixLGSSM, *data: Array) -> An
 
     Each row is a model of its own with m = 1 and its own covariance.
     """
-    bias = lgssm.emission_bias
     rows = replace(
         lgssm,
         initial_mean=lgssm.initial_mean[:, None],
         drift=LowRank(lgssm.drift.left[:, :, None], lgssm.drift.right),
         row_cov=jnp.diag(lgssm.row_cov)[:, None, None],
-        emission_bias=None if bias is None else bias[:, :, None],
+        emission_bias=lgssm.emission_bias[:, :, None],
     )
-    axes = replace(
+    axes: Any = replace(
         jax.tree.map(lambda _: None, lgssm),
         initial_mean=0,
-        drift=LowRank(1, None),
+        drift=LowRank(1, None),  # type: ignore[arg-type]  # axes, not arrays
         row_cov=0,
-        emission_bias=None if bias is None else 1,
+        emission_bias=1,
     )
     return jax.vmap(core, in_axes=(axes, *(1 for _ in data)))(rows, *(x[:, :, None] for x in data))
 
@@ -292,12 +291,12 @@ def _join_rows(posterior: PosteriorMatrixLGSSM, row_cov: Array) -> PosteriorMatr
     def covariances(x: Array | None) -> Array | None:
         return None if x is None else jnp.moveaxis(x, 0, 1)
 
-    totals = {
+    totals: dict[str, Any] = {
         "marginal_loglik": posterior.marginal_loglik.sum(),
         "log_predictive": posterior.log_predictive.sum(axis=0),
         "row_cov": row_cov,
     }
-    joined = {
+    joined: dict[str, Any] = {
         name: (means if name.endswith("_means") else covariances)(x)
         for name, x in posterior._asdict().items()
         if name not in totals
@@ -310,8 +309,7 @@ def _join_rows(posterior: PosteriorMatrixLGSSM, row_cov: Array) -> PosteriorMatr
 
 def _centred(lgssm: MatrixLGSSM, emissions: Array, observed: Array) -> Array:
     """Emissions less their bias, zero where missing."""
-    bias = 0.0 if lgssm.emission_bias is None else lgssm.emission_bias
-    return (emissions - bias) * observed
+    return (emissions - lgssm.emission_bias) * observed
 
 
 def _assemble(
@@ -333,11 +331,10 @@ def _assemble(
     # Every step's term by itself and one sum outside the scan: float32 keeps its digits.
     terms = -0.5 * (m * jnp.log(2 * jnp.pi * scales) + log_det + jnp.sum(white**2, axis=1) / scales)
     log_predictive = terms * seen
-    bias = 0.0 if lgssm.emission_bias is None else lgssm.emission_bias
     posterior = PosteriorMatrixLGSSM(
         marginal_loglik=log_predictive.sum(),
         log_predictive=log_predictive,
-        emission_means=run.emission_means + bias,
+        emission_means=run.emission_means + lgssm.emission_bias,
         emission_scales=run.scales,
         row_cov=lgssm.row_cov,
     )
@@ -489,6 +486,5 @@ def _posterior_sample(key, lgssm, emissions, observed, *, num_samples, by_rows):
 @partial(jax.jit, static_argnames=("num_samples",))
 def _sample(key, lgssm, num_samples):
     states, emissions = _sample_core(key, lgssm, num_samples)
-    if lgssm.emission_bias is not None:
-        emissions = emissions + lgssm.emission_bias[:, None]
+    emissions = emissions + lgssm.emission_bias[:, None]
     return jnp.moveaxis(states, 1, 0), jnp.moveaxis(emissions, 1, 0)

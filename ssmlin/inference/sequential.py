@@ -22,9 +22,9 @@ class Forward(NamedTuple):
 
     emission_means: Float[Array, "T m"]
     scales: Float[Array, " T"]
-    gains: Float[Array, "T d"] | None
-    means: Float[Array, "T m d"] | None
-    covariances: Float[Array, "T d d"] | None
+    gains: Float[Array, "T d"]
+    means: Float[Array, "T m d"]
+    covariances: Float[Array, "T d d"]
     last_mean: Float[Array, "m d"]
     last_cov: Float[Array, "d d"]
 
@@ -37,8 +37,8 @@ class Backward(NamedTuple):
     """
 
     filtered_adjoints: Float[Array, "T m d"]
-    predicted_adjoints: Float[Array, "T m d"] | None
-    information: Float[Array, "T d d"] | None
+    predicted_adjoints: Float[Array, "T m d"]
+    information: Float[Array, "T d d"]
     initial_adjoint: Float[Array, "m d"]
 
 
@@ -71,7 +71,7 @@ def _scaled_less(
     scale: Float[Array, " d"],
     pairs: list[tuple[Float[Array, " d"], Float[Array, " d"]]],
 ) -> Float[Array, "d d"]:
-    """w wᵀ ⊙ matrix − Σ (x vᵀ + v xᵀ), symmetric term by term."""
+    """W wᵀ ⊙ matrix − Σ (x vᵀ + v xᵀ), symmetric term by term."""
     out = (scale[:, None] * scale) * matrix
     for x, v in pairs:
         out = out - (x[:, None] * v + v[:, None] * x)
@@ -170,8 +170,10 @@ def forward(
         emissions - written,
         observed,
     )
-    last, (read, *kept) = lax.scan(step, (lgssm.initial_mean, lgssm.initial_cov), inputs)
-    return Forward(read + written, *kept, *last)
+    (last_mean, last_cov), (read, scales, gains, means, covariances) = lax.scan(
+        step, (lgssm.initial_mean, lgssm.initial_cov), inputs
+    )
+    return Forward(read + written, scales, gains, means, covariances, last_mean, last_cov)
 
 
 def backward(
@@ -196,8 +198,8 @@ def backward(
         gains: g_t, zero where nothing was observed.
         precisions: 1/s_t, zero where nothing was observed.
         residuals: e_t = y_t − E[y_t | y_{1:t-1}], zero where nothing was observed.
-        keep_information: whether to run and keep the covariance part. If not, the predicted
-            adjoints are computed, from which the smoothed means follow without any P_t.
+        keep_information: whether to run and keep the covariance part; the smoothed means follow
+            from the predicted adjoints without it.
 
     Returns:
         The adjoints and, if asked for, the information matrices.
@@ -232,9 +234,8 @@ def backward(
     (initial_adjoint, _), (adjoints, writes, information) = lax.scan(
         step, (zero_adjoint, zero_information), inputs, reverse=True
     )
-    predicted = None
-    if not keep_information:
-        predicted = adjoints - writes[:, :, None] * lgssm.readout[:, None, :]
+    # C_tᵀ acts here and not in the scan; dropped by the compiler where nobody asks for it.
+    predicted = adjoints - writes[:, :, None] * lgssm.readout[:, None, :]
     return Backward(adjoints, predicted, information, initial_adjoint)
 
 

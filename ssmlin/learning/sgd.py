@@ -23,7 +23,7 @@ class StepwiseModel(Protocol):
         """Log prior density of the parameters."""
 
     def log_predictive(self, params: Any, emissions: Array, inputs: Any) -> Float[Array, " T"]:
-        """log p(y_t | y_{1:t-1}) of every step of one sequence, zero where nothing is observed."""
+        """Log p(y_t | y_{1:t-1}) of every step of one sequence, zero where nothing is observed."""
 
 
 class FitHistory(NamedTuple):
@@ -94,7 +94,10 @@ def _loss(
     count = jnp.maximum(jnp.sum(~jnp.isnan(data.emissions) & in_train[:, None]), 1)
     scale = len(data.emissions) / jnp.sum(weights)
     fitted = jnp.sum(jnp.where(in_train, terms, 0.0) * weights[:, None]) * scale
-    return -(plan.model.log_prior(params) + fitted) / count, terms
+    loss = -(plan.model.log_prior(params) + fitted) / count
+    # Parameters may be wider than the data; what the fit carries has the data's precision.
+    dtype = data.emissions.dtype
+    return loss.astype(dtype), terms.astype(dtype)
 
 
 def _is_better(

@@ -39,7 +39,7 @@ class MatrixLGSSM:
         readout: h_t, shape (T, d).
         emission_noise: r_t >= 0, shape (T,).
         row_cov: Σ, shape (m, m), positive definite.
-        emission_bias: c_t, shape (T, m), or None for zero.
+        emission_bias: c_t, shape (T, m).
         independent_rows: whether Σ is known to be diagonal (static).
 
     Source: the matrix-variate dynamic linear model of Quintana and West (1987).
@@ -53,7 +53,7 @@ class MatrixLGSSM:
     readout: Float[Array, "T d"]
     emission_noise: Float[Array, " T"]
     row_cov: Float[Array, "m m"]
-    emission_bias: Float[Array, "T m"] | None = None
+    emission_bias: Float[Array, "T m"]
     independent_rows: bool = field(default=False, metadata={"static": True})
 
     @property
@@ -120,7 +120,6 @@ class MatrixLGSSM:
         first_mean = self.initial_mean @ dense["A"][0] + dense["B"][0]
         first_cov = dense["A"][0].T @ self.initial_cov @ dense["A"][0] + dense["Q"][0]
         no_inputs = jnp.zeros((m, 0), self.dtype)
-        bias = self.emission_bias
         return ParamsLGSSM(
             initial=ParamsLGSSMInitial(
                 mean=first_mean.reshape(-1), cov=jnp.kron(self.row_cov, first_cov)
@@ -133,7 +132,7 @@ class MatrixLGSSM:
             ),
             emissions=ParamsLGSSMEmissions(
                 weights=rows_kron(eye, self.readout[:, None, :]),
-                bias=jnp.zeros((steps, m), self.dtype) if bias is None else bias,
+                bias=self.emission_bias,
                 input_weights=no_inputs,
                 cov=self.emission_noise[:, None, None] * self.row_cov,
             ),

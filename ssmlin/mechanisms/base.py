@@ -26,7 +26,7 @@ GATE_AXES: dict[str, tuple[str, ...]] = {
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of a sequence; what a mechanism does not use is None.
+    """The tokens of a sequence; what a mechanism does not use is None, and it does not look there.
 
     Args:
         keys: k_t, shape (T, d), or (T, n_h, d) for a multi-step mechanism.
@@ -42,12 +42,12 @@ class Tokens:
 
     keys: Float[Array, "..."]
     values: Float[Array, "..."]
-    queries: Float[Array, "..."] | None = None
-    alpha: Float[Array, "..."] | None = None
-    beta: Float[Array, "..."] | None = None
-    decay: Float[Array, "..."] | None = None
-    removal_key: Float[Array, "..."] | None = None
-    removal_rate: Float[Array, "..."] | None = None
+    queries: Float[Array, "..."] = None  # type: ignore[assignment]
+    alpha: Float[Array, "..."] = None  # type: ignore[assignment]
+    beta: Float[Array, "..."] = None  # type: ignore[assignment]
+    decay: Float[Array, "..."] = None  # type: ignore[assignment]
+    removal_key: Float[Array, "..."] = None  # type: ignore[assignment]
+    removal_rate: Float[Array, "..."] = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)

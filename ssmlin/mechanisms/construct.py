@@ -112,8 +112,9 @@ def matrix_lgssm(
         cov = _checks.float_array("initial_cov", initial_cov)
         _checks.covariance("initial_cov", _checks.shaped("initial_cov", cov, ("d", "d"), sizes))
     rows, independent = _row_covariance(row_cov, sizes, dtype)
-    bias = None
-    if emission_bias is not None:
+    if emission_bias is None:
+        bias = jnp.zeros((sizes["T"], m), dtype)
+    else:
         bias = _checks.finite("emission_bias", _checks.float_array("emission_bias", emission_bias))
         bias = _checks.broadcast(
             "emission_bias", bias[None] if bias.ndim == 1 else bias, ("T", "m"), sizes

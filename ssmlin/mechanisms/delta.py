@@ -1,6 +1,7 @@
 """Mechanisms that remove before they write: A_t has a low-rank part."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -21,7 +22,7 @@ class DeltaNet(Mechanism):
     name = "deltanet"
     transition_formula = "I − β k̂k̂ᵀ"
     drift_formula = "β v k̂ᵀ"
-    gates = ("beta",)
+    gates: ClassVar[tuple[str, ...]] = ("beta",)
     signed_gate = "beta"
     step_rank = 1
     source = "Yang et al. 2024, arXiv 2406.06484"

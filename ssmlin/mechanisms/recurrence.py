@@ -111,9 +111,10 @@ def _run(mechanism: Mechanism, tokens: Tokens, state: Array, method: str, multi_
     if mechanism.multi_step and multi_step == "reindexed":
         operators = (mechanism.transition(tokens), mechanism.drift(tokens))
         num_steps = tokens.keys.shape[1]
-        micro = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), operators)
-        return _DRIVERS[method](*micro, state)[num_steps - 1 :: num_steps]
-    return _DRIVERS[method](*token_operators(mechanism, tokens), state)
+        a, b = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), operators)
+        return _DRIVERS[method](a, b, state)[num_steps - 1 :: num_steps]
+    a, b = token_operators(mechanism, tokens)
+    return _DRIVERS[method](a, b, state)
 
 
 def linear_attention(

@@ -113,9 +113,7 @@ def simulate(
         state = lgssm.transition.apply(state) + lgssm.drift.to_dense() + root @ shock
         noise = jax.random.normal(noise_key, (n, lgssm.value_dim), state.dtype)
         noise = jnp.sqrt(lgssm.emission_noise)[:, None] * (noise @ root.T)
-        emission = jnp.einsum("nmd,nd->nm", state, lgssm.readout) + noise
-        if lgssm.emission_bias is not None:
-            emission = emission + lgssm.emission_bias
+        emission = jnp.einsum("nmd,nd->nm", state, lgssm.readout) + lgssm.emission_bias + noise
         lags = jnp.concatenate([emission[:, None], lags], axis=1)[:, : lags.shape[1]]
         return (state, lags), (state, emission)
 

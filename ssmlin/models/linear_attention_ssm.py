@@ -433,7 +433,7 @@ class LinearAttentionSSM(SSM):
         dtype = params.initial.mean.dtype
         if inputs is None and num_timesteps is None:
             raise ValueError("inputs: expected an array, or num_timesteps where there are none")
-        steps = len(inputs) if inputs is not None else num_timesteps
+        steps = len(inputs) if inputs is not None else int(num_timesteps or 0)
         u = self._check_inputs(inputs, (steps,), dtype).astype(dtype)
         dynamics, emissions = params.dynamics, params.emissions
 
@@ -448,10 +448,10 @@ class LinearAttentionSSM(SSM):
             tokens["values"] = project(dynamics.values, u)
         if dynamics.removal_key is not None:
             tokens["removal_key"] = project(dynamics.removal_key, u)
-        gates = self.gate_values(params, u)
+        tokens |= self.gate_values(params, u)
 
         noise: dict[str, Any] = {}
-        q = dynamics.process_noise
+        q: Any = dynamics.process_noise
         if self.process_noise == "isotropic":
             noise["process_noise"] = q
         elif self.process_noise == "diagonal":
@@ -466,7 +466,6 @@ class LinearAttentionSSM(SSM):
         lgssm = matrix_lgssm(
             self.mechanism,
             **tokens,
-            **gates,
             **noise,
             emission_noise=emissions.noise,
             initial_mean=params.initial.mean,
@@ -572,7 +571,7 @@ class LinearAttentionSSM(SSM):
         inputs: Float[Array, "T p"] | None = None,
         **options: Any,
     ) -> Float[Array, " T"]:
-        """log p(y_t | y_{1:t-1}, u_{1:t}) of every step; 0 where nothing is observed."""
+        """Log p(y_t | y_{1:t-1}, u_{1:t}) of every step; 0 where nothing is observed."""
         lgssm = self.to_lgssm(params, inputs, len(emissions))
         return matrix_lgssm_filter(lgssm, emissions, store="loglik", **options).log_predictive
 
@@ -583,7 +582,7 @@ class LinearAttentionSSM(SSM):
         inputs: Float[Array, "T p"] | None = None,
         **options: Any,
     ) -> Float[Array, ""]:
-        """log p(y_{1:T} | u_{1:T}), the states integrated out by the filter."""
+        """Log p(y_{1:T} | u_{1:T}), the states integrated out by the filter."""
         return self.log_predictive(params, emissions, inputs, **options).sum()
 
     def filter(
@@ -676,7 +675,7 @@ class LinearAttentionSSM(SSM):
         path_key, start_key = jax.random.split(jax.random.key(0) if key is None else key)
         rows = self._row_matrix(params)
         if feeds_back or key is not None:
-            last = self.filter(params, y, u, store="last")
+            last: Any = self.filter(params, y, u, store="last")
             start = draw_states(
                 start_key, last.filtered_means[0], last.filtered_covariances[0], rows, num_samples
             )
@@ -688,8 +687,8 @@ class LinearAttentionSSM(SSM):
             lags = jnp.broadcast_to(
                 padded[-self.num_lags :][::-1], (num_samples, self.num_lags, self.emission_dim)
             )
-            _, paths = simulate(self, params, path_key, start, lags, exogenous)
-            return sampled_forecast(paths, share)
+            _, fed_back = simulate(self, params, path_key, start, lags, exogenous)
+            return sampled_forecast(fed_back, share)
 
         ahead = self._check_inputs(future_inputs, (horizon,), y.dtype)
         nothing = jnp.full((horizon, self.emission_dim), jnp.nan, y.dtype)
@@ -701,7 +700,7 @@ class LinearAttentionSSM(SSM):
             covariances = scales[:, None, None] * rows
         else:
             covariances = scales[:, :, None] * rows  # a scale for each row: Σ is diagonal
-        paths = None
+        paths: Array | None = None
         if key is not None:
             no_lags = jnp.zeros((num_samples, 0, self.emission_dim), y.dtype)
             _, paths = simulate(self, params, path_key, start, no_lags, ahead)
@@ -782,6 +781,7 @@ class LinearAttentionSSM(SSM):
             key, emissions=y[..., :num_train, :], inputs=u[..., :num_train, :]
         )
         options: dict[str, Any] = {"optimizer": optimizer, "progress": progress}
+        history: Any
         params, history = self.fit_sgd(
             start,
             props,

@@ -24,7 +24,13 @@ def problem():
 
 @pytest.mark.parametrize(
     "optimizer",
-    [None, optax.adam(1e-2), optax.adamw(1e-2), optax.lbfgs(), optax.sgd(optax.constant_schedule(0.05))],
+    [
+        None,
+        optax.adam(1e-2),
+        optax.adamw(1e-2),
+        optax.lbfgs(),
+        optax.sgd(optax.constant_schedule(0.05)),
+    ],
     ids=["default", "adam", "adamw", "lbfgs", "sgd"],
 )
 def test_any_optimizer_lowers_the_loss(problem, optimizer):
@@ -101,8 +107,17 @@ def test_minibatches_and_padding(problem):
     )
     # Two of three a step: the last minibatch has one sequence and one of weight zero.
     _, losses = model.fit_sgd(
-        params, props, ys, us, batch_size=2, shuffle=True, num_epochs=30, progress=False,
-        key=jax.random.key(3), validation_fraction=0.0, patience=None,
+        params,
+        props,
+        ys,
+        us,
+        batch_size=2,
+        shuffle=True,
+        num_epochs=30,
+        progress=False,
+        key=jax.random.key(3),
+        validation_fraction=0.0,
+        patience=None,
     )
     assert np.isfinite(losses).all() and losses[-1] < losses[0]
     # A padded sequence counts like the short one.
@@ -195,8 +210,10 @@ def test_the_recipe_on_noise_and_on_an_autoregression():
         (noise, lambda y, u: -0.5 * np.log(2 * np.pi) - 0.5 * y**2),
         (
             wave,
-            lambda y, u: -0.5 * np.log(2 * np.pi * 0.25)
-            - 0.5 * (y - u @ np.array([[1.2], [-0.6]])) ** 2 / 0.25,
+            lambda y, u: (
+                -0.5 * np.log(2 * np.pi * 0.25)
+                - 0.5 * (y - u @ np.array([[1.2], [-0.6]])) ** 2 / 0.25
+            ),
         ),
     ):
         model = ssmlin.LinearAttentionSSM("gated_deltanet", 1, 2, 4, num_lags=2)

@@ -206,9 +206,7 @@ def test_lagged_inputs_are_dynamaxs():
     before = jnp.asarray(np.random.default_rng(1).normal(size=(3, M)))
     hmm = LinearAutoregressiveHMM(2, M, num_lags=3)
     np.testing.assert_array_equal(ssmlin.lagged_inputs(y, 3), hmm.compute_inputs(y))
-    np.testing.assert_array_equal(
-        ssmlin.lagged_inputs(y, 3, before), hmm.compute_inputs(y, before)
-    )
+    np.testing.assert_array_equal(ssmlin.lagged_inputs(y, 3, before), hmm.compute_inputs(y, before))
     window = ssmlin.lagged_inputs(y, 2, include_current=True)
     np.testing.assert_array_equal(window[:, :M], y)
     np.testing.assert_array_equal(window[:, M:], ssmlin.lagged_inputs(y, 2))
@@ -258,9 +256,7 @@ def test_forecast_given_inputs_is_a_dense_kalman_recursion():
 
 def test_forecast_feeds_emissions_back():
     model, params, _, y, u = make("bayesian_memory")
-    result = model.forecast(
-        params, y, u, horizon=2, key=jax.random.key(0), num_samples=40_000
-    )
+    result = model.forecast(params, y, u, horizon=2, key=jax.random.key(0), num_samples=40_000)
     # One step ahead the inputs are known, so the exact predictive is Gaussian.
     exact = model.forecast(params, y, u, horizon=1, future_inputs=y[-1:])
     error = np.sqrt(np.diag(exact.covariances[0]) / 40_000)
