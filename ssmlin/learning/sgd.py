@@ -139,7 +139,7 @@ def _step(
     def stay(fit: _Fit) -> _Fit:
         return fit._replace(bad_steps=fit.bad_steps + 1)
 
-    finite = jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(grad))
+    finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grad))
     fit = jax.lax.cond(finite, move, stay, fit)
     return fit, (loss, terms)
 

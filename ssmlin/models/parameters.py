@@ -187,6 +187,8 @@ class ShrinkagePrior:
                 .log_prob(total)
                 .sum()
             )
+        # dynamax's law computes in the default precision, whatever it is given.
+        total = total.astype(jnp.result_type(float))
         m = total.shape[0]
         return InverseWishart(
             jnp.asarray(m + 2.0, total.dtype), floor * jnp.eye(m, dtype=total.dtype)

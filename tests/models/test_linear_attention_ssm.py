@@ -82,11 +82,10 @@ def test_pointwise_laws_are_those_of_the_operators(case):
     )
 
 
-def test_joint_and_marginal_agree(case):
+@pytest.mark.parametrize("name", ["gated_deltanet", "bayesian_memory", "deltaproduct"])
+def test_joint_and_marginal_agree(name):
     """log p(y) = log p(S, y) − log p(S | y), the last from dense Gaussians, at any S."""
-    model, params, _, y, u = case
-    if model.mechanism.name not in ("gated_deltanet", "bayesian_memory", "deltaproduct"):
-        pytest.skip("three mechanisms are enough for a dense identity")
+    model, params, _, y, u = make(name)
     y, u = y[:2], u[:2]
     states = jnp.asarray(np.random.default_rng(2).normal(size=(2, M, 3)))
     joint = model.log_prob(params, states, y, u)
@@ -328,6 +327,15 @@ def test_bad_data():
         model.forecast(params, y, u, horizon=2, future_inputs=jnp.ones((2, 1)))
     with pytest.raises(ValueError, match="num_timesteps"):
         model.to_lgssm(params)
+
+
+@pytest.mark.parametrize("row_cov", ["identity", "diagonal", "full"])
+def test_float32_data_keep_their_precision_under_x64(row_cov):
+    y = series().astype(jnp.float32)
+    model = ssmlin.LinearAttentionSSM("gated_deltanet", M, M, 3, num_lags=1, row_cov=row_cov)
+    params, history = model.fit(y, model.compute_inputs(y), num_epochs=2, progress=False)
+    assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
+    assert np.isfinite(history.losses).all()
 
 
 def test_priors_are_hashable_settings():
