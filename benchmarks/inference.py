@@ -1,6 +1,6 @@
-"""Time ssmlin's filter and smoother against dynamax's on the same model, in one run.
+"""Time ssmlin's filter and smoother against dynamax's on the same model, and the recurrence.
 
-Float32, compile time apart, medians with the middle half's range in parentheses.
+All in one run, float32, compile time apart, medians with the middle half's range in parentheses.
 
     python benchmarks/inference.py [--quick]
 """
@@ -9,6 +9,7 @@ import argparse
 import os
 import platform
 import time
+from functools import partial
 from importlib.metadata import version
 
 import jax
@@ -113,6 +114,32 @@ def main():
                 f"| {our_compile:.1f} / {their_compile:.1f} |",
                 flush=True,
             )
+    drivers(quick)
+
+
+def drivers(quick):
+    """The deterministic recurrence by its three drivers."""
+    print()
+    print("| T, d, m | driver | ms | compile, s |")
+    print("|---|---|---|---|")
+    for steps, d, m in ((10_000, 16, 1), (10_000, 16, 16), (2_000, 64, 64)):
+        keys = jax.random.split(jax.random.key(0), 5)
+        tokens = {
+            "keys": jax.random.normal(keys[0], (steps, d)),
+            "values": jax.random.normal(keys[1], (steps, m)),
+            "queries": jax.random.normal(keys[2], (steps, d)),
+            "alpha": jax.random.uniform(keys[3], (steps,)),
+            "beta": jax.random.uniform(keys[4], (steps,)),
+        }
+        for method in ("sequential", "chunked", "associative"):
+            run = partial(_attend, method)
+            compile_time, quartiles = measure(run, tokens, repeats=3 if quick else 7)
+            size = ", ".join(f"{n:,}".replace(",", " ") for n in (steps, d, m))
+            print(f"| {size} | {method} | {1e3 * quartiles[1]:.3g} | {compile_time:.1f} |")
+
+
+def _attend(method, tokens):
+    return ssmlin.linear_attention("gated_deltanet", **tokens, method=method)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from ssmlin.models import LinearAttentionSSM, ParamsLinearAttentionSSM
 class FittedAttention(NamedTuple):
     """What a report may show of a fitted linear attention.
 
-    Args:
+    Attributes:
         model: the model.
         params: its fitted parameters.
     """

@@ -18,7 +18,7 @@ Values = Float[np.ndarray, "T m"]
 class OneStep(NamedTuple):
     """One-step-ahead predictions of a whole series.
 
-    Args:
+    Attributes:
         log_density: log p(y_t | y_{1:t-1}), (T,).
         means: E[y_t | y_{1:t-1}], (T, m).
     """
@@ -30,7 +30,7 @@ class OneStep(NamedTuple):
 class Fitted(NamedTuple):
     """A fitted forecaster.
 
-    Args:
+    Attributes:
         predict: from a series, the training part first, to its one-step predictions.
         num_parameters: how many numbers were fitted.
         validation: for a fit that held out the end of its training data itself, the mean log
@@ -72,7 +72,7 @@ class Forecaster:
 class Result(NamedTuple):
     """How a forecaster did on the held-out part.
 
-    Args:
+    Attributes:
         name: the forecaster.
         setting: the chosen setting.
         log_density: mean log predictive density a step, and NaN if it failed.

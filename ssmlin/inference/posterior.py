@@ -13,7 +13,7 @@ class PosteriorMatrixLGSSM(NamedTuple):
     covariance: then covariances are (T, m, d, d), one for each row of S_t and relative to Σ_ii,
     and `emission_scales` is (T, m).
 
-    Args:
+    Attributes:
         marginal_loglik: log p(y_{1:T}), a scalar.
         log_predictive: log p(y_t | y_{1:t-1}), (T,); 0 where nothing was observed.
         emission_means: E[y_t | y_{1:t-1}], (T, m); also where y_t is missing.

@@ -29,7 +29,7 @@ class StepwiseModel(Protocol):
 class FitHistory(NamedTuple):
     """How a fit went.
 
-    Args:
+    Attributes:
         losses: training loss of every epoch run.
         scores: what the best epoch was chosen by, at the start of every epoch run: minus the log
             predictive density per value of the validation part, or the training loss.

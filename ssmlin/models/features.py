@@ -13,7 +13,7 @@ from ssmlin import _checks
 class ParamsProjection(NamedTuple):
     """A linear map of the inputs, x_t = W u_t + b; doubles as a container of properties.
 
-    Args:
+    Attributes:
         weights: W, (..., p).
         bias: b, (...).
     """
@@ -25,7 +25,7 @@ class ParamsProjection(NamedTuple):
 class ParamsGate(NamedTuple):
     r"""A gate in an interval, $g_t = \sigma(\sigma^{-1}(g) + W u_t)$, σ scaled to the interval.
 
-    Args:
+    Attributes:
         value: g, the gate at u_t = 0, (...).
         weights: W, (..., p); None for a constant gate.
     """

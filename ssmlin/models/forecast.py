@@ -14,7 +14,7 @@ from ssmlin.lgssm import MatrixLGSSM
 class Forecast(NamedTuple):
     """Predictive distribution of the next emissions.
 
-    Args:
+    Attributes:
         means: (horizon, m).
         covariances: covariance of each emission, (horizon, m, m).
         levels: the probabilities of the central intervals, (num_levels,).

@@ -16,7 +16,7 @@ from ssmlin.models.features import ParamsGate, ParamsProjection
 class ParamsAttentionInitial(NamedTuple):
     """Law of S_0, before the first transition; doubles as a container of properties.
 
-    Args:
+    Attributes:
         mean: M_0, (m, d).
         variances: the diagonal of P_0, (d,).
     """
@@ -28,7 +28,7 @@ class ParamsAttentionInitial(NamedTuple):
 class ParamsAttentionDynamics(NamedTuple):
     """Maps from inputs to tokens and gates, None where the mechanism has no such token.
 
-    Args:
+    Attributes:
         keys: projection to k_t, (d,) or (n_h, d).
         queries: projection to q_t, (d,).
         values: projection to v_t, (m,) or (n_h, m).
@@ -55,7 +55,7 @@ class ParamsAttentionDynamics(NamedTuple):
 class ParamsAttentionEmissions(NamedTuple):
     """y_t = S_t h_t + D u_t + d + ε_t, ε_t ~ N(0, r Σ).
 
-    Args:
+    Attributes:
         input_weights: D, (m, p), or None.
         bias: d, (m,), or None.
         noise: r, scalar; fixed to 1 where Σ is learned, since only r Σ is identified.
@@ -71,7 +71,7 @@ class ParamsAttentionEmissions(NamedTuple):
 class ParamsLinearAttentionSSM(NamedTuple):
     """Parameters of :class:`ssmlin.LinearAttentionSSM`, or their properties.
 
-    Args:
+    Attributes:
         initial: law of the first state.
         dynamics: tokens, gates and process noise.
         emissions: readout.

@@ -1,0 +1,29 @@
+"""The example and the README's code run as they stand."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.float32
+def test_quickstart_tracks_the_coefficient(capsys):
+    runpy.run_path(str(ROOT / "examples" / "quickstart.py"))
+    shown = capsys.readouterr().out
+    pairs = re.findall(r"coefficient ([+-][\d.]+), true ([+-][\d.]+)", shown)
+    assert len(pairs) == 3
+    for found, true in pairs:
+        assert abs(float(found) - float(true)) < 0.35
+
+
+@pytest.mark.slow
+@pytest.mark.float32
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_code_on_pages_runs(page):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.S)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, page, "exec"), {})  # noqa: S102
