@@ -6,7 +6,7 @@ They check the arguments, settle what is missing, call a driver and assemble the
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +14,31 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ssmlin import _checks
-from ssmlin.inference import sequential
+from ssmlin.inference import adjoint, sequential
+from ssmlin.inference.covariance import FORMS, CovarianceForm, batched_product
+from ssmlin.inference.parallel import Chunked
 from ssmlin.inference.posterior import PosteriorMatrixLGSSM
 from ssmlin.lgssm import LowRank, MatrixLGSSM
 
-Method = Literal["auto", "sequential"]
+Method = Literal["auto", "sequential", "associative", "chunked"]
+Form = Literal["plain", "square_root"]
 Missing = Literal["auto", "rows", "entries"]
+Gradient = Literal["adjoint", "autodiff"]
 
-_METHODS = ("auto", "sequential")
+_DRIVERS: dict[str, Any] = {
+    "sequential": sequential,
+    "associative": Chunked(1),
+    "chunked": Chunked(),
+}
 _MISSING = ("auto", "rows", "entries")
+
+
+class Plan(NamedTuple):
+    """How a call is carried out: what the compiled functions are specialised to."""
+
+    driver: Any  # the sequential module or a Chunked, which has its functions
+    form: CovarianceForm
+    by_rows: bool
 
 
 def matrix_lgssm_filter(
@@ -34,6 +50,8 @@ def matrix_lgssm_filter(
     missing: Missing = "auto",
     store: Literal["all", "filtered", "means", "last", "loglik"] = "filtered",
     method: Method = "auto",
+    covariance_form: Form = "plain",
+    gradient: Gradient = "adjoint",
 ) -> PosteriorMatrixLGSSM:
     r"""Run the Kalman filter of the matrix-state model, at O(d² + m d) a step.
 
@@ -45,11 +63,14 @@ def matrix_lgssm_filter(
     P_0 are zero or singular. Works under jit, vmap and grad.
 
     Args:
-        lgssm: the model.
-        emissions: y, (T, m); NaN means missing.
-        mask: (T,), False where the whole emission is to be taken as missing.
-        length: the number of steps that belong to the sequence; later ones are padding (their
-            keys must be finite) and taken as missing.
+        lgssm: the model. A batch of models, every array with a leading axis B (as vmap over
+            :func:`ssmlin.matrix_lgssm` gives it), goes with a batch of emissions and is filtered
+            with the batch axis last in memory, which on a CPU is faster than vmap over this
+            function.
+        emissions: y, (T, m) or (B, T, m); NaN means missing.
+        mask: (T,) or (B, T), False where the whole emission is to be taken as missing.
+        length: the number of steps that belong to the sequence, an integer or (B,); later ones are
+            padding (their keys must be finite) and taken as missing.
         missing: how a partly missing emission is treated. "entries": exactly, with a covariance
             for each row (needs a diagonal Σ). "rows": the step counts as wholly missing. "auto":
             "entries" if there is such a step, "rows" if not; under a trace, where that cannot be
@@ -57,7 +78,17 @@ def matrix_lgssm_filter(
         store: what to keep over time. "all": filtered and predicted moments; "filtered": filtered
             moments; "means": filtered means; "last": the last filtered moments (time axis of
             length 1); "loglik": none. The emissions' predictive moments are always kept.
-        method: the driver; "auto" is "sequential".
+        method: the driver. "sequential": a scan over time, O(d² + m d) a step. "associative":
+            a parallel scan, O(d³) a step in log T rounds. "chunked": sequential scans over about
+            √T chunks at the same time, joined by a parallel scan. "auto": "sequential" on a CPU;
+            on an accelerator "associative" or, where that would take too much memory, "chunked".
+        covariance_form: "plain" carries P_t. "square_root" carries a factor of it, for single
+            precision where P_0 is large beside r_t; slower.
+        gradient: how the gradient of what depends on the likelihood part alone is taken, with
+            `store` "loglik" or "last" and the sequential driver. "adjoint": by the exact adjoint
+            recursion, in O(T d + √T d²) memory; derivatives of it can be taken again, but not
+            forward-mode ones of the filter itself. "autodiff": by JAX, through the scan, in
+            O(T d²) memory; any derivatives.
 
     Returns:
         The posterior.
@@ -77,9 +108,9 @@ def matrix_lgssm_filter(
     Source: West and Harrison, Bayesian Forecasting and Dynamic Models (1997), chapter 16.
     """
     _checks.one_of("store", store, ("all", "filtered", "means", "last", "loglik"))
-    _checks.one_of("method", method, _METHODS)
-    problem, by_rows = _prepare(lgssm, emissions, mask, length, missing)
-    return _filter(*problem, store=store, by_rows=by_rows)
+    _checks.one_of("gradient", gradient, ("adjoint", "autodiff"))
+    problem, plan = _prepare(lgssm, emissions, mask, length, missing, method, covariance_form)
+    return _filter(*problem, store=store, gradient=gradient, plan=plan)
 
 
 def matrix_lgssm_smoother(
@@ -91,6 +122,7 @@ def matrix_lgssm_smoother(
     missing: Missing = "auto",
     store: Literal["all", "means"] = "all",
     method: Method = "auto",
+    covariance_form: Form = "plain",
 ) -> PosteriorMatrixLGSSM:
     r"""Smooth the matrix-state model by the modified Bryson-Frazier recursion.
 
@@ -101,14 +133,15 @@ def matrix_lgssm_smoother(
     and one batched product for the covariances.
 
     Args:
-        lgssm: the model.
-        emissions: y, (T, m); NaN means missing.
+        lgssm: the model, or a batch of models; see :func:`matrix_lgssm_filter`.
+        emissions: y, (T, m) or (B, T, m); NaN means missing.
         mask: see :func:`matrix_lgssm_filter`.
         length: see :func:`matrix_lgssm_filter`.
         missing: see :func:`matrix_lgssm_filter`.
         store: "all": filtered and smoothed moments; "means": smoothed means alone, without any
             covariance over time.
-        method: the driver; "auto" is "sequential".
+        method: see :func:`matrix_lgssm_filter`.
+        covariance_form: see :func:`matrix_lgssm_filter`.
 
     Returns:
         The posterior.
@@ -128,9 +161,8 @@ def matrix_lgssm_smoother(
     Source: Bierman (1973); de Jong (1989).
     """
     _checks.one_of("store", store, ("all", "means"))
-    _checks.one_of("method", method, _METHODS)
-    problem, by_rows = _prepare(lgssm, emissions, mask, length, missing)
-    return _smoother(*problem, store=store, by_rows=by_rows)
+    problem, plan = _prepare(lgssm, emissions, mask, length, missing, method, covariance_form)
+    return _smoother(*problem, store=store, plan=plan)
 
 
 def matrix_lgssm_posterior_sample(
@@ -143,6 +175,7 @@ def matrix_lgssm_posterior_sample(
     length: int | Int[Array, ""] | None = None,
     missing: Missing = "auto",
     method: Method = "auto",
+    covariance_form: Form = "plain",
 ) -> Float[Array, "num_samples T m d"]:
     r"""Draw state paths from $p(S_{1:T} \mid y_{1:T})$, exactly also where Q_t is singular.
 
@@ -157,7 +190,8 @@ def matrix_lgssm_posterior_sample(
         mask: see :func:`matrix_lgssm_filter`.
         length: see :func:`matrix_lgssm_filter`.
         missing: see :func:`matrix_lgssm_filter`.
-        method: the driver; "auto" is "sequential".
+        method: see :func:`matrix_lgssm_filter`.
+        covariance_form: see :func:`matrix_lgssm_filter`.
 
     Returns:
         The paths, (num_samples, T, m, d).
@@ -178,9 +212,8 @@ def matrix_lgssm_posterior_sample(
     Source: Durbin and Koopman (2002), Biometrika 89.
     """
     _checks.positive_int("num_samples", num_samples)
-    _checks.one_of("method", method, _METHODS)
-    problem, by_rows = _prepare(lgssm, emissions, mask, length, missing)
-    return _posterior_sample(key, *problem, num_samples=num_samples, by_rows=by_rows)
+    problem, plan = _prepare(lgssm, emissions, mask, length, missing, method, covariance_form)
+    return _posterior_sample(key, *problem, num_samples=num_samples, plan=plan)
 
 
 def matrix_lgssm_sample(
@@ -216,15 +249,26 @@ def matrix_lgssm_sample(
 
 
 def _prepare(
-    lgssm: MatrixLGSSM, emissions: Any, mask: Any, length: Any, missing: str
-) -> tuple[tuple[MatrixLGSSM, Array, Array], bool]:
-    """Check the data; return the model, emissions free of NaN, what was observed, and by rows?"""
+    lgssm: MatrixLGSSM,
+    emissions: Any,
+    mask: Any,
+    length: Any,
+    missing: str,
+    method: str,
+    covariance_form: str,
+) -> tuple[tuple[MatrixLGSSM, Array, Array], Plan]:
+    """Check the data; return the model, emissions free of NaN, what was observed, and the plan."""
     if not isinstance(lgssm, MatrixLGSSM):
         raise TypeError(f"lgssm: expected a MatrixLGSSM, got {type(lgssm).__name__}")
     _checks.one_of("missing", missing, _MISSING)
+    _checks.one_of("method", method, ("auto", *_DRIVERS))
+    _checks.one_of("covariance_form", covariance_form, tuple(FORMS))
     sizes = {"T": lgssm.num_timesteps, "m": lgssm.value_dim}
+    batch: tuple[str, ...] = ()
+    if sequential.is_batched(lgssm):
+        batch, sizes["B"] = ("B",), lgssm.initial_mean.shape[0]
     y = _checks.float_array("emissions", emissions)
-    _checks.shaped("emissions", y, ("T", "m"), sizes)
+    _checks.shaped("emissions", y, (*batch, "T", "m"), sizes)
     if _checks.is_concrete(y) and np.isinf(np.asarray(y)).any():
         raise ValueError("emissions: expected finite values or NaN for missing, got an infinity")
     y = y.astype(lgssm.dtype)
@@ -234,17 +278,23 @@ def _prepare(
         mask = jnp.asarray(mask)
         if mask.dtype != bool:
             raise TypeError(f"mask: expected a boolean array, got {_checks.describe(mask)}")
-        observed &= _checks.shaped("mask", mask, ("T",), sizes)[:, None]
+        observed &= _checks.shaped("mask", mask, (*batch, "T"), sizes)[..., None]
     if length is not None:
-        if _checks.is_concrete(length) and not 0 <= int(length) <= sizes["T"]:
+        length = jnp.asarray(length)
+        if length.ndim:
+            _checks.shaped("length", length, batch, sizes)
+        outside = _checks.is_concrete(length) and (
+            np.asarray((length < 0) | (length > sizes["T"])).any()
+        )
+        if outside:
             raise ValueError(f"length: expected 0 <= length <= T = {sizes['T']}, got {length}")
-        observed &= (jnp.arange(sizes["T"]) < length)[:, None]
+        observed &= (jnp.arange(sizes["T"]) < length[..., None])[..., None]
 
     if missing == "auto":
         partly = (
             _checks.is_concrete(observed)
             and lgssm.value_dim > 1
-            and bool(np.any(np.asarray(observed).any(1) != np.asarray(observed).all(1)))
+            and bool(np.any(np.asarray(observed).any(-1) != np.asarray(observed).all(-1)))
         )
         missing = "entries" if partly else "rows"
     by_rows = missing == "entries" and lgssm.value_dim > 1
@@ -252,12 +302,33 @@ def _prepare(
         raise ValueError(
             "missing: expected 'rows', since a covariance for each row needs a row_cov known to be "
             "diagonal (give its diagonal, shape (m,)); got partly missing emissions and a full "
-            "row_cov"
+            "row_cov, for which ssmlin.lgssm_filter(lgssm.to_dynamax(), emissions) is exact"
         )
     if not by_rows:
-        observed = jnp.broadcast_to(observed.all(axis=1, keepdims=True), y.shape)
+        observed = jnp.broadcast_to(observed.all(axis=-1, keepdims=True), y.shape)
+    if method == "auto":
+        method = _choose_driver(lgssm)
+    plan = Plan(_DRIVERS[method], FORMS[covariance_form], by_rows)
     # Missing entries become zeros here, before any arithmetic, so no NaN can reach a gradient.
-    return (lgssm, jnp.where(observed, y, 0.0), observed.astype(y.dtype)), by_rows
+    return (lgssm, jnp.where(observed, y, 0.0), observed.astype(y.dtype)), plan
+
+
+def _choose_driver(lgssm: MatrixLGSSM) -> str:
+    """The fastest driver: on a CPU the scan, by the table in docs/benchmarks.md.
+
+    On an accelerator a step of a scan costs some tens of microseconds whatever its size, so there
+    it is the associative scan for a sequence of any length, while its elements, about ten d × d
+    arrays a step, fit into memory. A batch keeps an accelerator busy by itself.
+    """
+    if jax.default_backend() == "cpu" or lgssm.num_timesteps < _SHORT:
+        return "sequential"
+    if sequential.is_batched(lgssm) and lgssm.initial_mean.shape[0] >= lgssm.num_timesteps:
+        return "sequential"
+    size = 10 * lgssm.num_timesteps * lgssm.key_dim**2 * lgssm.dtype.itemsize
+    return "associative" if size < _ASSOCIATIVE_BYTES else "chunked"
+
+
+_SHORT, _ASSOCIATIVE_BYTES = 64, 2**33
 
 
 def _over_rows(core: Callable[..., Any], lgssm: MatrixLGSSM, *data: Array) -> Any:
@@ -316,6 +387,8 @@ def _assemble(
     lgssm: MatrixLGSSM, y: Array, observed: Array, run: sequential.Forward
 ) -> tuple[PosteriorMatrixLGSSM, Array, Array]:
     """The posterior's likelihood part, the residuals e_t and the precisions 1/s_t."""
+    if sequential.is_batched(lgssm):
+        return jax.vmap(_assemble)(lgssm, y, observed, run)
     seen = observed[:, 0]
     scales = jnp.where(seen > 0, run.scales, 1.0)
     residuals = (y - run.emission_means) * observed
@@ -342,61 +415,72 @@ def _assemble(
 
 
 def _filter_core(
-    lgssm: MatrixLGSSM, emissions: Array, observed: Array, store: str
+    lgssm: MatrixLGSSM, emissions: Array, observed: Array, *, store: str, gradient: str, plan: Plan
 ) -> PosteriorMatrixLGSSM:
     """Filter with a shared covariance."""
-    y = _centred(lgssm, emissions, observed)
-    run = sequential.forward(
-        lgssm,
-        y,
-        observed[:, 0],
-        keep_gains=store == "all",
-        keep_means=store in ("all", "filtered", "means"),
-        keep_covariances=store in ("all", "filtered"),
-    )
+    y, seen = _centred(lgssm, emissions, observed), observed[..., 0]
+    form = plan.form
+    slim = store in ("last", "loglik")
+    if slim and gradient == "adjoint" and plan.driver is sequential:
+        run, last_cov = adjoint.forward(lgssm, y, seen, form)
+    else:
+        run = plan.driver.forward(
+            lgssm,
+            y,
+            seen,
+            form=form,
+            keep_gains=store == "all",
+            keep_means=not slim,
+            keep_covariances=store in ("all", "filtered"),
+        )
+        last_cov = form.to_dense(run.last_stored)
     posterior, residuals, _ = _assemble(lgssm, y, observed, run)
-    means, covariances = run.means, run.covariances
     if store == "last":
-        means, covariances = run.last_mean[None], run.last_cov[None]
-    posterior = posterior._replace(filtered_means=means, filtered_covariances=covariances)
-    if store == "all":
+        return posterior._replace(
+            filtered_means=run.last_mean[..., None, :, :],
+            filtered_covariances=last_cov[..., None, :, :],
+        )
+    if run.means is not None:
+        posterior = posterior._replace(filtered_means=run.means)
+    if run.stored is not None:
+        posterior = posterior._replace(filtered_covariances=form.to_dense(run.stored))
+    if run.gains is not None and store == "all":
         # Undo the update: M⁻ = M − e gᵀ and P⁻ = P + s g gᵀ.
-        update = run.scales[:, None, None] * run.gains[:, :, None] * run.gains[:, None, :]
+        gains = run.gains[..., None, :]
+        update = run.scales[..., None, None] * gains.mT * gains
         posterior = posterior._replace(
-            predicted_means=means - residuals[:, :, None] * run.gains[:, None, :],
-            predicted_covariances=covariances + update,
+            predicted_means=posterior.filtered_means - residuals[..., :, None] * gains,
+            predicted_covariances=posterior.filtered_covariances + update,
         )
     return posterior
 
 
-def _batched_product(a: Float[Array, "T n d"], b: Float[Array, "T d e"]) -> Float[Array, "T n e"]:
-    """Product at every step; small matrices as a fused sum, for which batched products are slow."""
-    if b.shape[-2] > 32:
-        return a @ b
-    return jnp.sum(a[:, :, :, None] * b[:, None], axis=2)
-
-
 def _smoother_core(
-    lgssm: MatrixLGSSM, emissions: Array, observed: Array, store: str
+    lgssm: MatrixLGSSM, emissions: Array, observed: Array, *, store: str, plan: Plan
 ) -> PosteriorMatrixLGSSM:
     """Smooth with a shared covariance."""
     y = _centred(lgssm, emissions, observed)
-    moments = store == "all"
-    run = sequential.forward(
-        lgssm, y, observed[:, 0], keep_gains=True, keep_means=moments, keep_covariances=moments
+    moments, form = store == "all", plan.form
+    run = plan.driver.forward(
+        lgssm,
+        y,
+        observed[..., 0],
+        form=form,
+        keep_gains=True,
+        keep_means=moments,
+        keep_covariances=moments,
     )
     posterior, residuals, precisions = _assemble(lgssm, y, observed, run)
-    adjoint = sequential.backward(lgssm, run.gains, precisions, residuals, keep_information=moments)
+    back = plan.driver.backward(lgssm, run.gains, precisions, residuals, keep_information=moments)
     if not moments:
-        means = sequential.smoothed_means(lgssm, lgssm.initial_mean, adjoint)
+        means = plan.driver.smoothed_means(lgssm, lgssm.initial_mean, back)
         return posterior._replace(smoothed_means=means)
-    covs = run.covariances
-    smoothed = covs - _batched_product(_batched_product(covs, adjoint.information), covs)
+    covs = form.to_dense(run.stored)
     return posterior._replace(
         filtered_means=run.means,
         filtered_covariances=covs,
-        smoothed_means=run.means - _batched_product(adjoint.filtered_adjoints, covs),
-        smoothed_covariances=0.5 * (smoothed + smoothed.mT),
+        smoothed_means=run.means - batched_product(back.filtered_adjoints, covs),
+        smoothed_covariances=form.smoothed(run.stored, back.information),
     )
 
 
@@ -407,7 +491,7 @@ def symmetric_root(cov: Float[Array, "... d d"]) -> Float[Array, "... d d"]:
 
 
 def _sample_core(
-    key: Array, lgssm: MatrixLGSSM, num_samples: int
+    key: Array, lgssm: MatrixLGSSM, num_samples: int, driver: Any
 ) -> tuple[Float[Array, "T n m d"], Float[Array, "T n m"]]:
     """States and emissions less their bias, time first."""
     n, m, d, steps = num_samples, lgssm.value_dim, lgssm.key_dim, lgssm.num_timesteps
@@ -421,70 +505,112 @@ def _sample_core(
     start = jax.random.normal(keys[0], (n, m, d), lgssm.dtype)
     start = lgssm.initial_mean + mix(start @ symmetric_root(lgssm.initial_cov).T)
     shocks = mix(lgssm.process_noise.sample(keys[1], n * m).reshape(steps, n, m, d))
-
-    def step(state, inputs):
-        transition, drift, shock = inputs
-        state = transition.apply(state) + drift.to_dense() + shock
-        return state, state
-
-    _, states = jax.lax.scan(step, start, (lgssm.transition, lgssm.drift, shocks))
+    shifts = (shocks + lgssm.drift.to_dense()[:, None]).reshape(steps, n * m, d)
+    states = driver.carried_means(lgssm, start.reshape(n * m, d), shifts, with_drift=False)
     noise = mix(jax.random.normal(keys[2], (steps, n, m, 1), lgssm.dtype))[..., 0]
     noise = noise * jnp.sqrt(lgssm.emission_noise)[:, None, None]
+    states = states.reshape(steps, n, m, d)
     return states, jnp.einsum("tnmd,td->tnm", states, lgssm.readout) + noise
 
 
 def _posterior_sample_core(
-    lgssm: MatrixLGSSM, emissions: Array, observed: Array, key: Array, num_samples: int
+    lgssm: MatrixLGSSM, emissions: Array, observed: Array, key: Array, num_samples: int, plan: Plan
 ) -> Float[Array, "n T m d"]:
     """Paths by mean correction; the draws are stacked as further rows of one state."""
     n, m, steps, d = num_samples, lgssm.value_dim, lgssm.num_timesteps, lgssm.key_dim
+    driver = plan.driver
     y = _centred(lgssm, emissions, observed)
     seen = observed[:, 0]
-    run = sequential.forward(lgssm, y, seen, keep_gains=True)
-    states, simulated = _sample_core(key, lgssm, n)
+    run = driver.forward(lgssm, y, seen, form=plan.form, keep_gains=True)
+    states, simulated = _sample_core(key, lgssm, n, driver)
     difference = (y[:, None] - simulated).reshape(steps, n * m) * seen[:, None]
-    predicted = sequential.forward_means(lgssm, difference, run.gains)
+    zero_mean = jnp.zeros((n * m, d), lgssm.dtype)
+    predicted, _ = driver.forward_means(lgssm, zero_mean, difference, run.gains)
     residuals = (difference - predicted) * seen[:, None]
     precisions = seen / jnp.where(seen > 0, run.scales, 1.0)
-    zero_mean = jnp.zeros((n * m, d), lgssm.dtype)
-    stacked = replace(lgssm, initial_mean=zero_mean)
-    adjoint = sequential.backward(stacked, run.gains, precisions, residuals)
-    means = sequential.smoothed_means(stacked, zero_mean, adjoint, with_drift=False)
+    back = driver.backward(lgssm, run.gains, precisions, residuals)
+    means = driver.smoothed_means(lgssm, zero_mean, back, with_drift=False)
     return jnp.moveaxis(states + means.reshape(steps, n, m, d), 1, 0)
 
 
-@partial(jax.jit, static_argnames=("store", "by_rows"))
-def _filter(lgssm, emissions, observed, *, store, by_rows):
-    core = partial(_filter_core, store=store)
-    if by_rows:
-        return _join_rows(_over_rows(core, lgssm, emissions, observed), lgssm.row_cov)
-    return core(lgssm, emissions, observed)
+# ------------------------------------------------------------------- batches and single rows
 
 
-@partial(jax.jit, static_argnames=("store", "by_rows"))
-def _smoother(lgssm, emissions, observed, *, store, by_rows):
-    core = partial(_smoother_core, store=store)
-    if by_rows:
-        return _join_rows(_over_rows(core, lgssm, emissions, observed), lgssm.row_cov)
-    return core(lgssm, emissions, observed)
+def _run(core: Callable[..., Any], plan: Plan, lgssm: MatrixLGSSM, *data: Array) -> Any:
+    """Run a core that gives a posterior on one sequence or a batch, by rows where the plan says."""
+    if plan.by_rows:
+
+        def one(lgssm: MatrixLGSSM, *data: Array) -> PosteriorMatrixLGSSM:
+            return _join_rows(_over_rows(core, lgssm, *data), lgssm.row_cov)
+
+    else:
+        one = core
+    if not sequential.is_batched(lgssm):
+        return one(lgssm, *data)
+    if plan.by_rows or plan.driver is not sequential:
+        return jax.vmap(one)(lgssm, *data)
+    return _in_groups(core, lgssm, *data)
 
 
-@partial(jax.jit, static_argnames=("num_samples", "by_rows"))
-def _posterior_sample(key, lgssm, emissions, observed, *, num_samples, by_rows):
-    if by_rows:
+def _in_groups(core: Callable[..., Any], lgssm: MatrixLGSSM, *data: Array) -> Any:
+    """Run a core on groups of sequences, one group after the other, each with its batch axis last.
+
+    On a CPU a group's covariances are to stay in the first-level cache, and XLA's sums along the
+    leading axis become ten times slower from 4096 elements on. An accelerator takes all at once.
+    """
+    num = lgssm.initial_mean.shape[0]
+    most = num if jax.default_backend() != "cpu" else max(1, _GROUP_ELEMENTS // lgssm.key_dim**2)
+    num_groups = -(-num // min(most, num))
+    size = -(-num // num_groups)
+    if num_groups == 1:
+        return core(lgssm, *data)
+    index = jnp.minimum(jnp.arange(num_groups * size), num - 1)  # the last one fills up
+    groups = jax.tree.map(
+        lambda x: x[index].reshape(num_groups, size, *x.shape[1:]), (lgssm, *data)
+    )
+    if size == 1:
+        groups = jax.tree.map(lambda x: x[:, 0], groups)
+    done = jax.lax.map(lambda group: core(*group), groups)
+    if size == 1:
+        return done
+    return jax.tree.map(lambda x: x.reshape(num_groups * size, *x.shape[2:])[:num], done)
+
+
+_GROUP_ELEMENTS = 2048
+
+
+@partial(jax.jit, static_argnames=("store", "gradient", "plan"))
+def _filter(lgssm, emissions, observed, *, store, gradient, plan):
+    core = partial(_filter_core, store=store, gradient=gradient, plan=plan)
+    return _run(core, plan, lgssm, emissions, observed)
+
+
+@partial(jax.jit, static_argnames=("store", "plan"))
+def _smoother(lgssm, emissions, observed, *, store, plan):
+    core = partial(_smoother_core, store=store, plan=plan)
+    return _run(core, plan, lgssm, emissions, observed)
+
+
+@partial(jax.jit, static_argnames=("num_samples", "plan"))
+def _posterior_sample(key, lgssm, emissions, observed, *, num_samples, plan):
+    if sequential.is_batched(lgssm):
+        keys = jax.random.split(key, lgssm.initial_mean.shape[0])
+        one = partial(_posterior_sample, num_samples=num_samples, plan=plan)
+        return jax.vmap(one)(keys, lgssm, emissions, observed)
+    if plan.by_rows:
         keys = jax.random.split(key, lgssm.value_dim)
 
         def core(row, y, seen, index):
-            return _posterior_sample_core(row, y, seen, keys[index[0, 0]], num_samples)
+            return _posterior_sample_core(row, y, seen, keys[index[0, 0]], num_samples, plan)
 
         index = jnp.arange(lgssm.value_dim)[None, :]
         draws = _over_rows(core, lgssm, emissions, observed, index)
         return jnp.moveaxis(draws[:, :, :, 0], 0, 2)
-    return _posterior_sample_core(lgssm, emissions, observed, key, num_samples)
+    return _posterior_sample_core(lgssm, emissions, observed, key, num_samples, plan)
 
 
 @partial(jax.jit, static_argnames=("num_samples",))
 def _sample(key, lgssm, num_samples):
-    states, emissions = _sample_core(key, lgssm, num_samples)
+    states, emissions = _sample_core(key, lgssm, num_samples, sequential)
     emissions = emissions + lgssm.emission_bias[:, None]
     return jnp.moveaxis(states, 1, 0), jnp.moveaxis(emissions, 1, 0)

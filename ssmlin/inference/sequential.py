@@ -1,20 +1,41 @@
-r"""The sequential driver: scans over time whose bodies hold no matrix-matrix product.
+r"""Scans over time whose bodies hold no matrix-matrix product.
 
 Every step takes a few matrix-vector products of the covariance and writes it once, as a scaled copy
 less a few symmetric rank-1 terms: O(d² + m d) a step. On a CPU one tiny matrix-matrix product costs
 more than all of that, so the low-rank parts are worked off column by column.
 
 Conventions: M is m × d with the state's rows; a missing emission has ``observed`` = 0, which turns
-the update off and leaves the prediction as the filtered law.
+the update off and leaves the prediction as the filtered law. Every function takes one sequence or a
+batch of them, whose axis leads every array of the model and the data; inside the scans it is last.
 """
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from ssmlin.lgssm import DPLR, MatrixLGSSM
+from ssmlin.inference.covariance import (
+    PLAIN,
+    CovarianceForm,
+    Step,
+    carry_rows,
+    congruence_pairs,
+    scaled_less,
+)
+from ssmlin.inference.scan import (
+    columns,
+    drift_times,
+    inner,
+    noise_times,
+    outer,
+    symmetric_times,
+    times,
+    transition_times,
+)
+from ssmlin.lgssm import DPLR, DiagPlusLowRank, LowRank, MatrixLGSSM
 
 
 class Forward(NamedTuple):
@@ -22,11 +43,11 @@ class Forward(NamedTuple):
 
     emission_means: Float[Array, "T m"]
     scales: Float[Array, " T"]
-    gains: Float[Array, "T d"]
-    means: Float[Array, "T m d"]
-    covariances: Float[Array, "T d d"]
     last_mean: Float[Array, "m d"]
-    last_cov: Float[Array, "d d"]
+    last_stored: Float[Array, "d n"] | None = None  # P or a factor, as the covariance form keeps it
+    gains: Float[Array, "T d"] | None = None
+    means: Float[Array, "T m d"] | None = None
+    stored: Float[Array, "T d n"] | None = None
 
 
 class Backward(NamedTuple):
@@ -38,62 +59,117 @@ class Backward(NamedTuple):
 
     filtered_adjoints: Float[Array, "T m d"]
     predicted_adjoints: Float[Array, "T m d"]
-    information: Float[Array, "T d d"]
+    information: Float[Array, "T d d"] | None
     initial_adjoint: Float[Array, "m d"]
+    initial_information: Float[Array, "d d"] | None
 
 
-def _columns(x: Float[Array, "d k"]) -> list[Float[Array, " d"]]:
-    """The columns of a matrix of few columns."""
-    return [x[:, j] for j in range(x.shape[1])]
+class Inputs(NamedTuple):
+    """What a step of the forward scan is given."""
+
+    covariance: Step
+    drift: LowRank
+    emission: Array
 
 
-def _symmetric(
-    products: list[Float[Array, " d"]],
-    scale: Float[Array, " d"],
-    left: list[Float[Array, " d"]],
-    right: list[Float[Array, " d"]],
-) -> list[tuple[Float[Array, " d"], Float[Array, " d"]]]:
-    r"""Pairs (x, v) with $A^\top P A = w w^\top \odot P - \sum_j (x_j v_j^\top + v_j x_j^\top)$.
-
-    For A = diag(w) − U Vᵀ: x_j = w ⊙ P u_j − ½ Σ_i (u_iᵀ P u_j) v_i, where `products` holds P u_j.
-    """
-    pairs = []
-    for product, v in zip(products, right, strict=True):
-        x = scale * product
-        for u_other, v_other in zip(left, right, strict=True):
-            x = x - 0.5 * jnp.sum(u_other * product) * v_other
-        pairs.append((x, v))
-    return pairs
+def batch_last(tree: Any, batched: bool) -> Any:
+    """Move the leading batch axis of every array, if there is one, to the end."""
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), tree) if batched else tree
 
 
-def _scaled_less(
-    matrix: Float[Array, "d d"],
-    scale: Float[Array, " d"],
-    pairs: list[tuple[Float[Array, " d"], Float[Array, " d"]]],
-) -> Float[Array, "d d"]:
-    """W wᵀ ⊙ matrix − Σ (x vᵀ + v xᵀ), symmetric term by term."""
-    out = (scale[:, None] * scale) * matrix
-    for x, v in pairs:
-        out = out - (x[:, None] * v + v[:, None] * x)
-    return out
+def batch_first(tree: Any, batched: bool) -> Any:
+    """Undo :func:`batch_last`."""
+    return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), tree) if batched else tree
 
 
-def _carry_rows(
-    rows: Float[Array, "n d"],
-    scale: Float[Array, " d"],
-    products: list[Float[Array, " n"]],
-    right: list[Float[Array, " d"]],
-) -> Float[Array, "n d"]:
-    """S A for rows S, where `products` holds S u_j."""
-    out = rows * scale
-    for product, v in zip(products, right, strict=True):
-        out = out - product[:, None] * v
-    return out
+def is_batched(lgssm: MatrixLGSSM) -> bool:
+    """Whether the model's arrays have a leading batch axis."""
+    return lgssm.initial_mean.ndim == 3
 
 
-def _read(transition: DPLR, h: Float[Array, "T d"]) -> Float[Array, "T d"]:
-    """z_t = A_t h_t: the readout as the state before the transition sees it."""
-    return transition.T.apply(h[:, None, :])[:, 0]
+def pad_time(lgssm: MatrixLGSSM, extra: int) -> MatrixLGSSM:
+    """Append steps that leave the state as it is; nothing may be observed there."""
+    axis = lgssm.initial_mean.ndim - 2
+
+    def pad(x: Array, value: float = 0.0) -> Array:
+        widths = [(0, 0)] * x.ndim
+        widths[axis] = (0, extra)
+        return jnp.pad(x, widths, constant_values=value)
+
+    if extra == 0:
+        return lgssm
+    padded = lgssm.map_time(pad)
+    transition = replace(padded.transition, diag=pad(lgssm.transition.diag, 1.0))
+    return replace(padded, transition=transition)
+
+
+def forward_inputs(
+    lgssm: MatrixLGSSM, emissions: Float[Array, "T m"], observed: Float[Array, " T"]
+) -> tuple[Inputs, Float[Array, "T m"]]:
+    """What the steps are given, batch last: all that does not depend on the state; and B_t h_t."""
+    laid_out = batch_last((lgssm, emissions, observed), is_batched(lgssm))
+
+    @jax.vmap
+    def prepare(
+        transition: DPLR,
+        drift: LowRank,
+        noise: DiagPlusLowRank,
+        h: Array,
+        r: Array,
+        y: Any,
+        seen: Any,
+    ) -> tuple[Inputs, Array]:
+        noise_h = noise_times(noise, h)
+        written = drift_times(drift, h)
+        step = Step(
+            transition=transition,
+            noise=noise,
+            readout=h,
+            carried_readout=transition_times(transition, h),
+            noise_readout=noise_h,
+            noise_scale=inner(h, noise_h) + r,
+            emission_noise=r,
+            observed=seen,
+        )
+        return Inputs(step, drift, y - written), written
+
+    model, y, seen = laid_out
+    return prepare(
+        model.transition,
+        model.drift,
+        model.process_noise,
+        model.readout,
+        model.emission_noise,
+        y,
+        seen,
+    )
+
+
+def carried_readout(lgssm: MatrixLGSSM) -> Float[Array, "T d *batch"]:
+    """z_t = A_t h_t, batch last: the readout as the state before the transition sees it."""
+    parts = batch_last((lgssm.transition, lgssm.readout), is_batched(lgssm))
+    return jax.vmap(transition_times)(*parts)
+
+
+def model_start(lgssm: MatrixLGSSM, form: CovarianceForm) -> tuple[Array, Array]:
+    """The law of S_0 as the form keeps it, batch last."""
+    mean, cov = batch_last((lgssm.initial_mean, lgssm.initial_cov), is_batched(lgssm))
+    return mean, form.store(cov)
+
+
+def forward_step(form: CovarianceForm, carry: Any, inputs: Inputs) -> tuple[Any, Any]:
+    """Filter one step: the new (mean, covariance), and E[y_t] less the drift's part, s, g, P u."""
+    mean, cov = carry
+    transition, drift = inputs.covariance.transition, inputs.drift
+    new_cov, update = form.advance(cov, inputs.covariance)
+    mean_z, *mean_us = [
+        times(mean, x) for x in (inputs.covariance.carried_readout, *columns(transition.left))
+    ]
+    new = carry_rows(mean, transition.diag, mean_us, columns(transition.right))
+    new = new + outer(inputs.emission - mean_z, update.gain)
+    for left, right in zip(columns(drift.left), columns(drift.right), strict=True):
+        new = new + outer(left, right)
+    return (new, new_cov), (mean_z, update)
 
 
 def forward(
@@ -101,6 +177,8 @@ def forward(
     emissions: Float[Array, "T m"],
     observed: Float[Array, " T"],
     *,
+    form: CovarianceForm = PLAIN,
+    start: tuple[Float[Array, "m d"], Float[Array, "d n"]] | None = None,
     keep_gains: bool = False,
     keep_means: bool = False,
     keep_covariances: bool = False,
@@ -115,6 +193,8 @@ def forward(
         lgssm: the model; its emission bias is not used here.
         emissions: y_t less the bias, finite also where nothing was observed.
         observed: 1.0 where y_t was observed, 0.0 where not.
+        form: how the covariance is carried.
+        start: mean and covariance (as the form keeps it) to start from; those of the model if None.
         keep_gains: whether to keep the gains.
         keep_means: whether to keep the filtered means.
         keep_covariances: whether to keep the filtered covariances.
@@ -122,58 +202,34 @@ def forward(
     Returns:
         The predicted moments of the emissions and what was asked for.
     """
-    h = lgssm.readout
-    noise_h = lgssm.process_noise.apply(h[:, None, :])[:, 0]
-    noise_scale = jnp.sum(h * noise_h, axis=1) + lgssm.emission_noise
-    written = jnp.einsum("tmk,tdk,td->tm", lgssm.drift.left, lgssm.drift.right, h)
-    eye = jnp.eye(lgssm.key_dim, dtype=lgssm.dtype)
+    batched = is_batched(lgssm)
 
-    def step(carry: Any, inputs: Any) -> tuple[Any, Any]:
-        mean, cov = carry
-        transition, drift, noise, z, qh, c, y, seen = inputs
-        w, us, vs = transition.diag, _columns(transition.left), _columns(transition.right)
-
-        cov_z, *cov_us = [cov @ x for x in (z, *us)]
-        cov_h = w * cov_z + qh
-        for u, v in zip(us, vs, strict=True):
-            cov_h = cov_h - jnp.sum(u * cov_z) * v
-        scale = jnp.sum(z * cov_z) + c
-        # Masked before the division: a zero scale at a missing step must not reach gradients.
-        root = seen * lax.rsqrt(jnp.where(seen > 0, scale, 1.0))
-        f = cov_h * root
-        gain = f * root
-        new_cov = _scaled_less(cov, w, _symmetric(cov_us, w, us, vs))
-        new_cov = new_cov + eye * noise.diag - f[:, None] * f
-        for column in _columns(noise.factor):
-            new_cov = new_cov + column[:, None] * column
-
-        mean_z, *mean_us = [mean @ x for x in (z, *us)]
-        mean = _carry_rows(mean, w, mean_us, vs) + (y - mean_z)[:, None] * gain
-        for left, right in zip(_columns(drift.left), _columns(drift.right), strict=True):
-            mean = mean + left[:, None] * right
+    def step(carry: Any, inputs: Inputs) -> tuple[Any, Any]:
+        (mean, cov), (mean_z, update) = forward_step(form, carry, inputs)
         kept = (
             mean_z,
-            scale,
-            gain if keep_gains else None,
+            update.scale,
+            update.gain if keep_gains else None,
             mean if keep_means else None,
-            new_cov if keep_covariances else None,
+            form.stored(cov) if keep_covariances else None,
         )
-        return (mean, new_cov), kept
+        return (mean, cov), kept
 
-    inputs = (
-        lgssm.transition,
-        lgssm.drift,
-        lgssm.process_noise,
-        _read(lgssm.transition, h),
-        noise_h,
-        noise_scale,
-        emissions - written,
-        observed,
+    mean, stored = batch_last(start, batched) if start is not None else model_start(lgssm, form)
+    inputs, written = forward_inputs(lgssm, emissions, observed)
+    carry = mean, form.start(stored, lgssm.process_noise)
+    (last_mean, last_cov), (means_z, *kept) = lax.scan(step, carry, inputs)
+    last_mean, last_stored = batch_first((last_mean, form.stored(last_cov)), batched)
+    emission_means, scales, gains, means, stored = batch_first((means_z + written, *kept), batched)
+    return Forward(
+        emission_means=emission_means,
+        scales=scales,
+        last_mean=last_mean,
+        last_stored=last_stored,
+        gains=gains,
+        means=means,
+        stored=stored,
     )
-    (last_mean, last_cov), (read, scales, gains, means, covariances) = lax.scan(
-        step, (lgssm.initial_mean, lgssm.initial_cov), inputs
-    )
-    return Forward(read + written, scales, gains, means, covariances, last_mean, last_cov)
 
 
 def backward(
@@ -183,6 +239,7 @@ def backward(
     residuals: Float[Array, "T m"],
     *,
     keep_information: bool = False,
+    end: tuple[Float[Array, "m d"], Float[Array, "d d"] | None] | None = None,
 ) -> Backward:
     r"""Modified Bryson-Frazier recursion from t = T to 1; no inverse, right also at Q = 0.
 
@@ -200,71 +257,108 @@ def backward(
         residuals: e_t = y_t − E[y_t | y_{1:t-1}], zero where nothing was observed.
         keep_information: whether to run and keep the covariance part; the smoothed means follow
             from the predicted adjoints without it.
+        end: the adjoint and the information at t = T; zero if None.
 
     Returns:
         The adjoints and, if asked for, the information matrices.
 
     Source: Bierman (1973); Durbin and Koopman, Time Series Analysis by State Space Methods (2012).
     """
-    zero_adjoint = jnp.zeros((residuals.shape[1], lgssm.key_dim), lgssm.dtype)
-    zero_information = jnp.zeros_like(lgssm.initial_cov) if keep_information else None
+    batched = is_batched(lgssm)
+    if end is None:
+        rows = (*residuals.shape[:-2], residuals.shape[-1], lgssm.key_dim)
+        information = jnp.zeros_like(lgssm.initial_cov) if keep_information else None
+        end = jnp.zeros(rows, lgssm.dtype), information
 
     def step(carry: Any, inputs: Any) -> tuple[Any, Any]:
         adjoint, information = carry
         transition, z, g, precision, white = inputs
-        w, us, vs = transition.diag, _columns(transition.left), _columns(transition.right)
+        w, us, vs = transition.diag, columns(transition.left), columns(transition.right)
 
-        adjoint_g, *adjoint_vs = [adjoint @ x for x in (g, *vs)]
+        adjoint_g, *adjoint_vs = [times(adjoint, x) for x in (g, *vs)]
         write = adjoint_g + white
-        new_adjoint = _carry_rows(adjoint, w, adjoint_vs, us) - write[:, None] * z
+        new_adjoint = carry_rows(adjoint, w, adjoint_vs, us) - outer(write, z)
 
         new_information = None
         if information is not None:
-            info_g, *info_vs = [information @ x for x in (g, *vs)]
+            info_g, *info_vs = [symmetric_times(information, x) for x in (g, *vs)]
             # A (Λ g) − ½ (gᵀΛg + 1/s) z, the partner of z.
-            partner = w * info_g - 0.5 * (jnp.sum(g * info_g) + precision) * z
+            partner = w * info_g - 0.5 * (inner(g, info_g) + precision) * z
             for u, v in zip(us, vs, strict=True):
-                partner = partner - jnp.sum(v * info_g) * u
-            pairs = [*_symmetric(info_vs, w, vs, us), (partner, z)]
-            new_information = _scaled_less(information, w, pairs)
+                partner = partner - inner(v, info_g) * u
+            pairs = [*congruence_pairs(info_vs, w, vs, us), (partner, z)]
+            new_information = scaled_less(information, w, pairs)
         return (new_adjoint, new_information), (adjoint, write, information)
 
-    white = residuals * precisions[:, None]
-    inputs = (lgssm.transition, _read(lgssm.transition, lgssm.readout), gains, precisions, white)
-    (initial_adjoint, _), (adjoints, writes, information) = lax.scan(
-        step, (zero_adjoint, zero_information), inputs, reverse=True
-    )
+    white = residuals * precisions[..., None]
+    transition, *rest = batch_last((lgssm.transition, gains, precisions, white), batched)
+    inputs = (transition, carried_readout(lgssm), *rest)
+    start, kept = lax.scan(step, batch_last(end, batched), inputs, reverse=True)
+    initial_adjoint, initial_information = batch_first(start, batched)
+    adjoints, writes, information = batch_first(kept, batched)
     # C_tᵀ acts here and not in the scan; dropped by the compiler where nobody asks for it.
-    predicted = adjoints - writes[:, :, None] * lgssm.readout[:, None, :]
-    return Backward(adjoints, predicted, information, initial_adjoint)
+    predicted = adjoints - writes[..., :, None] * lgssm.readout[..., None, :]
+    return Backward(adjoints, predicted, information, initial_adjoint, initial_information)
 
 
 def forward_means(
-    lgssm: MatrixLGSSM, emissions: Float[Array, "T n"], gains: Float[Array, "T d"]
-) -> Float[Array, "T n"]:
-    """Predicted emission means of a model with zero initial mean and drift, for known gains.
+    lgssm: MatrixLGSSM,
+    initial_mean: Float[Array, "n d"],
+    emissions: Float[Array, "T n"],
+    gains: Float[Array, "T d"],
+) -> tuple[Float[Array, "T n"], Float[Array, "n d"]]:
+    """Predicted emission means, and the last filtered mean, for known gains and without drift.
 
     Any number n of rows, so that many data sets can be filtered with one set of gains.
     """
+    batched = is_batched(lgssm)
 
     def step(mean: Any, inputs: Any) -> tuple[Any, Any]:
         transition, z, gain, y = inputs
-        us, vs = _columns(transition.left), _columns(transition.right)
-        mean_z, *mean_us = [mean @ x for x in (z, *us)]
-        carried = _carry_rows(mean, transition.diag, mean_us, vs)
-        return carried + (y - mean_z)[:, None] * gain, mean_z
+        mean_z, *mean_us = [times(mean, x) for x in (z, *columns(transition.left))]
+        carried = carry_rows(mean, transition.diag, mean_us, columns(transition.right))
+        return carried + outer(y - mean_z, gain), mean_z
 
-    start = jnp.zeros((emissions.shape[1], lgssm.key_dim), lgssm.dtype)
-    inputs = (lgssm.transition, _read(lgssm.transition, lgssm.readout), gains, emissions)
-    return lax.scan(step, start, inputs)[1]
+    transition, *rest = batch_last((lgssm.transition, gains, emissions), batched)
+    inputs = (transition, carried_readout(lgssm), *rest)
+    last, read = lax.scan(step, batch_last(initial_mean, batched), inputs)
+    return batch_first(read, batched), batch_first(last, batched)
+
+
+def carried_means(
+    lgssm: MatrixLGSSM,
+    initial_mean: Float[Array, "n d"],
+    shifts: Float[Array, "T n d"],
+    *,
+    with_drift: bool = True,
+) -> Float[Array, "T n d"]:
+    r"""The recursion $S_t = S_{t-1} A_t + B_t + X_t$ from S_0, with the shifts X_t."""
+    batched = is_batched(lgssm)
+
+    def step(mean: Any, inputs: Any) -> tuple[Any, Any]:
+        transition, drift, shift = inputs
+        products = [times(mean, u) for u in columns(transition.left)]
+        mean = carry_rows(mean, transition.diag, products, columns(transition.right)) + shift
+        if with_drift:
+            for left, right in zip(columns(drift.left), columns(drift.right), strict=True):
+                mean = mean + outer(left, right)
+        return mean, mean
+
+    inputs = (lgssm.transition, lgssm.drift, shifts)
+    kept = lax.scan(step, batch_last(initial_mean, batched), batch_last(inputs, batched))[1]
+    return batch_first(kept, batched)
+
+
+def disturbances(
+    lgssm: MatrixLGSSM, initial_mean: Float[Array, "n d"], result: Backward
+) -> tuple[Float[Array, "n d"], Float[Array, "T n d"]]:
+    """The smoothed mean of S_0 and of every W_t."""
+    start = initial_mean - result.initial_adjoint @ lgssm.initial_cov
+    return start, -lgssm.process_noise.apply(result.predicted_adjoints)
 
 
 def smoothed_means(
-    lgssm: MatrixLGSSM,
-    initial_mean: Float[Array, "n d"],
-    result: Backward,
-    *,
-    with_drift: bool = True,
+    lgssm: MatrixLGSSM, initial_mean: Float[Array, "n d"], result: Backward, **options: Any
 ) -> Float[Array, "T n d"]:
     r"""Smoothed means from the adjoints alone, forward in time, without any covariance P_t.
 
@@ -273,15 +367,4 @@ def smoothed_means(
 
     Source: fast state smoothing, Koopman (1993).
     """
-
-    def step(mean: Any, inputs: Any) -> tuple[Any, Any]:
-        transition, drift, shift = inputs
-        mean = transition.apply(mean) - shift
-        if with_drift:
-            for left, right in zip(_columns(drift.left), _columns(drift.right), strict=True):
-                mean = mean + left[:, None] * right
-        return mean, mean
-
-    start = initial_mean - result.initial_adjoint @ lgssm.initial_cov
-    shifts = lgssm.process_noise.apply(result.predicted_adjoints)
-    return lax.scan(step, start, (lgssm.transition, lgssm.drift, shifts))[1]
+    return carried_means(lgssm, *disturbances(lgssm, initial_mean, result), **options)

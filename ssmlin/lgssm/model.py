@@ -1,6 +1,8 @@
 r"""The matrix-state linear Gaussian state space model, given its time-varying operators."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +77,12 @@ class MatrixLGSSM:
     def dtype(self) -> jnp.dtype:
         """The floating point type of the states."""
         return self.initial_mean.dtype
+
+    def map_time(self, function: Callable[[Array], Array]) -> "MatrixLGSSM":
+        """Apply a function to every array that has a time axis."""
+        still = {name: getattr(self, name) for name in ("initial_mean", "initial_cov", "row_cov")}
+        moving: Any = replace(self, **dict.fromkeys(still))  # None has no leaves
+        return replace(jax.tree.map(function, moving), **still)
 
     def to_dense(self) -> dict[str, Array]:
         """Return the operators as full matrices: A (T, d, d), B (T, m, d), Q (T, d, d)."""

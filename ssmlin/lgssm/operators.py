@@ -123,7 +123,8 @@ class DiagPlusLowRank:
     r"""Diagonal-plus-low-rank covariance $Q = \mathrm{diag}(q) + L L^\top$.
 
     Args:
-        diag: q >= 0, shape (..., d).
+        diag: q >= 0, shape (..., d), or None for q = 0: that the rank of Q is at most k is then
+            known whatever the values are, and the square-root filter costs less.
         factor: L, shape (..., d, k); the rank k may be 0.
 
     Example:
@@ -134,7 +135,7 @@ class DiagPlusLowRank:
         [[2.0, 1.0]]
     """
 
-    diag: Float[Array, "... d"]
+    diag: Float[Array, "... d"] | None
     factor: Float[Array, "... d k"]
 
     @property
@@ -144,7 +145,8 @@ class DiagPlusLowRank:
 
     def apply(self, rows: Float[Array, "... m d"]) -> Float[Array, "... m d"]:
         """Return S Q for rows S, at O(m d k)."""
-        return rows * self.diag[..., None, :] + _outer(rows @ self.factor, self.factor)
+        low_rank = _outer(rows @ self.factor, self.factor)
+        return low_rank if self.diag is None else rows * self.diag[..., None, :] + low_rank
 
     def sample(self, key: Array, num_rows: int) -> Float[Array, "... n d"]:
         """Draw independent rows N(0, Q), one set for each leading index; right where Q is singular.
@@ -158,11 +160,15 @@ class DiagPlusLowRank:
         """
         diag_key, factor_key = jax.random.split(key)
         *lead, dim, rank = self.factor.shape
-        dtype = self.diag.dtype
-        wide = jax.random.normal(diag_key, (*lead, num_rows, dim), dtype)
+        dtype = self.factor.dtype
         thin = jax.random.normal(factor_key, (*lead, num_rows, rank), dtype)
-        return wide * jnp.sqrt(self.diag)[..., None, :] + _outer(thin, self.factor)
+        low_rank = _outer(thin, self.factor)
+        if self.diag is None:
+            return low_rank
+        wide = jax.random.normal(diag_key, (*lead, num_rows, dim), dtype)
+        return wide * jnp.sqrt(self.diag)[..., None, :] + low_rank
 
     def to_dense(self) -> Float[Array, "... d d"]:
         """Return Q as a full matrix."""
-        return _diagonal(self.diag) + _outer(self.factor, self.factor)
+        low_rank = _outer(self.factor, self.factor)
+        return low_rank if self.diag is None else _diagonal(self.diag) + low_rank

@@ -152,11 +152,16 @@ def _process_noise(x: Any, sizes: dict[str, int], dtype: Any) -> DiagPlusLowRank
     """Q_t from the forms that the constructor takes."""
     steps, d = sizes["T"], sizes["d"]
     if isinstance(x, DiagPlusLowRank):
-        _checks.shaped("process_noise.diag", x.diag, ("T", "d"), sizes)
         _checks.shaped("process_noise.factor", x.factor, ("T", "d", "k"), dict(sizes))
         _checks.finite("process_noise.factor", x.factor)
+        if x.diag is None:
+            return x
+        _checks.shaped("process_noise.diag", x.diag, ("T", "d"), sizes)
         diag = _nonnegative("process_noise.diag", x.diag, ("T", "d"), sizes)
         return DiagPlusLowRank(diag, x.factor)
+    no_factor = jnp.zeros((steps, d, 0), dtype)
+    if isinstance(x, (int, float)) and x == 0:
+        return DiagPlusLowRank(None, no_factor)
     q = _checks.float_array("process_noise", x)
     if q.ndim == 1:
         if q.shape[0] == steps == d:
@@ -171,7 +176,7 @@ def _process_noise(x: Any, sizes: dict[str, int], dtype: Any) -> DiagPlusLowRank
             )
         q = q[:, None] if q.shape[0] == steps else q[None, :]
     diag = _nonnegative("process_noise", q, ("T", "d"), sizes)
-    return DiagPlusLowRank(diag, jnp.zeros((steps, d, 0), dtype))
+    return DiagPlusLowRank(diag, no_factor)
 
 
 def _row_covariance(x: Any, sizes: dict[str, int], dtype: Any) -> tuple[Array, bool]:

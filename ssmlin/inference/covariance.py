@@ -1,0 +1,322 @@
+r"""One step of the covariance recursion, in the two forms that the sequential filter can carry.
+
+With the transition A = diag(w) − U Vᵀ, the noise Q, the readout h and z = A h,
+
+$$P^- = A^\top P A + Q, \quad s = h^\top P^- h + r, \quad g = P^- h / s, \quad
+  P^+ = P^- - s\, g g^\top.$$
+
+The plain form carries P. The square-root form carries a factor L with P = L Lᵀ, so that P can
+neither lose its symmetry nor its definiteness, however small r is beside P; it costs little more
+as long as Q is zero or of low rank, and d orthogonal transformations a step where it is not.
+Neither holds a matrix-matrix product.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from ssmlin.inference.scan import (
+    columns,
+    diagonal,
+    inner,
+    left_times,
+    outer,
+    symmetric_times,
+    times,
+)
+from ssmlin.lgssm import DPLR, DiagPlusLowRank
+
+
+class Step(NamedTuple):
+    """What the covariance recursion needs to know of a step, all of it known beforehand."""
+
+    transition: DPLR
+    noise: DiagPlusLowRank
+    readout: Array  # h
+    carried_readout: Array  # z = A h
+    noise_readout: Array  # Q h
+    noise_scale: Array  # hᵀ Q h + r
+    emission_noise: Array  # r
+    observed: Array  # 1.0 or 0.0
+
+
+class Update(NamedTuple):
+    """What a step says of the emission: its scale s and the gain g; and the products P z, P u."""
+
+    scale: Array
+    gain: Array
+    cov_z: Array
+    cov_us: list[Array]
+
+
+class CovarianceForm(Protocol):
+    """A way of carrying P."""
+
+    def store(self, cov: Array) -> Array:
+        """What is kept of a step, from P itself."""
+
+    def start(self, stored: Array, noise: DiagPlusLowRank) -> Any:
+        """What is carried, from what is kept; of the noise only the rank is looked at."""
+
+    def advance(self, carry: Any, step: Step) -> tuple[Any, Update]:
+        """One step."""
+
+    def stored(self, carry: Any) -> Array:
+        """What is kept of a step."""
+
+    def to_dense(self, stored: Array) -> Array:
+        """P from what was kept, any number of leading axes."""
+
+    def smoothed(self, stored: Array, information: Array) -> Array:
+        """P − P Λ P from what was kept, any number of leading axes."""
+
+
+def masked_rsqrt(x: Array, observed: Array | float = 1.0) -> Array:
+    """1/√x where x > 0 and observed, else 0. Masked before the root: no NaN reaches a gradient."""
+    keep = x * observed > 0
+    return jnp.where(keep, lax.rsqrt(jnp.where(keep, x, 1.0)), 0.0)
+
+
+def congruence_pairs(
+    products: list[Array], scale: Array, left: list[Array], right: list[Array]
+) -> list[tuple[Array, Array]]:
+    r"""Pairs (x, v) with $A^\top P A = w w^\top \odot P - \sum_j (x_j v_j^\top + v_j x_j^\top)$.
+
+    For A = diag(w) − U Vᵀ: x_j = w ⊙ P u_j − ½ Σ_i (u_iᵀ P u_j) v_i, where `products` holds P u_j.
+    """
+    pairs = []
+    for product, v in zip(products, right, strict=True):
+        x = scale * product
+        for u_other, v_other in zip(left, right, strict=True):
+            x = x - 0.5 * inner(u_other, product) * v_other
+        pairs.append((x, v))
+    return pairs
+
+
+def _rounded(x: Array) -> Array:
+    """Return x. The clamp never binds, but no fused multiply-add can then be made of x and a sum.
+
+    That would round the entries (i, j) and (j, i) of x vᵀ + v xᵀ differently.
+    """
+    return jnp.maximum(x, jnp.finfo(x.dtype).min)
+
+
+def scaled_less(matrix: Array, scale: Array, pairs: list[tuple[Array, Array]]) -> Array:
+    """W wᵀ ⊙ matrix − Σ (x vᵀ + v xᵀ), exactly symmetric if the matrix is."""
+    out = outer(scale, scale) * matrix
+    for x, v in pairs:
+        out = out - (_rounded(outer(x, v)) + _rounded(outer(v, x)))
+    return out
+
+
+def carry_rows(rows: Array, scale: Array, products: list[Array], right: list[Array]) -> Array:
+    """S A for rows S, where `products` holds S u_j."""
+    out = rows * scale[None]
+    for product, v in zip(products, right, strict=True):
+        out = out - outer(product, v)
+    return out
+
+
+class Plain:
+    """Carries P itself."""
+
+    def store(self, cov: Array) -> Array:
+        """P."""
+        return cov
+
+    def start(self, stored: Array, noise: DiagPlusLowRank) -> Array:
+        """P."""
+        return stored
+
+    def advance(self, carry: Array, step: Step) -> tuple[Array, Update]:
+        """One step."""
+        transition, noise = step.transition, step.noise
+        w, us, vs = transition.diag, columns(transition.left), columns(transition.right)
+        cov_z, *cov_us = [symmetric_times(carry, x) for x in (step.carried_readout, *us)]
+        cov_h = w * cov_z + step.noise_readout
+        for u, v in zip(us, vs, strict=True):
+            cov_h = cov_h - inner(u, cov_z) * v
+        scale = inner(step.carried_readout, cov_z) + step.noise_scale
+        root = masked_rsqrt(scale, step.observed)
+        f = cov_h * root
+        new = scaled_less(carry, w, congruence_pairs(cov_us, w, us, vs)) - outer(f, f)
+        if noise.diag is not None:
+            new = new + diagonal(noise.diag)
+        for column in columns(noise.factor):
+            new = new + outer(column, column)
+        return new, Update(scale, f * root, cov_z, cov_us)
+
+    def stored(self, carry: Array) -> Array:
+        """P."""
+        return carry
+
+    def to_dense(self, stored: Array) -> Array:
+        """P."""
+        return stored
+
+    def smoothed(self, stored: Array, information: Array) -> Array:
+        """P − P Λ P."""
+        product = batched_product(batched_product(stored, information), stored)
+        return stored - 0.5 * (product + product.mT)
+
+
+class Factor(NamedTuple):
+    """A factor L of P with spare zero columns, and how many of these the noise has taken."""
+
+    columns: Float[Array, " d n *batch"]
+    taken: Int[Array, ""]
+
+
+class SquareRoot:
+    """Carries L with P = L Lᵀ; the measurement update is Potter's.
+
+    Noise of full rank is worked in by a triangularisation at every step. Noise of rank k is put
+    into spare columns, and only when these are used up is L brought back to d columns.
+    """
+
+    def store(self, cov: Array) -> Array:
+        """L."""
+        return semidefinite_cholesky(cov)
+
+    def start(self, stored: Array, noise: DiagPlusLowRank) -> Factor:
+        """L, brought to d columns, and as many spare ones as take the noise of some steps."""
+        dim, rank = stored.shape[0], noise.rank if noise.diag is None else 0
+        num_spare = rank * -(-dim // rank) if rank else 0
+        spare = jnp.zeros((dim, num_spare, *stored.shape[2:]), stored.dtype)
+        root = stored if stored.shape[1] == dim else triangular_factor(stored)
+        return Factor(jnp.concatenate([root, spare], axis=1), jnp.zeros((), jnp.int32))
+
+    def advance(self, carry: Factor, step: Step) -> tuple[Factor, Update]:
+        """One step."""
+        transition, noise = step.transition, step.noise
+        w, us, vs = transition.diag, columns(transition.left), columns(transition.right)
+        factor, taken = carry
+        dim = factor.shape[0]
+        weights = [left_times(u, factor) for u in us]
+        # For the adjoint alone; the compiler drops them elsewhere.
+        cov_z = times(factor, left_times(step.carried_readout, factor))
+        cov_us = [times(factor, a) for a in weights]
+        predicted = w[:, None] * factor
+        for a, v in zip(weights, vs, strict=True):
+            predicted = predicted - outer(v, a)
+        if noise.diag is not None:
+            # L has no spare columns then: the noise's own are set beside it and worked off.
+            wide = jnp.concatenate([predicted, noise.factor], axis=1)
+            predicted = triangular_factor(wide, noise.diag)
+        elif noise.rank:
+            full = taken + noise.rank > factor.shape[1] - dim
+            predicted = lax.cond(full, _compressed, lambda x: x, predicted)
+            taken = jnp.where(full, 0, taken)
+            predicted = lax.dynamic_update_slice_in_dim(
+                predicted, noise.factor, dim + taken, axis=1
+            )
+            taken = taken + noise.rank
+        f = left_times(step.readout, predicted)
+        cov_h = times(predicted, f)
+        scale = inner(f, f) + step.emission_noise
+        root = masked_rsqrt(scale, step.observed)
+        gain = cov_h * root * root
+        # 1/(s + √(r s)) = (1/s) / (1 + √(r/s)).
+        shrink = 1 / (1 + jnp.sqrt(step.emission_noise) * root)
+        new = predicted - outer(gain * shrink, f)
+        return Factor(new, taken), Update(scale, gain, cov_z, cov_us)
+
+    def stored(self, carry: Factor) -> Array:
+        """L."""
+        return carry.columns
+
+    def to_dense(self, stored: Array) -> Array:
+        """P = L Lᵀ."""
+        return batched_product(stored, stored.mT)
+
+    def smoothed(self, stored: Array, information: Array) -> Array:
+        """L (I − Lᵀ Λ L) Lᵀ."""
+        inner_part = batched_product(stored.mT, batched_product(information, stored))
+        inner_part = jnp.eye(stored.shape[-1], dtype=stored.dtype) - inner_part
+        product = batched_product(batched_product(stored, inner_part), stored.mT)
+        return 0.5 * (product + product.mT)
+
+
+def _compressed(factor: Array) -> Array:
+    """The same P with all but the first d columns zero."""
+    root = triangular_factor(factor)
+    return jnp.concatenate([root, jnp.zeros_like(factor[:, root.shape[0] :])], axis=1)
+
+
+def triangular_factor(
+    factor: Float[Array, " d n *batch"], diag: Float[Array, " d *batch"] | None = None
+) -> Float[Array, " d d *batch"]:
+    r"""Lower triangular L with $L L^\top = Y Y^\top + \mathrm{diag}(q)$, without forming it.
+
+    Householder reflections of [Y, diag(√q)] from the right, one a row. The reflection of row i
+    leaves what becomes column i of L in the place of column i of diag(√q), so only Y is worked on
+    and the other columns of diag(√q) are not touched. A row that is zero, and has no noise, gives
+    a zero column.
+
+    Args:
+        factor: Y, (d, n).
+        diag: q >= 0, (d,); None for zero.
+
+    Returns:
+        L, (d, d).
+    """
+    dim = factor.shape[0]
+    index = jnp.arange(dim).reshape(dim, *(1,) * (factor.ndim - 2))
+
+    def eliminate(i: Any, rest: Array, row: Array, q: Array) -> tuple[Array, Array]:
+        products = times(rest, row)
+        here = index == i
+        squared = inner(row, row) + q
+        inverse = masked_rsqrt(squared)
+        root_q = jnp.sqrt(q)
+        column = (products + jnp.where(here, q, 0.0)) * inverse
+        # |x|² / (n² + n √q): exactly one for the row itself, which becomes zero.
+        share = products * inverse * inverse / (1 + root_q * inverse)
+        return jnp.where(here[:, None], 0.0, rest - outer(share, row)), column
+
+    noise = jnp.zeros(factor[:, 0].shape, factor.dtype) if diag is None else diag
+    if dim <= _UNROLLED:
+        found = []
+        for i in range(dim):
+            factor, column = eliminate(i, factor, factor[i], noise[i])
+            found.append(column)
+        return jnp.stack(found, axis=1)
+
+    def body(rest: Array, i: Array) -> tuple[Array, Array]:
+        return eliminate(i, rest, rest[i], noise[i])
+
+    return jnp.moveaxis(lax.scan(body, factor, jnp.arange(dim))[1], 0, 1)
+
+
+# Up to this size the reflections are written out; beyond, a loop saves the time to compile them.
+_UNROLLED = 32
+
+
+def semidefinite_cholesky(cov: Float[Array, " d d *batch"]) -> Float[Array, " d d *batch"]:
+    """Lower triangular L with L Lᵀ = cov, also for a singular one: a zero pivot, a zero column."""
+    dim = cov.shape[0]
+    index = jnp.arange(dim).reshape(dim, *(1,) * (cov.ndim - 2))
+    diag = jnp.stack([cov[i, i] for i in range(dim)])
+    # What rounding leaves of a pivot that should be zero.
+    noise_floor = dim * jnp.finfo(cov.dtype).eps * diag
+
+    def body(rest: Array, i: Array) -> tuple[Array, Array]:
+        pivot = rest[i, i]
+        inverse = masked_rsqrt(pivot, (pivot > noise_floor[i]).astype(cov.dtype))
+        column = jnp.where(index >= i, rest[:, i] * inverse, 0.0)
+        return rest - outer(column, column), column
+
+    return jnp.moveaxis(lax.scan(body, cov, jnp.arange(dim))[1], 0, 1)
+
+
+def batched_product(a: Float[Array, "T n d"], b: Float[Array, "T d e"]) -> Float[Array, "T n e"]:
+    """Product at every step; small matrices as a fused sum, for which batched products are slow."""
+    if b.shape[-2] > 32:
+        return a @ b
+    return jnp.sum(a[..., :, :, None] * b[..., None, :, :], axis=-2)
+
+
+PLAIN, SQUARE_ROOT = Plain(), SquareRoot()
+FORMS: dict[str, CovarianceForm] = {"plain": PLAIN, "square_root": SQUARE_ROOT}
