@@ -2,6 +2,9 @@
 
 from ssmlin.inference import (
     PosteriorMatrixLGSSM,
+    lgssm_filter,
+    lgssm_posterior_sample,
+    lgssm_smoother,
     matrix_lgssm_filter,
     matrix_lgssm_posterior_sample,
     matrix_lgssm_sample,
@@ -21,6 +24,9 @@ __all__ = [
     "PosteriorMatrixLGSSM",
     "ShrinkagePrior",
     "lagged_inputs",
+    "lgssm_filter",
+    "lgssm_posterior_sample",
+    "lgssm_smoother",
     "linear_attention",
     "matrix_lgssm",
     "matrix_lgssm_filter",

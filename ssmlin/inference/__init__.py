@@ -1,5 +1,6 @@
-"""Exact inference in the matrix-state model: filter, smoother, sampler."""
+"""Exact inference: filter, smoother and sampler, for matrix states and dynamax's dense ones."""
 
+from ssmlin.inference.dense import lgssm_filter, lgssm_posterior_sample, lgssm_smoother
 from ssmlin.inference.matrix_lgssm import (
     matrix_lgssm_filter,
     matrix_lgssm_posterior_sample,
@@ -11,6 +12,9 @@ from ssmlin.inference.posterior import PosteriorMatrixLGSSM
 
 __all__ = [
     "PosteriorMatrixLGSSM",
+    "lgssm_filter",
+    "lgssm_posterior_sample",
+    "lgssm_smoother",
     "matrix_lgssm_filter",
     "matrix_lgssm_posterior_sample",
     "matrix_lgssm_sample",

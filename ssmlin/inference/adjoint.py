@@ -123,7 +123,17 @@ def _predictive(
 ) -> tuple[Array, Array, Array, Array]:
     """(ŷ, s, M_T, P_T); T is a multiple of `length`."""
     run = sequential.forward(lgssm, emissions, observed, form=form)
-    return run.emission_means, run.scales, run.last_mean, form.to_dense(run.last_stored)
+    last_cov = form.to_dense(run.last_stored)
+    return _lead_vmap_axis((run.emission_means, run.scales, run.last_mean, last_cov))
+
+
+def _lead_vmap_axis(tree: Any) -> Any:
+    """The same arrays, with the axis that an enclosing vmap adds brought to the front.
+
+    JAX takes it to be in the same place whether or not the function is differentiated; scans that
+    are nested differently leave it in different ones, and a reshape brings it to the front.
+    """
+    return jax.tree.map(lambda x: x[None].reshape(x.shape), tree)
 
 
 def _predictive_forward(
@@ -146,7 +156,7 @@ def _predictive_forward(
     last_mean, stored = batch_first((last_mean, form.stored(last_cov)), batched)
     means_z, scales = _join(kept[:2])
     emission_means, scales = batch_first((means_z + written, scales), batched)
-    result = emission_means, scales, last_mean, form.to_dense(stored)
+    result = _lead_vmap_axis((emission_means, scales, last_mean, form.to_dense(stored)))
     return result, _Residuals(lgssm, emissions, observed, starts, kept)
 
 

@@ -77,7 +77,7 @@ def lgssm_filter(
     Example:
         >>> import jax.numpy as jnp
         >>> from dynamax.linear_gaussian_ssm.inference import make_lgssm_params
-        >>> from ssmlin.inference.dense import lgssm_filter
+        >>> from ssmlin import lgssm_filter
         >>> one = jnp.ones((1, 1))
         >>> params = make_lgssm_params(jnp.zeros(1), one, one, 0 * one, one, one)
         >>> posterior = lgssm_filter(params, jnp.array([[3.0], [jnp.nan]]))
@@ -121,7 +121,7 @@ def lgssm_smoother(
     Example:
         >>> import jax.numpy as jnp
         >>> from dynamax.linear_gaussian_ssm.inference import make_lgssm_params
-        >>> from ssmlin.inference.dense import lgssm_smoother
+        >>> from ssmlin import lgssm_smoother
         >>> one = jnp.ones((1, 1))
         >>> params = make_lgssm_params(jnp.zeros(1), one, one, 0 * one, one, one)
         >>> posterior = lgssm_smoother(params, jnp.array([[jnp.nan], [3.0]]))
@@ -167,7 +167,7 @@ def lgssm_posterior_sample(
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from dynamax.linear_gaussian_ssm.inference import make_lgssm_params
-        >>> from ssmlin.inference.dense import lgssm_posterior_sample
+        >>> from ssmlin import lgssm_posterior_sample
         >>> one = jnp.ones((1, 1))
         >>> params = make_lgssm_params(jnp.zeros(1), one, one, 0 * one, one, one)
         >>> path = lgssm_posterior_sample(jax.random.key(0), params, jnp.zeros((3, 1)))

@@ -440,19 +440,17 @@ def _filter_core(
             filtered_means=run.last_mean[..., None, :, :],
             filtered_covariances=last_cov[..., None, :, :],
         )
-    if run.means is not None:
-        posterior = posterior._replace(filtered_means=run.means)
-    if run.stored is not None:
-        posterior = posterior._replace(filtered_covariances=form.to_dense(run.stored))
-    if run.gains is not None and store == "all":
-        # Undo the update: M⁻ = M − e gᵀ and P⁻ = P + s g gᵀ.
-        gains = run.gains[..., None, :]
-        update = run.scales[..., None, None] * gains.mT * gains
-        posterior = posterior._replace(
-            predicted_means=posterior.filtered_means - residuals[..., :, None] * gains,
-            predicted_covariances=posterior.filtered_covariances + update,
-        )
-    return posterior
+    covs: Any = None if run.stored is None else form.to_dense(run.stored)
+    posterior = posterior._replace(filtered_means=run.means, filtered_covariances=covs)
+    if store != "all":
+        return posterior
+    # Undo the update: M⁻ = M − e gᵀ and P⁻ = P + s g gᵀ.
+    gains = run.gains[..., None, :]
+    update = run.scales[..., None, None] * gains.mT * gains
+    return posterior._replace(
+        predicted_means=run.means - residuals[..., :, None] * gains,
+        predicted_covariances=covs + update,
+    )
 
 
 def _smoother_core(

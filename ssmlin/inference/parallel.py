@@ -82,7 +82,7 @@ class Chunked:
         num = (lgssm.num_timesteps + extra) // length
         padded = sequential.pad_time(lgssm, extra)
         chunks = padded.map_time(lambda x: _split(x, length))
-        still = {
+        still: dict[str, Any] = {
             name: jnp.broadcast_to(getattr(lgssm, name), (num, *getattr(lgssm, name).shape))
             for name in ("initial_mean", "initial_cov", "row_cov")
         }
@@ -154,7 +154,7 @@ class Chunked:
         # Backward in time: the last chunk comes first.
         parts = [x[:0:-1] for x in (carried, added)]
         if keep_information:
-            parts.append(alone.initial_information[:0:-1])  # type: ignore[index]
+            parts.append(alone.initial_information[:0:-1])
         done = lax.associative_scan(_compose_quadratic if keep_information else _compose, parts)
         adjoints = _before(done[1], jnp.zeros((m, dim), lgssm.dtype))[::-1]
         information = _before(done[2], zero[0])[::-1] if keep_information else None

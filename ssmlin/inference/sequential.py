@@ -39,15 +39,15 @@ from ssmlin.lgssm import DPLR, DiagPlusLowRank, LowRank, MatrixLGSSM
 
 
 class Forward(NamedTuple):
-    """What the forward scan leaves, leading axis T; None where it was not to be kept."""
+    """What the forward scan leaves, leading axis T; None (here Any) where it was not kept."""
 
     emission_means: Float[Array, "T m"]
     scales: Float[Array, " T"]
     last_mean: Float[Array, "m d"]
-    last_stored: Float[Array, "d n"] | None = None  # P or a factor, as the covariance form keeps it
-    gains: Float[Array, "T d"] | None = None
-    means: Float[Array, "T m d"] | None = None
-    stored: Float[Array, "T d n"] | None = None
+    last_stored: Float[Array, "d n"] | Any = None  # P or a factor, as the covariance form keeps it
+    gains: Float[Array, "T d"] | Any = None
+    means: Float[Array, "T m d"] | Any = None
+    stored: Float[Array, "T d n"] | Any = None
 
 
 class Backward(NamedTuple):
@@ -59,9 +59,9 @@ class Backward(NamedTuple):
 
     filtered_adjoints: Float[Array, "T m d"]
     predicted_adjoints: Float[Array, "T m d"]
-    information: Float[Array, "T d d"] | None
+    information: Float[Array, "T d d"] | Any
     initial_adjoint: Float[Array, "m d"]
-    initial_information: Float[Array, "d d"] | None
+    initial_information: Float[Array, "d d"] | Any
 
 
 class Inputs(NamedTuple):

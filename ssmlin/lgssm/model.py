@@ -80,9 +80,11 @@ class MatrixLGSSM:
 
     def map_time(self, function: Callable[[Array], Array]) -> "MatrixLGSSM":
         """Apply a function to every array that has a time axis."""
-        still = {name: getattr(self, name) for name in ("initial_mean", "initial_cov", "row_cov")}
-        moving: Any = replace(self, **dict.fromkeys(still))  # None has no leaves
-        return replace(jax.tree.map(function, moving), **still)
+        still: dict[str, Any] = {
+            name: getattr(self, name) for name in ("initial_mean", "initial_cov", "row_cov")
+        }
+        none: dict[str, Any] = dict.fromkeys(still)  # None has no leaves
+        return replace(jax.tree.map(function, replace(self, **none)), **still)
 
     def to_dense(self) -> dict[str, Array]:
         """Return the operators as full matrices: A (T, d, d), B (T, m, d), Q (T, d, d)."""

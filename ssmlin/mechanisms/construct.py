@@ -152,12 +152,12 @@ def _process_noise(x: Any, sizes: dict[str, int], dtype: Any) -> DiagPlusLowRank
     """Q_t from the forms that the constructor takes."""
     steps, d = sizes["T"], sizes["d"]
     if isinstance(x, DiagPlusLowRank):
+        diag = x.diag
+        if diag is not None:
+            _checks.shaped("process_noise.diag", diag, ("T", "d"), sizes)
+            diag = _nonnegative("process_noise.diag", diag, ("T", "d"), sizes)
         _checks.shaped("process_noise.factor", x.factor, ("T", "d", "k"), dict(sizes))
         _checks.finite("process_noise.factor", x.factor)
-        if x.diag is None:
-            return x
-        _checks.shaped("process_noise.diag", x.diag, ("T", "d"), sizes)
-        diag = _nonnegative("process_noise.diag", x.diag, ("T", "d"), sizes)
         return DiagPlusLowRank(diag, x.factor)
     no_factor = jnp.zeros((steps, d, 0), dtype)
     if isinstance(x, (int, float)) and x == 0:
