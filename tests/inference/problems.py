@@ -1,5 +1,6 @@
 """Random matrix-state problems, as a model of the package and as dense arrays for the oracle."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -7,7 +8,7 @@ import numpy as np
 from oracles import GATES, covariance_matrix, dense_operators, random_tokens
 
 import ssmlin
-from ssmlin.lgssm import DiagPlusLowRank, MatrixLGSSM
+from ssmlin.lgssm import DPLR, DiagPlusLowRank, LowRank, MatrixLGSSM
 
 NOISES = ("none", "isotropic", "per_step", "per_column", "write", "low_rank")
 
@@ -72,4 +73,28 @@ def make_problem(
     return Problem(lgssm, (a, b, q, tokens["queries"], r, m0, p0, sigma), emissions)
 
 
-__all__ = ["GATES", "NOISES", "Problem", "make_problem"]
+def uniform(lgssm, noise_diag=True, noise_rank=2, rank=2):
+    """The same model with all ranks brought to the same by zero columns.
+
+    Then the models of all mechanisms have arrays of the same shapes, and what is compiled for one
+    serves all.
+    """
+
+    def wide(x, rank):
+        return jnp.pad(x, ((0, 0), (0, 0), (0, rank - x.shape[-1])))
+
+    a, b, q = lgssm.transition, lgssm.drift, lgssm.process_noise
+    diag = q.diag
+    if noise_diag:
+        diag = jnp.zeros(lgssm.readout.shape) if diag is None else diag
+    else:
+        assert diag is None
+    return replace(
+        lgssm,
+        transition=DPLR(a.diag, wide(a.left, rank), wide(a.right, rank)),
+        drift=LowRank(wide(b.left, rank), wide(b.right, rank)),
+        process_noise=DiagPlusLowRank(diag, wide(q.factor, noise_rank)),
+    )
+
+
+__all__ = ["GATES", "NOISES", "Problem", "make_problem", "uniform"]
