@@ -446,10 +446,10 @@ def _filter_core(
         return posterior
     # Undo the update: M⁻ = M − e gᵀ and P⁻ = P + s g gᵀ.
     gains = run.gains[..., None, :]
-    update = run.scales[..., None, None] * gains.mT * gains
+    f = gains * jnp.sqrt(run.scales)[..., None, None]  # so that f fᵀ is exactly symmetric
     return posterior._replace(
         predicted_means=run.means - residuals[..., :, None] * gains,
-        predicted_covariances=covs + update,
+        predicted_covariances=covs + f.mT * f,
     )
 
 
