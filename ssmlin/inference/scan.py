@@ -6,6 +6,7 @@ the batch in vector registers. A vector is (d, *batch), a matrix (d, d, *batch).
 """
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ssmlin.lgssm import DPLR, DiagPlusLowRank, LowRank
@@ -17,8 +18,8 @@ def columns(x: Float[Array, " d k *batch"]) -> list[Float[Array, " d *batch"]]:
 
 
 def inner(x: Float[Array, " d *batch"], y: Float[Array, " d *batch"]) -> Float[Array, " *batch"]:
-    """The inner product."""
-    return jnp.sum(x * y, axis=0)
+    """The inner product; for all steps at once the matrix product is faster than the sum."""
+    return (x * y) @ jnp.ones_like(x) if x.ndim == 1 else jnp.sum(x * y, axis=0)
 
 
 def outer(
@@ -45,8 +46,8 @@ def left_times(
 def symmetric_times(
     matrix: Float[Array, " d d *batch"], x: Float[Array, " d *batch"]
 ) -> Float[Array, " d *batch"]:
-    """A symmetric matrix times a vector."""
-    return matrix @ x if matrix.ndim == 2 else jnp.sum(x[:, None] * matrix, axis=0)
+    """A symmetric matrix times a vector; the product from the left is the faster one."""
+    return left_times(x, matrix)
 
 
 def transition_times(transition: DPLR, x: Float[Array, " d *batch"]) -> Float[Array, " d *batch"]:
@@ -75,5 +76,6 @@ def drift_times(drift: LowRank, x: Float[Array, " d *batch"]) -> Float[Array, " 
 
 def diagonal(x: Float[Array, " d *batch"]) -> Float[Array, " d d *batch"]:
     """The diagonal matrix with the entries of a vector."""
-    eye = jnp.eye(x.shape[0], dtype=x.dtype)
+    # A constant: XLA would turn jnp.eye into comparisons of indices, made anew at every step.
+    eye = jnp.asarray(np.eye(x.shape[0], dtype=x.dtype))
     return eye.reshape(*eye.shape, *(1,) * (x.ndim - 1)) * x[:, None]
