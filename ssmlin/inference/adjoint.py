@@ -23,10 +23,12 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from ssmlin.inference import sequential
-from ssmlin.inference.covariance import CovarianceForm, Step, congruence_pairs, scaled_less
+from ssmlin.inference.covariance import CovarianceForm, congruence_pairs, scaled_less
 from ssmlin.inference.scan import (
     columns,
+    diagonal_of,
     drift_times,
+    hadamard_times,
     inner,
     left_times,
     noise_times,
@@ -174,19 +176,18 @@ def _predictive_backward(
     given = _stretches(batch_last(_Cotangents(emission_mean, scale), batched), length)
 
     def recompute(carry: Any, inputs: Inputs) -> tuple[Any, Any]:
+        mean, cov = carry
         new, (_, update) = forward_step(form, carry, inputs)
-        return new, (carry[0], form.stored(carry[1]), update.cov_z, update.cov_us)
+        return new, (mean, form.stored(cov), update.cov_z, update.cov_us)
 
     def stretch(carry: Any, data: Any) -> tuple[Any, _Gradient]:
         start, inputs, *rest = data
         means, stored, cov_z, cov_us = lax.scan(recompute, start, inputs)[1]
         covs = batch_last(form.to_dense(batch_first(stored, batched)), batched)
-        carried_us = jax.vmap(_after)(inputs.covariance.transition, cov_us)
-        carry, products = lax.scan(
-            _adjoint_step, carry, (inputs, means, covs, carried_us, *rest), reverse=True
-        )
-        gradient = jax.vmap(_gradient)(inputs.covariance, cov_z, cov_us, carried_us, products)
-        return carry, _add_diagonals(gradient, inputs.covariance.transition, covs, products)
+        carried_us = jax.vmap(_carried)(inputs.covariance.transition, cov_us)
+        data = inputs, covs, carried_us, *rest
+        carry, adjoints = lax.scan(_adjoint_step, carry, data, reverse=True)
+        return carry, jax.vmap(_gradient)(inputs, means, cov_z, cov_us, carried_us, adjoints)
 
     end = batch_last((mean, 0.5 * (cov + cov.mT)), batched)
     data = (starts, inputs, gains, precisions, errors, given)
@@ -211,30 +212,28 @@ def _predictive_backward(
     )
 
 
-class _Products(NamedTuple):
-    """What the adjoint scan leaves of a step: all that takes a product with a matrix.
+class _Adjoints(NamedTuple):
+    """What the adjoint scan leaves of a step; with the names of :func:`_adjoint_step`.
 
-    With G̃, Ñ and the rest as in :func:`_adjoint_step`; lists have one entry for each column.
+    Lists have one entry for every column u or v of A, or for every column of the noise's factor.
     """
 
-    information: Array  # N
+    predicted: Array  # G̃
+    info_diag: Array | None  # the diagonal of N
     to_emission: Array  # G g
+    to_error: Array  # ē
     to_scale: Array  # s̄
     to_p: Array  # p̄
     cov_p: Array  # P A p̄
-    mean_error: Array  # Mᵀ ē
-    drift_error: Array  # Bᵀ ē
-    mean_adjoint: Array  # the diagonal of Mᵀ G̃
-    info_vs: list[Array]  # N v
+    cov_info: Array  # the diagonal of P W N
     cov_vs: list[Array]  # P A N v
-    mean_vs: list[Array]  # Mᵀ G̃ v
+    info_vs: list[Array]  # N v
     info_us: list[Array]  # N Aᵀ P u
-    mean_us: list[Array]  # G̃ᵀ M u
     info_columns: list[Array]  # N times the columns of the noise's factor
-    drift: LowRank  # its gradient
+    predicted_vs: list[Array]  # G̃ v
 
 
-def _after(transition: DPLR, vectors: list[Array]) -> list[Array]:
+def _carried(transition: DPLR, vectors: list[Array]) -> list[Array]:
     """Aᵀ x for every x."""
     return [transition_times(transition.T, x) for x in vectors]
 
@@ -244,7 +243,7 @@ def _stack(vectors: list[Array], like: Array) -> Array:
     return jnp.stack(vectors, axis=1) if vectors else jnp.zeros_like(like)
 
 
-def _adjoint_step(carry: Any, data: Any) -> tuple[Any, _Products]:
+def _adjoint_step(carry: Any, data: Any) -> tuple[Any, _Adjoints]:
     r"""From (G, N) at t to (G, N) at t − 1.
 
     With e the innovation, the incoming cotangents a of ŷ and c of s, and p = P⁻h:
@@ -256,8 +255,8 @@ def _adjoint_step(carry: Any, data: Any) -> tuple[Any, _Products]:
       G' = \tilde G A^\top,\quad N' = A \tilde N A^\top$$
     """
     adjoint, information = carry
-    inputs, mean, cov, carried_us, gain, precision, error, cotangent = data
-    drift, transition = inputs.drift, inputs.covariance.transition
+    inputs, cov, carried_us, gain, precision, error, cotangent = data
+    transition, noise = inputs.covariance.transition, inputs.covariance.noise
     h, z = inputs.covariance.readout, inputs.covariance.carried_readout
     w, us, vs = transition.diag, columns(transition.left), columns(transition.right)
 
@@ -267,100 +266,89 @@ def _adjoint_step(carry: Any, data: Any) -> tuple[Any, _Products]:
     to_error = to_emission - cotangent.emission_mean
     to_scale = cotangent.scale + inner(gain, info_g - pull)
     to_p = to_scale * h - 2 * info_g + pull
-    adjoint = adjoint - outer(to_error, h)
     before_p = transition_times(transition, to_p)
+    predicted = adjoint - outer(to_error, h)
+    predicted_vs = [times(predicted, v) for v in vs]
 
-    adjoint_vs = [times(adjoint, v) for v in vs]
-    products = _Products(
-        information=information,
+    new_adjoint = carry_rows(predicted, w, predicted_vs, us)
+    pairs = [*congruence_pairs(info_vs, w, vs, us), (-0.5 * before_p, z)]
+    return (new_adjoint, scaled_less(information, w, pairs)), _Adjoints(
+        predicted=predicted,
+        info_diag=None if noise.diag is None else diagonal_of(information),
         to_emission=to_emission,
+        to_error=to_error,
         to_scale=to_scale,
         to_p=to_p,
         cov_p=symmetric_times(cov, before_p),
-        mean_error=left_times(to_error, mean),
-        drift_error=drift_times(LowRank(drift.right, drift.left), to_error),
-        mean_adjoint=jnp.sum(mean * adjoint, axis=0),
-        info_vs=info_vs,
+        cov_info=hadamard_times(cov, information, w),
         cov_vs=[symmetric_times(cov, transition_times(transition, x)) for x in info_vs],
-        mean_vs=[left_times(x, mean) for x in adjoint_vs],
+        info_vs=info_vs,
         info_us=[symmetric_times(information, x) for x in carried_us],
-        mean_us=[left_times(times(mean, u), adjoint) for u in us],
-        info_columns=[
-            symmetric_times(information, x) for x in columns(inputs.covariance.noise.factor)
-        ],
-        drift=LowRank(
-            _stack([times(adjoint, right) for right in columns(drift.right)], drift.left),
-            _stack([left_times(left, adjoint) for left in columns(drift.left)], drift.right),
-        ),
+        info_columns=[symmetric_times(information, x) for x in columns(noise.factor)],
+        predicted_vs=predicted_vs,
     )
-    new_adjoint = carry_rows(adjoint, w, adjoint_vs, us)
-    pairs = [*congruence_pairs(info_vs, w, vs, us), (-0.5 * before_p, z)]
-    return (new_adjoint, scaled_less(information, w, pairs)), products
 
 
 def _gradient(
-    step: Step, cov_z: Array, cov_us: list[Array], carried_us: list[Array], products: _Products
+    inputs: Inputs,
+    mean: Array,
+    cov_z: Array,
+    cov_us: list[Array],
+    carried_us: list[Array],
+    adjoints: _Adjoints,
 ) -> _Gradient:
-    r"""The gradient of the inputs of a step, less what :func:`_add_diagonals` adds.
+    r"""The gradient of the inputs of a step, for all steps of a stretch at once.
+
+    What takes a product with P or N has been done in the scan, where it costs less.
+
+    With M and P the law before the step,
 
     $$\bar A = M^\top \tilde G + 2 P A \tilde N,\quad \bar B = \tilde G,\quad
       \bar Q = \tilde N,\quad \bar r = \bar s,\quad
       \bar h = P^- (\bar p + \bar s h) - (M^-)^\top \bar e$$
-
-    Only vectors are handled here, for all steps of a stretch at once.
     """
+    step, drift = inputs.covariance, inputs.drift
     transition, noise, h = step.transition, step.noise, step.readout
-    to_p, cov_p, to_scale = products.to_p, products.cov_p, products.to_scale
+    cov_p, to_p, to_scale = adjoints.cov_p, adjoints.to_p, adjoints.to_scale
     us, vs = columns(transition.left), columns(transition.right)
 
-    def predicted(x: Array, info_x: Array) -> Array:
+    def predicted_information(x: Array, info_x: Array) -> Array:
         """Ñ x, from N x."""
         return info_x + 0.5 * (inner(h, x) * to_p + inner(to_p, x) * h)
 
-    (to_h,) = _after(transition, [cov_p + to_scale * cov_z - products.mean_error])
-    to_h = to_h - products.drift_error + noise_times(noise, to_p + to_scale * h)
+    to_h = cov_p + to_scale * cov_z - left_times(adjoints.to_error, mean)
+    to_h = transition_times(transition.T, to_h) + noise_times(noise, to_p + to_scale * h)
+    to_h = to_h - drift_times(LowRank(drift.right, drift.left), adjoints.to_error)
 
     to_left, to_right = [], []
-    diagonal = 0.5 * (cov_p * h + cov_z * to_p)
-    for j in range(len(us)):
-        cov_v = products.cov_vs[j] + 0.5 * (inner(h, vs[j]) * cov_p + inner(to_p, vs[j]) * cov_z)
-        to_left.append(-products.mean_vs[j] - 2 * cov_v)
-        to_right.append(-products.mean_us[j] - 2 * predicted(carried_us[j], products.info_us[j]))
-        diagonal = diagonal - cov_us[j] * products.info_vs[j]
+    # The diagonal of P A Ñ, where A Ñ = W N − Σ u (N v)ᵀ and the part with p̄.
+    diagonal = adjoints.cov_info + 0.5 * (cov_p * h + cov_z * to_p)
+    for j, (u, v) in enumerate(zip(us, vs, strict=True)):
+        cov_v = adjoints.cov_vs[j] + 0.5 * (inner(h, v) * cov_p + inner(to_p, v) * cov_z)
+        to_left.append(-left_times(adjoints.predicted_vs[j], mean) - 2 * cov_v)
+        info_u = predicted_information(carried_us[j], adjoints.info_us[j])
+        to_right.append(-left_times(times(mean, u), adjoints.predicted) - 2 * info_u)
+        diagonal = diagonal - cov_us[j] * adjoints.info_vs[j]
     to_columns = [
-        2 * predicted(x, info_x)
-        for x, info_x in zip(columns(noise.factor), products.info_columns, strict=True)
+        2 * predicted_information(x, info_x)
+        for x, info_x in zip(columns(noise.factor), adjoints.info_columns, strict=True)
     ]
+    to_diag = None if adjoints.info_diag is None else adjoints.info_diag + to_p * h
     return _Gradient(
         transition=DPLR(
-            products.mean_adjoint + 2 * diagonal,
+            jnp.sum(mean * adjoints.predicted, axis=0) + 2 * diagonal,
             _stack(to_left, transition.left),
             _stack(to_right, transition.right),
         ),
-        drift=products.drift,
-        process_noise=DiagPlusLowRank(
-            None if noise.diag is None else to_p * h, _stack(to_columns, noise.factor)
+        drift=LowRank(
+            _stack([times(adjoints.predicted, x) for x in columns(drift.right)], drift.left),
+            _stack([left_times(x, adjoints.predicted) for x in columns(drift.left)], drift.right),
         ),
+        process_noise=DiagPlusLowRank(to_diag, _stack(to_columns, noise.factor)),
         readout=to_h,
         emission_noise=to_scale,
-        emission=products.to_emission,
+        emission=adjoints.to_emission,
     )
-
-
-def _add_diagonals(
-    gradient: _Gradient, transition: DPLR, covs: Array, products: _Products
-) -> _Gradient:
-    """Add what takes all entries of P and N: 2 diag(P W N) to w̄, diag(N) to that of Q."""
-    information = products.information
-    weighted = jax.vmap(times)(covs * information, transition.diag)
-    to_w = gradient.transition.diag + 2 * weighted
-    gradient = gradient._replace(transition=replace(gradient.transition, diag=to_w))
-    noise = gradient.process_noise
-    if noise.diag is None:
-        return gradient
-    index = jnp.arange(information.shape[1])
-    diag = noise.diag + information[:, index, index]
-    return gradient._replace(process_noise=replace(noise, diag=diag))
 
 
 _predictive.defvjp(_predictive_forward, _predictive_backward)

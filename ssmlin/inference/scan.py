@@ -39,15 +39,31 @@ def times(
 def left_times(
     x: Float[Array, " n *batch"], rows: Float[Array, " n d *batch"]
 ) -> Float[Array, " d *batch"]:
-    """A vector times a matrix of any shape; for a symmetric one the faster product in a batch."""
-    return x @ rows if rows.ndim == 2 else jnp.sum(x[:, None] * rows, axis=0)
+    """A vector times a matrix of any shape; of the products with a symmetric one the faster."""
+    if rows.ndim == 2 and rows.size > _FUSED_ELEMENTS:
+        return x @ rows
+    return jnp.sum(x[:, None] * rows, axis=0)
+
+
+# Up to this size the sum, which XLA fuses with what makes its operands, is as fast as the product
+# or faster; beyond, sometimes ten times as slow.
+_FUSED_ELEMENTS = 1024
 
 
 def symmetric_times(
     matrix: Float[Array, " d d *batch"], x: Float[Array, " d *batch"]
 ) -> Float[Array, " d *batch"]:
-    """A symmetric matrix times a vector; the product from the left is the faster one."""
+    """A symmetric matrix times a vector."""
     return left_times(x, matrix)
+
+
+def hadamard_times(
+    a: Float[Array, " d d *batch"], b: Float[Array, " d d *batch"], x: Float[Array, " d *batch"]
+) -> Float[Array, " d *batch"]:
+    """The diagonal of A diag(x) B for symmetric A and B."""
+    if a.ndim == 2 and a.size > _FUSED_ELEMENTS:
+        return (a * b) @ x
+    return jnp.sum(a * b * x[:, None], axis=0)
 
 
 def transition_times(transition: DPLR, x: Float[Array, " d *batch"]) -> Float[Array, " d *batch"]:
@@ -74,8 +90,20 @@ def drift_times(drift: LowRank, x: Float[Array, " d *batch"]) -> Float[Array, " 
     return out
 
 
+def _eye(like: Float[Array, " d *shape"], ndim: int) -> Float[Array, " d d *ones"]:
+    """The identity, of as many axes as asked for."""
+    # A constant: XLA would turn jnp.eye into comparisons of indices, made anew at every step.
+    eye = jnp.asarray(np.eye(like.shape[0], dtype=like.dtype))
+    return eye.reshape(*eye.shape, *(1,) * (ndim - 2))
+
+
 def diagonal(x: Float[Array, " d *batch"]) -> Float[Array, " d d *batch"]:
     """The diagonal matrix with the entries of a vector."""
-    # A constant: XLA would turn jnp.eye into comparisons of indices, made anew at every step.
-    eye = jnp.asarray(np.eye(x.shape[0], dtype=x.dtype))
-    return eye.reshape(*eye.shape, *(1,) * (x.ndim - 1)) * x[:, None]
+    return _eye(x, x.ndim + 1) * x[:, None]
+
+
+def diagonal_of(matrix: Float[Array, " d d *batch"]) -> Float[Array, " d *batch"]:
+    """The diagonal of a matrix."""
+    if matrix.ndim == 2 and matrix.size > _FUSED_ELEMENTS:
+        return jnp.diagonal(matrix)
+    return jnp.sum(_eye(matrix, matrix.ndim) * matrix, axis=0)
