@@ -69,9 +69,6 @@ class CovarianceForm(Protocol):
     def to_dense(self, stored: Array) -> Array:
         """P from what was kept, any number of leading axes."""
 
-    def smoothed(self, stored: Array, information: Array) -> Array:
-        """P − P Λ P from what was kept, any number of leading axes."""
-
 
 def masked_rsqrt(x: Array, observed: Array | float = 1.0) -> Array:
     """1/√x where x > 0 and observed, else 0. Masked before the root: no NaN reaches a gradient."""
@@ -156,11 +153,6 @@ class Plain:
         """P."""
         return stored
 
-    def smoothed(self, stored: Array, information: Array) -> Array:
-        """P − P Λ P."""
-        product = batched_product(batched_product(stored, information), stored)
-        return stored - 0.5 * (product + product.mT)
-
 
 class Factor(NamedTuple):
     """A factor L of P with spare zero columns, and how many of these the noise has taken."""
@@ -229,14 +221,7 @@ class SquareRoot:
 
     def to_dense(self, stored: Array) -> Array:
         """P = L Lᵀ."""
-        return batched_product(stored, stored.mT)
-
-    def smoothed(self, stored: Array, information: Array) -> Array:
-        """L (I − Lᵀ Λ L) Lᵀ."""
-        inner_part = batched_product(stored.mT, batched_product(information, stored))
-        inner_part = jnp.eye(stored.shape[-1], dtype=stored.dtype) - inner_part
-        product = batched_product(batched_product(stored, inner_part), stored.mT)
-        return 0.5 * (product + product.mT)
+        return stored @ stored.mT
 
 
 def _compressed(factor: Array) -> Array:
@@ -262,30 +247,31 @@ def triangular_factor(
     Returns:
         L, (d, d).
     """
-    dim = factor.shape[0]
-    index = jnp.arange(dim).reshape(dim, *(1,) * (factor.ndim - 2))
+    dim, batch = factor.shape[0], factor.shape[2:]
+    noise = jnp.zeros((dim, *batch), factor.dtype) if diag is None else diag
 
-    def eliminate(i: Any, rest: Array, row: Array, q: Array) -> tuple[Array, Array]:
+    def reflect(rest: Array, row: Array, own: Any, q: Array) -> tuple[Array, Array]:
+        """The products of all rows with the row's new entry, and the multiples of it they lose."""
         products = times(rest, row)
-        here = index == i
-        squared = inner(row, row) + q
+        squared = products[own] + q
         inverse = masked_rsqrt(squared)
-        root_q = jnp.sqrt(q)
-        column = (products + jnp.where(here, q, 0.0)) * inverse
         # |x|² / (n² + n √q): exactly one for the row itself, which becomes zero.
-        share = products * inverse * inverse / (1 + root_q * inverse)
-        return jnp.where(here[:, None], 0.0, rest - outer(share, row)), column
+        share = products * (inverse * inverse / (1 + jnp.sqrt(q) * inverse))
+        return products.at[own].set(squared) * inverse, share
 
-    noise = jnp.zeros(factor[:, 0].shape, factor.dtype) if diag is None else diag
     if dim <= _UNROLLED:
         found = []
         for i in range(dim):
-            factor, column = eliminate(i, factor, factor[i], noise[i])
-            found.append(column)
+            column, share = reflect(factor, factor[0], 0, noise[i])
+            factor = factor[1:] - outer(share[1:], factor[0])
+            found.append(jnp.pad(column, [(i, 0)] + [(0, 0)] * len(batch)))
         return jnp.stack(found, axis=1)
 
+    index = jnp.arange(dim).reshape(dim, *(1,) * len(batch))
+
     def body(rest: Array, i: Array) -> tuple[Array, Array]:
-        return eliminate(i, rest, rest[i], noise[i])
+        column, share = reflect(rest, rest[i], i, noise[i])
+        return jnp.where((index == i)[:, None], 0.0, rest - outer(share, rest[i])), column
 
     return jnp.moveaxis(lax.scan(body, factor, jnp.arange(dim))[1], 0, 1)
 
@@ -316,6 +302,14 @@ def batched_product(a: Float[Array, "T n d"], b: Float[Array, "T d e"]) -> Float
     if b.shape[-2] > 32:
         return a @ b
     return jnp.sum(a[..., :, :, None] * b[..., None, :, :], axis=-2)
+
+
+def smoothed_covariance(
+    cov: Float[Array, "T d d"], information: Float[Array, "T d d"]
+) -> Float[Array, "T d d"]:
+    """P − P Λ P at every step, exactly symmetric."""
+    product = batched_product(batched_product(cov, information), cov)
+    return cov - 0.5 * (product + product.mT)
 
 
 PLAIN, SQUARE_ROOT = Plain(), SquareRoot()

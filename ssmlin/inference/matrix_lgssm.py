@@ -15,7 +15,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ssmlin import _checks
 from ssmlin.inference import adjoint, sequential
-from ssmlin.inference.covariance import FORMS, CovarianceForm, batched_product
+from ssmlin.inference.covariance import (
+    FORMS,
+    CovarianceForm,
+    batched_product,
+    smoothed_covariance,
+)
 from ssmlin.inference.parallel import Chunked
 from ssmlin.inference.posterior import PosteriorMatrixLGSSM
 from ssmlin.lgssm import LowRank, MatrixLGSSM
@@ -478,7 +483,7 @@ def _smoother_core(
         filtered_means=run.means,
         filtered_covariances=covs,
         smoothed_means=run.means - batched_product(back.filtered_adjoints, covs),
-        smoothed_covariances=form.smoothed(run.stored, back.information),
+        smoothed_covariances=smoothed_covariance(covs, back.information),
     )
 
 
