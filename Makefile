@@ -43,7 +43,7 @@ docs: $(STAMP) ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(STAMP) ## run the benchmarks
-	$(BIN)/python benchmarks/inference.py $(ARGS)
+	$(BIN)/ssmlin bench $(ARGS)
 
 install: $(STAMP) ## set everything up in .venv
 

@@ -1,7 +1,9 @@
 """The commands of `ssmlin`."""
 
+import sys
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -91,6 +93,49 @@ def mechanisms() -> None:
             gates.append(text)
         table.add_row(name, cls.transition_formula, cls.drift_formula, "\n".join(gates), cls.source)
     console.print(table)
+
+
+@app.command()
+def bench(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Which benchmarks; all of them if none is named.")
+    ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Tiny sizes, to see that all works; figures mean nothing."),
+    ] = False,
+    show: Annotated[bool, typer.Option("--list", help="List the benchmarks and end.")] = False,
+) -> None:
+    """Time ssmlin against dynamax, cuthbert and statsmodels on this machine, as Markdown tables.
+
+    cuthbert comes with `pip install ssmlin[bench]`; without it its columns are empty.
+
+    Example: ssmlin bench filtering batches
+    """
+    benchmarks = _benchmarks()
+    if show:
+        for name, description in benchmarks.BENCHMARKS.items():
+            console.print(f"{name}: {description}", highlight=False, soft_wrap=True)
+        return
+    for name in names or ():
+        if name not in benchmarks.BENCHMARKS:
+            known = ", ".join(benchmarks.BENCHMARKS)
+            raise typer.BadParameter(f"expected one of {known}; got {name!r}", param_hint="names")
+    benchmarks.run(names or list(benchmarks.BENCHMARKS), quick)
+
+
+def _benchmarks() -> Any:
+    """The benchmarks, from the installed package or from beside it in a source checkout."""
+    package = Path(__file__).parents[1]
+    if (package / "benchmarks").is_dir():
+        return import_module("ssmlin.benchmarks")
+    if not (package.parent / "benchmarks" / "harness.py").is_file():
+        raise typer.BadParameter("the benchmarks are not installed; run this in a source checkout")
+    sys.path.insert(0, str(package.parent))
+    try:
+        return import_module("benchmarks")
+    finally:
+        sys.path.remove(str(package.parent))
 
 
 def main() -> None:

@@ -1,0 +1,35 @@
+"""The benchmarks, which `ssmlin bench` runs: one module each, with a function `run(quick)`.
+
+They print Markdown, so that a run can be pasted into docs/benchmarks.md. A wheel holds them as
+`ssmlin.benchmarks`, so modules import each other relatively; importing them runs nothing.
+"""
+
+from importlib import import_module
+
+BENCHMARKS = {
+    "filtering": "likelihood, filter, smoother, gradient and draws against other libraries",
+    "drivers": "sequential, associative and chunked drivers, and which one `auto` takes",
+    "scaling": "time and memory against T and d, and against the floors of the machine",
+    "square_root": "the square-root form against the plain one",
+    "stress": "errors in single precision where the problem is badly conditioned",
+    "batches": "batches of sequences against single ones and against vmap",
+    "dense": "the dense drop-in functions against dynamax's",
+}
+
+
+def run(names: list[str], quick: bool = False) -> None:
+    """Run benchmarks and print their tables.
+
+    Args:
+        names: which, of `BENCHMARKS`.
+        quick: tiny sizes and few repeats, to see that all of it works; the figures mean nothing.
+    """
+    import jax
+
+    from . import harness
+
+    print(harness.machine())
+    with jax.enable_x64(False):  # whatever the environment says: the tables are in single precision
+        for name in names:
+            harness.section(name.replace("_", " ").capitalize(), BENCHMARKS[name])
+            import_module(f".{name}", __name__).run(quick)

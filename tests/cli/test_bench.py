@@ -1,0 +1,31 @@
+"""The benchmarks run and print what they say."""
+
+import pytest
+from typer.testing import CliRunner
+
+from ssmlin.cli.app import _benchmarks, app
+
+runner = CliRunner()
+NAMES = list(_benchmarks().BENCHMARKS)
+
+
+def test_list_names_all():
+    result = runner.invoke(app, ["bench", "--list"])
+    assert result.exit_code == 0
+    assert all(f"{name}: " in result.output for name in NAMES)
+
+
+def test_an_unknown_name_is_an_error():
+    result = runner.invoke(app, ["bench", "nothing"])
+    assert result.exit_code == 2
+    assert "filtering" in result.output and "nothing" in result.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["filtering", "batches"])
+def test_tables_are_complete(name):
+    result = runner.invoke(app, ["bench", name, "--quick"], catch_exceptions=False)
+    assert result.exit_code == 0
+    rows = [line for line in result.output.splitlines() if line.startswith("|")]
+    assert len(rows) >= 5
+    assert "nan" not in result.output
