@@ -40,6 +40,7 @@ from ssmlin.inference.scan import (
 from ssmlin.inference.sequential import (
     Forward,
     Inputs,
+    at_every_step,
     batch_first,
     batch_last,
     carry_rows,
@@ -48,6 +49,8 @@ from ssmlin.inference.sequential import (
     is_batched,
     model_start,
     pad_time,
+    scan_steps,
+    time_first,
 )
 from ssmlin.lgssm import DPLR, DiagPlusLowRank, LowRank, MatrixLGSSM
 
@@ -88,7 +91,7 @@ def forward(
 ) -> tuple[Forward, Float[Array, "d d"]]:
     """The sequential filter, keeping nothing over time but ŷ_t and s_t; and P_T beside it."""
     steps = lgssm.num_timesteps
-    length = _stretch_length(steps)
+    length = _stretch_length(steps, lgssm.key_dim)
     extra = -steps % length
     data = pad_time(lgssm, extra), _pad(emissions, extra, -2), _pad(observed, extra, -1)
     emission_means, scales, last_mean, last_cov = _predictive(form, length, *data)
@@ -102,11 +105,19 @@ def _pad(x: Array, extra: int, axis: int) -> Array:
     return jnp.pad(x, widths) if extra else x
 
 
-def _stretch_length(steps: int) -> int:
-    """About √T steps: a divisor of T if there is one near, so that nothing need be padded."""
-    root = max(1, math.isqrt(steps))
-    divisors = [n for n in range(max(1, root // 2), 2 * root + 1) if steps % n == 0]
-    return min(divisors or [root], key=lambda n: abs(n - root))
+def _stretch_length(steps: int, dim: int) -> int:
+    """About √T steps, or more while the states of a stretch are few enough for the cache.
+
+    A divisor of T if there is one near, so that nothing need be padded.
+    """
+    length = max(1, math.isqrt(steps), _CACHED_ELEMENTS // dim**2)
+    if length >= steps:
+        return max(1, steps)
+    divisors = [n for n in range(max(1, length // 2), 2 * length + 1) if steps % n == 0]
+    return min(divisors or [length], key=lambda n: abs(n - length))
+
+
+_CACHED_ELEMENTS = 2**15
 
 
 def _stretches(tree: Any, length: int) -> Any:
@@ -148,7 +159,7 @@ def _predictive_forward(
         return carry, (mean_z, update.scale, update.gain)
 
     def stretch(carry: Any, inputs: Inputs) -> tuple[Any, Any]:
-        last, kept = lax.scan(step, carry, inputs)
+        last, kept = scan_steps(step, carry, inputs, batched)
         return last, (carry, kept)
 
     mean, stored = model_start(lgssm, form)
@@ -157,7 +168,7 @@ def _predictive_forward(
     (last_mean, last_cov), (starts, kept) = lax.scan(stretch, start, _stretches(inputs, length))
     last_mean, stored = batch_first((last_mean, form.stored(last_cov)), batched)
     means_z, scales = _join(kept[:2])
-    emission_means, scales = batch_first((means_z + written, scales), batched)
+    emission_means, scales = time_first((means_z + written, scales), batched)
     result = _lead_vmap_axis((emission_means, scales, last_mean, form.to_dense(stored)))
     return result, _Residuals(lgssm, emissions, observed, starts, kept)
 
@@ -172,8 +183,8 @@ def _predictive_backward(
     # As in the filter: a scale of zero, and a missing emission, have no update.
     updated = (inputs.covariance.observed > 0) & (scales > 0)
     precisions = jnp.where(updated, 1 / jnp.where(updated, scales, 1.0), 0.0)
-    errors = (inputs.emission - means_z) * inputs.covariance.observed[:, :, None]
-    given = _stretches(batch_last(_Cotangents(emission_mean, scale), batched), length)
+    errors = (inputs.emission - means_z) * inputs.covariance.observed[..., None]
+    given = _stretches(time_first(_Cotangents(emission_mean, scale), batched), length)
 
     def recompute(carry: Any, inputs: Inputs) -> tuple[Any, Any]:
         mean, cov = carry
@@ -182,18 +193,18 @@ def _predictive_backward(
 
     def stretch(carry: Any, data: Any) -> tuple[Any, _Gradient]:
         start, inputs, *rest = data
-        means, stored, cov_z, cov_us = lax.scan(recompute, start, inputs)[1]
-        covs = batch_last(form.to_dense(batch_first(stored, batched)), batched)
-        carried_us = jax.vmap(_carried)(inputs.covariance.transition, cov_us)
-        data = inputs, covs, carried_us, *rest
-        carry, adjoints = lax.scan(_adjoint_step, carry, data, reverse=True)
-        return carry, jax.vmap(_gradient)(inputs, means, cov_z, cov_us, carried_us, adjoints)
+        means, stored, cov_z, cov_us = scan_steps(recompute, start, inputs, batched)[1]
+        carried_us = at_every_step(_carried, batched)(inputs.covariance.transition, cov_us)
+        data = inputs, form.to_dense(stored), carried_us, *rest
+        carry, adjoints = scan_steps(_adjoint_step, carry, data, batched, reverse=True)
+        gradient = at_every_step(_gradient, batched)
+        return carry, gradient(inputs, means, cov_z, cov_us, carried_us, adjoints)
 
     end = batch_last((mean, 0.5 * (cov + cov.mT)), batched)
     data = (starts, inputs, gains, precisions, errors, given)
     start, gradient = lax.scan(stretch, end, data, reverse=True)
     initial_mean, initial_cov = batch_first(start, batched)
-    by_step: _Gradient = batch_first(_join(gradient), batched)
+    by_step: _Gradient = time_first(_join(gradient), batched)
     return (
         replace(
             lgssm,

@@ -155,10 +155,54 @@ class Plain:
 
 
 class Factor(NamedTuple):
-    """A factor L of P with spare zero columns, and how many of these the noise has taken."""
+    """A factor L of P with spare zero columns, and how many of these have been taken."""
 
     columns: Float[Array, " d n *batch"]
     taken: Int[Array, ""]
+
+
+def with_spare(root: Float[Array, " d n *batch"], num: int) -> Factor:
+    """A factor of d columns and spare ones."""
+    dim = root.shape[0]
+    root = root if root.shape[1] == dim else triangular_factor(root)
+    spare = jnp.zeros((dim, num, *root.shape[2:]), root.dtype)
+    return Factor(jnp.concatenate([root, spare], axis=1), jnp.zeros((), jnp.int32))
+
+
+def append(factor: Factor, new: Float[Array, " d k *batch"]) -> Factor:
+    """P + new newᵀ: into spare columns or, if there are too few left, after a compression."""
+    dim, num_new = new.shape[:2]
+    old, taken = factor
+
+    def compressed(x: Array) -> Array:
+        root = triangular_factor(x)
+        return jnp.concatenate([root, jnp.zeros_like(x[:, dim:])], axis=1)
+
+    full = taken + num_new > old.shape[1] - dim
+    old = lax.cond(full, compressed, lambda x: x, old)
+    taken = jnp.where(full, 0, taken)
+    joined = lax.dynamic_update_slice_in_dim(old, new, dim + taken, axis=1)
+    return Factor(joined, taken + num_new)
+
+
+def potter(
+    factor: Float[Array, " d n *batch"],
+    f: Float[Array, " n *batch"],
+    noise: Array | float,
+    observed: Array | float = 1.0,
+) -> tuple[Float[Array, " d n *batch"], Float[Array, " d *batch"], Float[Array, " *batch"]]:
+    r"""A scalar measurement of noise r with $f = L^\top h$: the new factor, the gain, the scale s.
+
+    $$s = f^\top f + r, \quad g = L f / s, \quad L - \frac{1}{s + \sqrt{r s}} (L f) f^\top$$
+
+    Source: Potter (1963); Bierman, Factorization Methods for Discrete Sequential Estimation (1977).
+    """
+    scale = inner(f, f) + noise
+    root = masked_rsqrt(scale, observed)
+    gain = times(factor, f) * root * root
+    # 1/(s + √(r s)) = (1/s) / (1 + √(r/s)).
+    shrink = 1 / (1 + jnp.sqrt(noise) * root)
+    return factor - outer(gain * shrink, f), gain, scale
 
 
 class SquareRoot:
@@ -175,17 +219,13 @@ class SquareRoot:
     def start(self, stored: Array, noise: DiagPlusLowRank) -> Factor:
         """L, brought to d columns, and as many spare ones as take the noise of some steps."""
         dim, rank = stored.shape[0], noise.rank if noise.diag is None else 0
-        num_spare = rank * -(-dim // rank) if rank else 0
-        spare = jnp.zeros((dim, num_spare, *stored.shape[2:]), stored.dtype)
-        root = stored if stored.shape[1] == dim else triangular_factor(stored)
-        return Factor(jnp.concatenate([root, spare], axis=1), jnp.zeros((), jnp.int32))
+        return with_spare(stored, rank * -(-dim // rank) if rank else 0)
 
     def advance(self, carry: Factor, step: Step) -> tuple[Factor, Update]:
         """One step."""
         transition, noise = step.transition, step.noise
         w, us, vs = transition.diag, columns(transition.left), columns(transition.right)
         factor, taken = carry
-        dim = factor.shape[0]
         weights = [left_times(u, factor) for u in us]
         # For the adjoint alone; the compiler drops them elsewhere.
         cov_z = times(factor, left_times(step.carried_readout, factor))
@@ -198,21 +238,9 @@ class SquareRoot:
             wide = jnp.concatenate([predicted, noise.factor], axis=1)
             predicted = triangular_factor(wide, noise.diag)
         elif noise.rank:
-            full = taken + noise.rank > factor.shape[1] - dim
-            predicted = lax.cond(full, _compressed, lambda x: x, predicted)
-            taken = jnp.where(full, 0, taken)
-            predicted = lax.dynamic_update_slice_in_dim(
-                predicted, noise.factor, dim + taken, axis=1
-            )
-            taken = taken + noise.rank
+            predicted, taken = append(Factor(predicted, taken), noise.factor)
         f = left_times(step.readout, predicted)
-        cov_h = times(predicted, f)
-        scale = inner(f, f) + step.emission_noise
-        root = masked_rsqrt(scale, step.observed)
-        gain = cov_h * root * root
-        # 1/(s + √(r s)) = (1/s) / (1 + √(r/s)).
-        shrink = 1 / (1 + jnp.sqrt(step.emission_noise) * root)
-        new = predicted - outer(gain * shrink, f)
+        new, gain, scale = potter(predicted, f, step.emission_noise, step.observed)
         return Factor(new, taken), Update(scale, gain, cov_z, cov_us)
 
     def stored(self, carry: Factor) -> Array:
@@ -222,12 +250,6 @@ class SquareRoot:
     def to_dense(self, stored: Array) -> Array:
         """P = L Lᵀ."""
         return stored @ stored.mT
-
-
-def _compressed(factor: Array) -> Array:
-    """The same P with all but the first d columns zero."""
-    root = triangular_factor(factor)
-    return jnp.concatenate([root, jnp.zeros_like(factor[:, root.shape[0] :])], axis=1)
 
 
 def triangular_factor(

@@ -410,6 +410,44 @@ def _root(cov: Float[Array, "*T n n"]) -> Float[Array, "*T n n"]:
     return lower * _masked_sqrt(pivots)[..., None, :]
 
 
+type _Measured = tuple[Float[Array, "*T N D"], Float[Array, "*T N"], Float[Array, "T N"]]
+
+
+def _decorrelate_all(rows: Array, cov: Array, values: Array) -> _Measured:
+    """Rows, variances and values of independent entries; H and R the same at every step."""
+    rest = jnp.concatenate([rows, jnp.eye(len(rows), dtype=rows.dtype)], axis=1)
+    _, variances, rest = _eliminate(cov, rest)
+    dim = rows.shape[1]
+    return rest[:, :dim], variances, values @ rest[:, dim:].T
+
+
+def _decorrelate(rows: Array, cov: Array, values: Array) -> _Measured:
+    """:func:`_decorrelate_all` at every step by itself."""
+    (steps, n), dim = values.shape, rows.shape[-1]
+    rows, cov = jnp.broadcast_to(rows, (steps, n, dim)), jnp.broadcast_to(cov, (steps, n, n))
+    rest = jnp.concatenate([rows, values[:, :, None]], axis=2)
+    _, variances, rest = _eliminate(cov, rest)
+    return rest[..., :dim], variances, rest[..., dim]
+
+
+def _decorrelate_seen(rows: Array, cov: Array, values: Array, seen: Array) -> _Measured:
+    """:func:`_decorrelate` where entries may be missing."""
+    both = seen[:, :, None] & seen[:, None, :]
+    cov = jnp.where(both, cov, jnp.eye(values.shape[1], dtype=rows.dtype))
+    return _decorrelate(jnp.where(seen[:, :, None], rows, 0.0), cov, values)
+
+
+def _decorrelate_once(rows: Array, cov: Array, values: Array, seen: Array) -> _Measured:
+    """:func:`_decorrelate_all`, repeated for every step."""
+    rows, variances, values = _decorrelate_all(rows, cov, values)
+    steps = len(values)
+    return (
+        jnp.broadcast_to(rows, (steps, *rows.shape)),
+        jnp.broadcast_to(variances, (steps, *variances.shape)),
+        values,
+    )
+
+
 def _model(params: ParamsLGSSM, emissions: Array, inputs: Array | None, complete: bool) -> _Model:
     """Work out the offsets, mask what is missing and make the entries of an emission independent.
 
@@ -444,19 +482,16 @@ def _model(params: ParamsLGSSM, emissions: Array, inputs: Array | None, complete
         if n == 1:
             variances = variances[..., 0]
         elif complete and rows.ndim == variances.ndim == 2:
-            rest = jnp.concatenate([rows, jnp.eye(n, dtype=rows.dtype)], axis=1)
-            _, variances, rest = _eliminate(variances, rest)
-            rows, values = rest[:, :dim], values @ rest[:, dim:].T
-        else:
-            if not complete:
-                rows = jnp.where(seen[:, :, None], rows, 0.0)
-                both = seen[:, :, None] & seen[:, None, :]
-                variances = jnp.where(both, variances, jnp.eye(n, dtype=rows.dtype))
-            rest = jnp.concatenate(
-                [jnp.broadcast_to(rows, (steps, n, dim)), values[:, :, None]], axis=2
+            rows, variances, values = _decorrelate_all(rows, variances, values)
+        elif complete:
+            rows, variances, values = _decorrelate(rows, variances, values)
+        elif rows.ndim == variances.ndim == 2:
+            # Under a trace nobody knows yet: the dear way only where something is missing.
+            rows, variances, values = lax.cond(
+                seen.all(), _decorrelate_once, _decorrelate_seen, rows, variances, values, seen
             )
-            _, variances, rest = _eliminate(jnp.broadcast_to(variances, (steps, n, n)), rest)
-            rows, values = rest[..., :dim], rest[..., dim]
+        else:
+            rows, variances, values = _decorrelate_seen(rows, variances, values, seen)
     return _Model(
         transition=from_second(dynamics.weights, 2),
         drift=drift,

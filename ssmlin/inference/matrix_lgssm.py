@@ -17,6 +17,7 @@ from ssmlin import _checks
 from ssmlin.inference import adjoint, sequential
 from ssmlin.inference.covariance import (
     FORMS,
+    SQUARE_ROOT,
     CovarianceForm,
     batched_product,
     smoothed_covariance,
@@ -135,7 +136,13 @@ def matrix_lgssm_smoother(
       P_{t \mid T} = P_t - P_t \hat\Lambda_t P_t$$
 
     No inverse is taken, so it is right also where Q_t or P_0 is singular. O(d² + m d) a step
-    and one batched product for the covariances.
+    and one batched product for the covariances. With `covariance_form="square_root"` no difference
+    of covariances is taken either,
+
+    $$P_{t \mid T} = (P_t^{-1} + J_t)^{-1}, \quad
+      E[S_t \mid y_{1:T}] = M_t + \zeta_t P_{t \mid T}$$
+
+    with what the future says of the state, J_t and ζ_t; in factors, d scalar updates a step.
 
     Args:
         lgssm: the model, or a batch of models; see :func:`matrix_lgssm_filter`.
@@ -146,7 +153,7 @@ def matrix_lgssm_smoother(
         store: "all": filtered and smoothed moments; "means": smoothed means alone, without any
             covariance over time.
         method: see :func:`matrix_lgssm_filter`.
-        covariance_form: see :func:`matrix_lgssm_filter`.
+        covariance_form: see :func:`matrix_lgssm_filter`. "square_root" needs r_t > 0 here.
 
     Returns:
         The posterior.
@@ -167,6 +174,12 @@ def matrix_lgssm_smoother(
     """
     _checks.one_of("store", store, ("all", "means"))
     problem, plan = _prepare(lgssm, emissions, mask, length, missing, method, covariance_form)
+    if covariance_form == "square_root" and _checks.is_concrete(lgssm.emission_noise):
+        if not (np.asarray(lgssm.emission_noise) > 0).all():
+            raise ValueError(
+                "covariance_form: 'square_root' smooths where emission_noise > 0 only, got a zero; "
+                "expected 'plain'"
+            )
     return _smoother(*problem, store=store, plan=plan)
 
 
@@ -462,12 +475,14 @@ def _smoother_core(
     lgssm: MatrixLGSSM, emissions: Array, observed: Array, *, store: str, plan: Plan
 ) -> PosteriorMatrixLGSSM:
     """Smooth with a shared covariance."""
-    y = _centred(lgssm, emissions, observed)
+    y, seen = _centred(lgssm, emissions, observed), observed[..., 0]
     moments, form = store == "all", plan.form
+    if form is SQUARE_ROOT:
+        return _root_smoother_core(lgssm, y, observed, store=store, plan=plan)
     run = plan.driver.forward(
         lgssm,
         y,
-        observed[..., 0],
+        seen,
         form=form,
         keep_gains=True,
         keep_means=moments,
@@ -478,12 +493,33 @@ def _smoother_core(
     if not moments:
         means = plan.driver.smoothed_means(lgssm, lgssm.initial_mean, back)
         return posterior._replace(smoothed_means=means)
-    covs = form.to_dense(run.stored)
+    covs = run.stored
     return posterior._replace(
         filtered_means=run.means,
         filtered_covariances=covs,
         smoothed_means=run.means - batched_product(back.filtered_adjoints, covs),
         smoothed_covariances=smoothed_covariance(covs, back.information),
+    )
+
+
+def _root_smoother_core(
+    lgssm: MatrixLGSSM, y: Array, observed: Array, *, store: str, plan: Plan
+) -> PosteriorMatrixLGSSM:
+    """Smooth with a shared covariance in square-root form; y less its bias."""
+    form, seen = plan.form, observed[..., 0]
+    run = plan.driver.forward(
+        lgssm, y, seen, form=form, keep_gains=True, keep_means=True, keep_covariances=True
+    )
+    posterior, residuals, _ = _assemble(lgssm, y, observed, run)
+    shifts, roots = plan.driver.root_backward(lgssm, y, seen, run, residuals)
+    smoothed = form.to_dense(roots)
+    posterior = posterior._replace(smoothed_means=run.means + batched_product(shifts, smoothed))
+    if store == "means":
+        return posterior
+    return posterior._replace(
+        filtered_means=run.means,
+        filtered_covariances=form.to_dense(run.stored),
+        smoothed_covariances=smoothed,
     )
 
 

@@ -20,7 +20,13 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from ssmlin.inference import sequential
-from ssmlin.inference.covariance import PLAIN, CovarianceForm, masked_rsqrt, triangular_factor
+from ssmlin.inference.covariance import (
+    PLAIN,
+    SQUARE_ROOT,
+    CovarianceForm,
+    masked_rsqrt,
+    triangular_factor,
+)
 from ssmlin.inference.elements import (
     Element,
     RootElement,
@@ -170,6 +176,39 @@ class Chunked:
             initial_information=None if first is None else first[0],
         )
 
+    def root_backward(
+        self,
+        lgssm: MatrixLGSSM,
+        emissions: Float[Array, "T m"],
+        observed: Float[Array, " T"],
+        run: sequential.Forward,
+        residuals: Float[Array, "T m"],
+    ) -> tuple[Float[Array, "T m d"], Float[Array, "T d n"]]:
+        """Smooth in factors; see :func:`ssmlin.inference.sequential.root_backward`."""
+        steps, length = lgssm.num_timesteps, self._chunk_length(lgssm)
+        chunks = self._chunks(lgssm)
+
+        def split(x: Any) -> Any:
+            return _split(x, length)
+
+        y, seen = split(emissions), split(observed)
+        by_chunk = run._replace(
+            gains=split(run.gains), means=split(run.means), stored=split(run.stored)
+        )
+        elements = _elements(lgssm, chunks, y, seen, SQUARE_ROOT)
+        # Backward in time: what comes later is combined first.
+        later = jax.tree.map(lambda x: x[1:], elements)
+        future = lax.associative_scan(lambda x, y: combine_roots(y, x), later, reverse=True)
+        root = future.information_root
+        shift = future.shift - (by_chunk.means[:-1, -1] @ root) @ root.mT
+        end = [jnp.concatenate([x, jnp.zeros_like(x[:1])]) for x in (shift, root)]
+        if len(seen) == 1:
+            end = [jnp.zeros_like(elements.shift), jnp.zeros_like(elements.information_root)]
+        shifts, roots = sequential.root_backward(
+            chunks, y, seen, by_chunk, split(residuals), end=(end[0], end[1])
+        )
+        return _join(shifts, steps), _join(roots, steps)
+
     def forward_means(
         self,
         lgssm: MatrixLGSSM,
@@ -234,10 +273,10 @@ class Chunked:
         return _before(initial @ transition + offset, initial)
 
 
-def _chunk_starts(
+def _elements(
     lgssm: MatrixLGSSM, chunks: MatrixLGSSM, y: Array, seen: Array, form: CovarianceForm
-) -> tuple[Array, Array]:
-    """The law of the state at the start of every chunk, as the form keeps it."""
+) -> Any:
+    """The element of every chunk, as the form has it."""
     num, dim = y.shape[0], lgssm.key_dim
     zero_mean = jnp.zeros((num, *lgssm.initial_mean.shape), lgssm.dtype)
     zero_cov = jnp.zeros((num, dim, dim), lgssm.dtype)
@@ -251,14 +290,9 @@ def _chunk_starts(
     roots = masked_rsqrt(alone.scales, seen)[..., None]
     response, errors = response * roots, (y - alone.emission_means) * roots * seen[..., None]
     shift = errors.mT @ response
-    stored = form.store(lgssm.initial_cov)
     if form is PLAIN:
-        element = Element(
-            transition, alone.last_mean, alone.last_stored, shift, response.mT @ response
-        )
-        done = lax.associative_scan(combine, jax.tree.map(lambda x: x[:-1], element))
-        mean, cov = jax.vmap(condition, (0, None, None))(done, lgssm.initial_mean, stored)
-        return _before(mean, lgssm.initial_mean), _before(cov, stored)
+        information = response.mT @ response
+        return Element(transition, alone.last_mean, alone.last_stored, shift, information)
 
     def square(x: Array) -> Array:
         """A factor of d columns."""
@@ -266,10 +300,22 @@ def _chunk_starts(
             return jnp.pad(x, ((0, 0), (0, 0), (0, dim - x.shape[-1])))
         return jnp.moveaxis(triangular_factor(jnp.moveaxis(x, 0, -1)), -1, 0)
 
-    root_element = RootElement(
+    return RootElement(
         transition, alone.last_mean, square(alone.last_stored), shift, square(response.mT)
     )
-    done = lax.associative_scan(combine_roots, jax.tree.map(lambda x: x[:-1], root_element))
-    starts = [jnp.broadcast_to(x, (num - 1, *x.shape)) for x in (lgssm.initial_mean, stored)]
-    mean, root = condition_root(done, *starts)
-    return _before(mean, lgssm.initial_mean), _before(root, stored)
+
+
+def _chunk_starts(
+    lgssm: MatrixLGSSM, chunks: MatrixLGSSM, y: Array, seen: Array, form: CovarianceForm
+) -> tuple[Array, Array]:
+    """The law of the state at the start of every chunk, as the form keeps it."""
+    start = lgssm.initial_mean, form.store(lgssm.initial_cov)
+    elements = _elements(lgssm, chunks, y, seen, form)
+    done = lax.associative_scan(
+        combine if form is PLAIN else combine_roots, jax.tree.map(lambda x: x[:-1], elements)
+    )
+    if form is PLAIN:
+        found = jax.vmap(condition, (0, None, None))(done, *start)
+    else:
+        found = condition_root(done, *(jnp.broadcast_to(x, (len(y) - 1, *x.shape)) for x in start))
+    return _before(found[0], start[0]), _before(found[1], start[1])

@@ -6,7 +6,7 @@ more than all of that, so the low-rank parts are worked off column by column.
 
 Conventions: M is m × d with the state's rows; a missing emission has ``observed`` = 0, which turns
 the update off and leaves the prediction as the filtered law. Every function takes one sequence or a
-batch of them, whose axis leads every array of the model and the data; inside the scans it is last.
+batch of them, whose axis leads every array of the model and the data; inside a step it is last.
 """
 
 from dataclasses import replace
@@ -20,15 +20,21 @@ from jaxtyping import Array, Float
 from ssmlin.inference.covariance import (
     PLAIN,
     CovarianceForm,
+    Factor,
     Step,
+    append,
     carry_rows,
     congruence_pairs,
+    masked_rsqrt,
+    potter,
     scaled_less,
+    with_spare,
 )
 from ssmlin.inference.scan import (
     columns,
     drift_times,
     inner,
+    left_times,
     noise_times,
     outer,
     symmetric_times,
@@ -82,6 +88,27 @@ def batch_first(tree: Any, batched: bool) -> Any:
     return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), tree) if batched else tree
 
 
+def time_first(tree: Any, batched: bool) -> Any:
+    """Swap the batch axis, if there is one, and the time axis of every array."""
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), tree) if batched else tree
+
+
+def scan_steps(
+    step: Any, carry: Any, inputs: Any, batched: bool, *, reverse: bool = False
+) -> tuple[Any, Any]:
+    """A scan over the leading axis, time; a batch axis is second outside and last in the step."""
+    if not batched:
+        return lax.scan(step, carry, inputs, reverse=reverse)
+    inputs = jax.tree.map(lambda x: jnp.moveaxis(x, 1, -1), inputs)
+    carry, kept = lax.scan(step, carry, inputs, reverse=reverse)
+    return carry, jax.tree.map(lambda x: jnp.moveaxis(x, -1, 1), kept)
+
+
+def at_every_step(function: Any, batched: bool) -> Any:
+    """A function of one step's arrays, for all steps and, if there is one, the batch."""
+    return jax.vmap(jax.vmap(function)) if batched else jax.vmap(function)
+
+
 def is_batched(lgssm: MatrixLGSSM) -> bool:
     """Whether the model's arrays have a leading batch axis."""
     return lgssm.initial_mean.ndim == 3
@@ -106,10 +133,8 @@ def pad_time(lgssm: MatrixLGSSM, extra: int) -> MatrixLGSSM:
 def forward_inputs(
     lgssm: MatrixLGSSM, emissions: Float[Array, "T m"], observed: Float[Array, " T"]
 ) -> tuple[Inputs, Float[Array, "T m"]]:
-    """What the steps are given, batch last: all that does not depend on the state; and B_t h_t."""
-    laid_out = batch_last((lgssm, emissions, observed), is_batched(lgssm))
+    """What the steps are given, all that does not depend on the state; and B_t h_t. Time first."""
 
-    @jax.vmap
     def prepare(
         transition: DPLR,
         drift: LowRank,
@@ -133,22 +158,22 @@ def forward_inputs(
         )
         return Inputs(step, drift, y - written), written
 
-    model, y, seen = laid_out
-    return prepare(
-        model.transition,
-        model.drift,
-        model.process_noise,
-        model.readout,
-        model.emission_noise,
-        y,
-        seen,
+    batched = is_batched(lgssm)
+    given = (
+        lgssm.transition,
+        lgssm.drift,
+        lgssm.process_noise,
+        lgssm.readout,
+        lgssm.emission_noise,
+        emissions,
+        observed,
     )
+    return time_first(at_every_step(prepare, batched)(*given), batched)
 
 
-def carried_readout(lgssm: MatrixLGSSM) -> Float[Array, "T d *batch"]:
-    """z_t = A_t h_t, batch last: the readout as the state before the transition sees it."""
-    parts = batch_last((lgssm.transition, lgssm.readout), is_batched(lgssm))
-    return jax.vmap(transition_times)(*parts)
+def carried_readout(lgssm: MatrixLGSSM) -> Float[Array, "T d"]:
+    """z_t = A_t h_t: the readout as the state before the transition sees it."""
+    return at_every_step(transition_times, is_batched(lgssm))(lgssm.transition, lgssm.readout)
 
 
 def model_start(lgssm: MatrixLGSSM, form: CovarianceForm) -> tuple[Array, Array]:
@@ -218,9 +243,9 @@ def forward(
     mean, stored = batch_last(start, batched) if start is not None else model_start(lgssm, form)
     inputs, written = forward_inputs(lgssm, emissions, observed)
     carry = mean, form.start(stored, lgssm.process_noise)
-    (last_mean, last_cov), (means_z, *kept) = lax.scan(step, carry, inputs)
+    (last_mean, last_cov), (means_z, *kept) = scan_steps(step, carry, inputs, batched)
     last_mean, last_stored = batch_first((last_mean, form.stored(last_cov)), batched)
-    emission_means, scales, gains, means, stored = batch_first((means_z + written, *kept), batched)
+    emission_means, scales, gains, means, stored = time_first((means_z + written, *kept), batched)
     return Forward(
         emission_means=emission_means,
         scales=scales,
@@ -291,14 +316,107 @@ def backward(
         return (new_adjoint, new_information), (adjoint, write, information)
 
     white = residuals * precisions[..., None]
-    transition, *rest = batch_last((lgssm.transition, gains, precisions, white), batched)
-    inputs = (transition, carried_readout(lgssm), *rest)
-    start, kept = lax.scan(step, batch_last(end, batched), inputs, reverse=True)
+    inputs = (lgssm.transition, carried_readout(lgssm), gains, precisions, white)
+    inputs = time_first(inputs, batched)
+    start, kept = scan_steps(step, batch_last(end, batched), inputs, batched, reverse=True)
     initial_adjoint, initial_information = batch_first(start, batched)
-    adjoints, writes, information = batch_first(kept, batched)
+    adjoints, writes, information = time_first(kept, batched)
     # C_tᵀ acts here and not in the scan; dropped by the compiler where nobody asks for it.
     predicted = adjoints - writes[..., :, None] * lgssm.readout[..., None, :]
     return Backward(adjoints, predicted, information, initial_adjoint, initial_information)
+
+
+def root_backward(
+    lgssm: MatrixLGSSM,
+    emissions: Float[Array, "T m"],
+    observed: Float[Array, " T"],
+    run: Forward,
+    residuals: Float[Array, "T m"],
+    *,
+    end: tuple[Float[Array, "m d"], Float[Array, "d n"]] | None = None,
+) -> tuple[Float[Array, "T m d"], Float[Array, "T d n"]]:
+    r"""Smooth by what the future says of the state, in factors, from t = T to 1.
+
+    $$p(y_{t+1:T} \mid S_t = M_t + X) \propto
+      \exp \mathrm{tr}\, \Sigma^{-1} (X \zeta^\top - \tfrac12 X J X^\top), \quad J = W W^\top$$
+    $$P_{t \mid T} = (P_t^{-1} + J)^{-1}, \quad E[S_t \mid y_{1:T}] = M_t + \zeta P_{t \mid T}$$
+
+    Every column of W measures the state with noise of variance one, so the smoothed factor comes
+    from L by Potter updates; the process noise acts on W in the same way. No difference of
+    covariances is taken: what the modified Bryson-Frazier recursion loses where P_t is large beside
+    the smoothed covariance is kept. Right for singular P and Q, but not for r = 0.
+
+    Args:
+        lgssm: the model.
+        emissions: y_t less the bias; looked at only where time is cut into chunks.
+        observed: 1.0 where y_t was observed, 0.0 where not.
+        run: the forward pass in square-root form, with all kept.
+        residuals: e_t, zero where nothing was observed.
+        end: ζ and W at t = T; zero if None.
+
+    Returns:
+        ζ and a factor of the smoothed covariance, for every step.
+    """
+    batched, dim = is_batched(lgssm), lgssm.key_dim
+    if end is None:
+        rows = (*residuals.shape[:-2], residuals.shape[-1], dim)
+        end = jnp.zeros(rows, lgssm.dtype), jnp.zeros_like(lgssm.initial_cov)
+
+    def step(carry: Any, inputs: Any) -> tuple[Any, Any]:
+        shift, future = carry
+        transition, noise, h, inverse_root, gain, error, root = inputs
+        w, us, vs = transition.diag, columns(transition.left), columns(transition.right)
+
+        def measure(root: Any, direction: Any) -> tuple[Any, None]:
+            return potter(root, left_times(direction, root), 1.0)[0], None
+
+        smoothed = lax.scan(measure, root, jnp.moveaxis(future.columns, 1, 0))[0]
+        kept = shift, smoothed
+
+        # The emission, with the shift taken about the predicted mean from here on.
+        future_g = times(future.columns, left_times(gain, future.columns))
+        shift = shift + outer(error, future_g + inverse_root * inverse_root * h)
+        future = append(future, (inverse_root * h)[:, None])
+
+        def blur(carry: Any, direction: Any, f: Any) -> tuple[Any, Any]:
+            """What the future says of x + ξ direction, with ξ ~ N(0, 1)."""
+            shift, matrix = carry
+            matrix, gain, _ = potter(matrix, f, 1.0)
+            return shift - outer(times(shift, direction), gain), matrix
+
+        def blur_entry(carry: Any, data: Any) -> tuple[Any, None]:
+            unit, q = data
+            direction = unit.reshape(dim, *(1,) * q.ndim) * jnp.sqrt(q)
+            return blur(carry, direction, left_times(direction, carry[1])), None
+
+        blurred = shift, future.columns
+        if noise.diag is not None:
+            eye = jnp.eye(dim, dtype=lgssm.dtype)
+            blurred = lax.scan(blur_entry, blurred, (eye, noise.diag))[0]
+        for column in columns(noise.factor):
+            blurred = blur(blurred, column, left_times(column, blurred[1]))
+        shift, matrix = blurred
+
+        new_shift = carry_rows(shift, w, [times(shift, v) for v in vs], us)
+        new_matrix = w[:, None] * matrix
+        for u, v in zip(us, vs, strict=True):
+            new_matrix = new_matrix - outer(u, left_times(v, matrix))
+        return (new_shift, Factor(new_matrix, future.taken)), kept
+
+    inverse_roots = masked_rsqrt(lgssm.emission_noise, observed)
+    inputs = (
+        lgssm.transition,
+        lgssm.process_noise,
+        lgssm.readout,
+        inverse_roots,
+        run.gains,
+        residuals,
+        run.stored,
+    )
+    shift, root = batch_last(end, batched)
+    start = shift, with_spare(root, dim)
+    kept = scan_steps(step, start, time_first(inputs, batched), batched, reverse=True)[1]
+    return time_first(kept, batched)
 
 
 def forward_means(
@@ -319,10 +437,9 @@ def forward_means(
         carried = carry_rows(mean, transition.diag, mean_us, columns(transition.right))
         return carried + outer(y - mean_z, gain), mean_z
 
-    transition, *rest = batch_last((lgssm.transition, gains, emissions), batched)
-    inputs = (transition, carried_readout(lgssm), *rest)
-    last, read = lax.scan(step, batch_last(initial_mean, batched), inputs)
-    return batch_first(read, batched), batch_first(last, batched)
+    inputs = time_first((lgssm.transition, carried_readout(lgssm), gains, emissions), batched)
+    last, read = scan_steps(step, batch_last(initial_mean, batched), inputs, batched)
+    return time_first(read, batched), batch_first(last, batched)
 
 
 def carried_means(
@@ -344,9 +461,9 @@ def carried_means(
                 mean = mean + outer(left, right)
         return mean, mean
 
-    inputs = (lgssm.transition, lgssm.drift, shifts)
-    kept = lax.scan(step, batch_last(initial_mean, batched), batch_last(inputs, batched))[1]
-    return batch_first(kept, batched)
+    inputs = time_first((lgssm.transition, lgssm.drift, shifts), batched)
+    kept = scan_steps(step, batch_last(initial_mean, batched), inputs, batched)[1]
+    return time_first(kept, batched)
 
 
 def disturbances(

@@ -10,9 +10,20 @@ from oracles import MECHANISMS
 from problems import make_problem, uniform
 
 import ssmlin
+from ssmlin.inference import adjoint
 
 STEPS = 17  # a prime: stretches of 4 steps, the last one padded
 FORMS = ("plain", "square_root")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _short_stretches():
+    """Small problems would be one stretch, and nothing would be computed again."""
+    jax.clear_caches()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adjoint, "_CACHED_ELEMENTS", 0)
+        yield
+    jax.clear_caches()
 
 
 @partial(jax.jit, static_argnums=(2, 3))

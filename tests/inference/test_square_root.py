@@ -60,6 +60,33 @@ def test_square_root_survives_where_the_plain_form_does_not(method, p0, r):
 
 
 @pytest.mark.float32
+@pytest.mark.parametrize("method", METHODS)
+def test_square_root_smoother_where_the_prior_is_vague(method):
+    # Without noise on the state every smoothed covariance is that of the last step.
+    lgssm, y = hard_problem(64, 4, 1e4, 1e-2, np.float32)
+    posterior = ssmlin.matrix_lgssm_smoother(lgssm, y, method=method, covariance_form="square_root")
+    keys = np.asarray(lgssm.readout, float)
+    exact = np.linalg.inv(keys.T @ keys / np.float64(np.float32(1e-2)) + np.eye(4) / 1e4)
+    mean = exact @ keys.T @ np.asarray(y, float)[:, 0] / np.float64(np.float32(1e-2))
+    # Some hundred roundings of 6e-8 each, relative to the covariance; the plain form is wrong by
+    # 1e5 of it at the first step.
+    for cov, found in zip(posterior.smoothed_covariances, posterior.smoothed_means, strict=True):
+        np.testing.assert_allclose(cov, exact, atol=1e-3 * exact.max())
+        np.testing.assert_allclose(found[0], mean, atol=0.02 * exact.max() ** 0.5)
+    plain = ssmlin.matrix_lgssm_smoother(lgssm, y, method=method)
+    assert not np.abs(plain.smoothed_covariances[0] - exact).max() < exact.max()
+
+
+def test_square_root_smoother_needs_noise():
+    ones = np.ones((2, 1))
+    lgssm = ssmlin.matrix_lgssm(
+        "bayesian_memory", keys=ones, alpha=1.0, value_dim=1, emission_noise=0.0
+    )
+    with pytest.raises(ValueError, match="covariance_form: 'square_root' .* emission_noise > 0"):
+        ssmlin.matrix_lgssm_smoother(lgssm, ones, covariance_form="square_root")
+
+
+@pytest.mark.float32
 def test_the_plain_form_is_symmetric_by_construction():
     rng = np.random.default_rng(0)
     steps, d = 200, 16
