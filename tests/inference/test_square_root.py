@@ -68,11 +68,11 @@ def test_square_root_smoother_where_the_prior_is_vague(method):
     keys = np.asarray(lgssm.readout, float)
     exact = np.linalg.inv(keys.T @ keys / np.float64(np.float32(1e-2)) + np.eye(4) / 1e4)
     mean = exact @ keys.T @ np.asarray(y, float)[:, 0] / np.float64(np.float32(1e-2))
-    # Some hundred roundings of 6e-8 each, relative to the covariance; the plain form is wrong by
-    # 1e5 of it at the first step.
+    # The updates take a factor from 1e2 to 1e-2, so 6e-8 becomes some 1e-3; the plain form is wrong
+    # by 1e5 times the covariance at the first step.
     for cov, found in zip(posterior.smoothed_covariances, posterior.smoothed_means, strict=True):
-        np.testing.assert_allclose(cov, exact, atol=1e-3 * exact.max())
-        np.testing.assert_allclose(found[0], mean, atol=0.02 * exact.max() ** 0.5)
+        np.testing.assert_allclose(cov, exact, atol=5e-3 * exact.max())
+        np.testing.assert_allclose(found[0], mean, atol=0.1 * exact.max() ** 0.5)
     plain = ssmlin.matrix_lgssm_smoother(lgssm, y, method=method)
     assert not np.abs(plain.smoothed_covariances[0] - exact).max() < exact.max()
 
