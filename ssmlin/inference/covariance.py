@@ -253,8 +253,10 @@ class SquareRoot:
 
 
 def triangular_factor(
-    factor: Float[Array, " d n *batch"], diag: Float[Array, " d *batch"] | None = None
-) -> Float[Array, " d d *batch"]:
+    factor: Float[Array, " k n *batch"],
+    diag: Float[Array, " d *batch"] | None = None,
+    num: int | None = None,
+) -> Float[Array, " k d *batch"]:
     r"""Lower triangular L with $L L^\top = Y Y^\top + \mathrm{diag}(q)$, without forming it.
 
     Householder reflections of [Y, diag(√q)] from the right, one a row. The reflection of row i
@@ -263,14 +265,15 @@ def triangular_factor(
     a zero column.
 
     Args:
-        factor: Y, (d, n).
+        factor: Y, (d, n); or (d + m, n) with further rows, which are reflected with the others.
         diag: q >= 0, (d,); None for zero.
+        num: d, where there are further rows.
 
     Returns:
-        L, (d, d).
+        L, (d, d), and below it what the further rows have become, (m, d).
     """
-    dim, batch = factor.shape[0], factor.shape[2:]
-    noise = jnp.zeros((dim, *batch), factor.dtype) if diag is None else diag
+    num, batch = num or factor.shape[0], factor.shape[2:]
+    noise = jnp.zeros((num, *batch), factor.dtype) if diag is None else diag
 
     def reflect(rest: Array, row: Array, own: Any, q: Array) -> tuple[Array, Array]:
         """The products of all rows with the row's new entry, and the multiples of it they lose."""
@@ -281,21 +284,21 @@ def triangular_factor(
         share = products * (inverse * inverse / (1 + jnp.sqrt(q) * inverse))
         return products.at[own].set(squared) * inverse, share
 
-    if dim <= _UNROLLED:
+    if num <= _UNROLLED:
         found = []
-        for i in range(dim):
+        for i in range(num):
             column, share = reflect(factor, factor[0], 0, noise[i])
             factor = factor[1:] - outer(share[1:], factor[0])
             found.append(jnp.pad(column, [(i, 0)] + [(0, 0)] * len(batch)))
         return jnp.stack(found, axis=1)
 
-    index = jnp.arange(dim).reshape(dim, *(1,) * len(batch))
+    index = jnp.arange(factor.shape[0]).reshape(-1, *(1,) * len(batch))
 
     def body(rest: Array, i: Array) -> tuple[Array, Array]:
         column, share = reflect(rest, rest[i], i, noise[i])
         return jnp.where((index == i)[:, None], 0.0, rest - outer(share, rest[i])), column
 
-    return jnp.moveaxis(lax.scan(body, factor, jnp.arange(dim))[1], 0, 1)
+    return jnp.moveaxis(lax.scan(body, factor, jnp.arange(num))[1], 0, 1)
 
 
 # Up to this size the reflections are written out; beyond, a loop saves the time to compile them.

@@ -82,65 +82,99 @@ def condition(
 
 
 class RootElement(NamedTuple):
-    """As :class:`Element`, with factors of C = U Uᵀ and J = Z Zᵀ in place of these.
+    r"""As :class:`Element`, with factors of C = U Uᵀ and J = Z Zᵀ, and η = c Zᵀ, in place of these.
+
+    The rows of Zᵀ are measurements x z of the state with values c and noise of variance one. As η
+    itself the values would be rounded relative to the largest of J, and where little is known of
+    the state that is multiplied by a large P.
 
     Attributes:
         transition: A, (..., d, d).
         offset: b, (..., m, d).
         cov_root: U, (..., d, d).
-        shift: η, (..., m, d).
+        values: c, (..., m, d).
         information_root: Z, (..., d, d).
     """
 
     transition: Float[Array, "... d d"]
     offset: Float[Array, "... m d"]
     cov_root: Float[Array, "... d d"]
-    shift: Float[Array, "... m d"]
+    values: Float[Array, "... m d"]
     information_root: Float[Array, "... d d"]
 
 
-def _triangular(*blocks: Float[Array, "n d k"]) -> Float[Array, "n d d"]:
-    """L with L Lᵀ the sum of the blocks' squares, at every index of the leading axis."""
-    wide = jnp.moveaxis(jnp.concatenate(blocks, axis=-1), 0, -1)
-    return jnp.moveaxis(triangular_factor(wide), -1, 0)
+def triangular(x: Float[Array, "n k l"], num: int | None = None) -> Float[Array, "n k d"]:
+    """:func:`triangular_factor` at every index of the leading axis."""
+    return jnp.moveaxis(triangular_factor(jnp.moveaxis(x, 0, -1), num=num), -1, 0)
 
 
-def _whiten(x: Float[Array, "n d d"], root: Float[Array, "n d d"]) -> Float[Array, "n d d"]:
-    """Return Ξ⁻¹ rootᵀ where Ξ is triangular and Ξ Ξᵀ = I + x xᵀ."""
+def _whitening(x: Float[Array, "n d d"]) -> Float[Array, "n d d"]:
+    """Triangular Ξ with Ξ Ξᵀ = I + x xᵀ."""
     last = jnp.moveaxis(x, 0, -1)
-    outer_root = jnp.moveaxis(triangular_factor(last, jnp.ones_like(last[:, 0])), -1, 0)
-    return solve_triangular(outer_root, root.mT, lower=True)
+    return jnp.moveaxis(triangular_factor(last, jnp.ones_like(last[:, 0])), -1, 0)
 
 
-def _onward(
-    cov_root: Float[Array, "n d d"], information_root: Float[Array, "n d d"]
-) -> tuple[Float[Array, "n d d"], Float[Array, "n d d"], Float[Array, "n d d"]]:
-    r"""$N^\top = (I + J_2 C_1)^{-1}$, and W, Y with $N C_1 = W^\top W$, $N^\top J_2 = Y^\top Y$."""
-    crossed = cov_root.mT @ information_root
-    white_cov = _whiten(crossed, cov_root)
-    white_information = _whiten(crossed.mT, information_root)
-    # Woodbury: N = I − Wᵀ (Ξ⁻¹ X Z₂ᵀ), which is I − Wᵀ W J₂.
-    correction = (white_cov @ information_root) @ information_root.mT
-    eye = jnp.eye(cov_root.shape[-1], dtype=cov_root.dtype)
-    return eye - correction.mT @ white_cov, white_cov, white_information
+class _Measured(NamedTuple):
+    """The law MN(b, C) of the state, C = U Uᵀ, after the measurements (Z, c).
+
+    Attributes:
+        mean: its mean.
+        onward: (I + J C)⁻¹, what becomes of a difference in the mean.
+        cov_root: a factor of its covariance, transposed.
+        information: Ξ⁻¹ Zᵀ, where Ξ Ξᵀ = I + Zᵀ C Z is the law of the measurements.
+        values: the innovations, whitened by Ξ.
+    """
+
+    mean: Float[Array, "n m d"]
+    onward: Float[Array, "n d d"]
+    cov_root: Float[Array, "n d d"]
+    information: Float[Array, "n d d"]
+    values: Float[Array, "n m d"]
+
+
+def _measure(
+    mean: Float[Array, "n m d"], cov_root: Float[Array, "n d d"], element: RootElement
+) -> _Measured:
+    """Update a law of the state at the start of a stretch by what the stretch measures."""
+    z = element.information_root
+    crossed = z.mT @ cov_root
+    innovations = element.values - mean @ z
+    dim = crossed.shape[-1]
+    right = jnp.concatenate([z.mT, crossed @ cov_root.mT, innovations.mT], axis=-1)
+    solved = solve_triangular(_whitening(crossed), right, lower=True)
+    information, gain = solved[..., :dim], solved[..., dim : 2 * dim]
+    values = solved[..., 2 * dim :].mT
+    return _Measured(
+        mean=mean + values @ gain,
+        onward=jnp.eye(dim, dtype=z.dtype) - information.mT @ gain,
+        cov_root=solve_triangular(_whitening(crossed.mT), cov_root.mT, lower=True),
+        information=information,
+        values=values,
+    )
 
 
 def combine_roots(first: RootElement, second: RootElement) -> RootElement:
     """:func:`combine` by orthogonal transformations; one leading axis.
 
-    Source: Yaghoobi et al. (2022), arXiv 2207.00426.
+    Source: after Yaghoobi et al. (2022), arXiv 2207.00426, with the shift in factors too.
     """
-    onward, white_cov, white_information = _onward(first.cov_root, second.information_root)
-    carried_cov = second.transition.mT @ white_cov.mT
-    carried_information = first.transition @ white_information.mT
-    offset = first.offset @ onward + (second.shift @ white_cov.mT) @ white_cov
-    shift = second.shift @ onward.mT - (first.offset @ white_information.mT) @ white_information
+    dim = first.transition.shape[-1]
+    measured = _measure(first.offset, first.cov_root, second)
+    cov = jnp.concatenate([second.transition.mT @ measured.cov_root.mT, second.cov_root], axis=-1)
+    measurements = jnp.concatenate(
+        [
+            jnp.concatenate([first.transition @ measured.information.mT, measured.values], axis=-2),
+            jnp.concatenate([first.information_root, first.values], axis=-2),
+        ],
+        axis=-1,
+    )
+    joint = triangular(measurements, dim)
     return RootElement(
-        first.transition @ onward @ second.transition,
-        offset @ second.transition + second.offset,
-        _triangular(carried_cov, second.cov_root),
-        shift @ first.transition.mT + first.shift,
-        _triangular(carried_information, first.information_root),
+        first.transition @ measured.onward @ second.transition,
+        measured.mean @ second.transition + second.offset,
+        triangular(cov),
+        joint[..., dim:, :],
+        joint[..., :dim, :],
     )
 
 
@@ -148,10 +182,6 @@ def condition_root(
     element: RootElement, mean: Float[Array, "n m d"], root: Float[Array, "n d d"]
 ) -> tuple[Float[Array, "n m d"], Float[Array, "n d d"]]:
     """:func:`condition` with a factor of the covariance, before and after; one leading axis."""
-    onward, white_cov, _ = _onward(root, element.information_root)
-    carried = element.transition.mT @ white_cov.mT
-    filtered = mean @ onward + (element.shift @ white_cov.mT) @ white_cov
-    return (
-        filtered @ element.transition + element.offset,
-        _triangular(carried, element.cov_root),
-    )
+    measured = _measure(mean, root, element)
+    cov = jnp.concatenate([element.transition.mT @ measured.cov_root.mT, element.cov_root], axis=-1)
+    return measured.mean @ element.transition + element.offset, triangular(cov)

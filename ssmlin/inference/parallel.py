@@ -25,7 +25,6 @@ from ssmlin.inference.covariance import (
     SQUARE_ROOT,
     CovarianceForm,
     masked_rsqrt,
-    triangular_factor,
 )
 from ssmlin.inference.elements import (
     Element,
@@ -34,6 +33,7 @@ from ssmlin.inference.elements import (
     combine_roots,
     condition,
     condition_root,
+    triangular,
 )
 from ssmlin.lgssm import MatrixLGSSM
 
@@ -200,10 +200,10 @@ class Chunked:
         later = jax.tree.map(lambda x: x[1:], elements)
         future = lax.associative_scan(lambda x, y: combine_roots(y, x), later, reverse=True)
         root = future.information_root
-        shift = future.shift - (by_chunk.means[:-1, -1] @ root) @ root.mT
+        shift = (future.values - by_chunk.means[:-1, -1] @ root) @ root.mT
         end = [jnp.concatenate([x, jnp.zeros_like(x[:1])]) for x in (shift, root)]
         if len(seen) == 1:
-            end = [jnp.zeros_like(elements.shift), jnp.zeros_like(elements.information_root)]
+            end = [jnp.zeros_like(x) for x in (elements.values, elements.information_root)]
         shifts, roots = sequential.root_backward(
             chunks, y, seen, by_chunk, split(residuals), end=(end[0], end[1])
         )
@@ -289,19 +289,23 @@ def _elements(
     response, transition = sequential.forward_means(chunks, eye, no_emissions, alone.gains)
     roots = masked_rsqrt(alone.scales, seen)[..., None]
     response, errors = response * roots, (y - alone.emission_means) * roots * seen[..., None]
-    shift = errors.mT @ response
     if form is PLAIN:
-        information = response.mT @ response
+        shift, information = errors.mT @ response, response.mT @ response
         return Element(transition, alone.last_mean, alone.last_stored, shift, information)
 
     def square(x: Array) -> Array:
         """A factor of d columns."""
         if x.shape[-1] < dim:
             return jnp.pad(x, ((0, 0), (0, 0), (0, dim - x.shape[-1])))
-        return jnp.moveaxis(triangular_factor(jnp.moveaxis(x, 0, -1)), -1, 0)
+        return triangular(x, dim)
 
+    measured = square(jnp.concatenate([response.mT, errors.mT], axis=-2))
     return RootElement(
-        transition, alone.last_mean, square(alone.last_stored), shift, square(response.mT)
+        transition,
+        alone.last_mean,
+        square(alone.last_stored),
+        measured[:, dim:],
+        measured[:, :dim],
     )
 
 

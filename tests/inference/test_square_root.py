@@ -46,6 +46,8 @@ def test_square_root_survives_where_the_plain_form_does_not(method, p0, r):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(root))
     smallest = np.linalg.eigvalsh(np.asarray(root.filtered_covariances, np.float64)).min()
     assert smallest > -1e-6 * p0
+    errors = (root.emission_means - exact.emission_means)[:, 0] / exact.emission_scales**0.5
+    assert np.abs(errors).max() < 0.05
     settled = slice(2 * d, None)
     np.testing.assert_allclose(
         root.emission_scales[settled], exact.emission_scales[settled], rtol=0.05
