@@ -65,9 +65,12 @@ class _Race:
     value: float | None
     calls: int
     repeats: int
+    warm: bool
     samples: list[float] = field(default_factory=list)
 
     def time(self) -> None:
+        if self.warm:
+            jax.block_until_ready(self.call())
         begin = time.perf_counter()
         for _ in range(self.calls):
             jax.block_until_ready(self.call())
@@ -78,8 +81,10 @@ class _Race:
         return Timing(self.compile_time, quartiles, self.temporary, self.value)
 
 
-# A shorter sample would show the clock, and caches that another contestant has left cold.
+# A shorter sample would show the clock.
 _SHORTEST_SAMPLE = 2e-3
+# Up to here a sample comes after a call that is not timed: others leave the caches cold.
+_WARMED = 50e-3
 
 
 def measure_together[Name](
@@ -124,7 +129,8 @@ def _prepare(contestant: Contestant, quick: bool) -> _Race:
     calls = max(1, round(_SHORTEST_SAMPLE / duration))
     least, most, seconds = (1, 3, 0.02) if quick else (3, 31, 1.0)
     repeats = int(np.clip(seconds / (calls * duration), least, most))
-    return _Race(call, compile_time, temporary, value, calls, repeats)
+    warm = duration < _WARMED
+    return _Race(call, compile_time, temporary, value, calls, repeats, warm)
 
 
 # ---------------------------------------------------------------------- the machine's floors
