@@ -1,7 +1,8 @@
 r"""The dynamax model: a linear attention with learned features of the inputs."""
 
+import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -152,6 +153,21 @@ class LinearAttentionSSM(SSM):
         self.has_input_weights = bool(has_input_weights) and input_dim > 0
         self.has_emissions_bias = bool(has_emissions_bias)
         self.prior = ShrinkagePrior() if prior is None else prior
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments that make this model again; the prior's are under "prior"."""
+        names = inspect.signature(type(self)).parameters
+        plain = {name: getattr(self, name) for name in names if hasattr(self, name)}
+        return plain | {
+            "mechanism": self.mechanism.name,
+            "negative_eigenvalues": self.mechanism.negative_eigenvalues,
+            "prior": asdict(self.prior),
+        }
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
+        return f"{type(self).__name__}({arguments})"
 
     @property
     def emission_shape(self) -> tuple[int]:

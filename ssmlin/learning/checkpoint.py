@@ -1,0 +1,151 @@
+"""Checkpoints: the state of long work on disk, so that a run that was killed goes on."""
+
+import hashlib
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssmlin._files import read_arrays, write_arrays
+
+_SECONDS_BETWEEN = 5.0
+
+
+def digest(tree: Any) -> str:
+    """A hash of the structure and the values of a pytree; leaves that are no arrays by their repr."""
+    leaves, structure = jax.tree.flatten(tree)
+    hashed = hashlib.sha256(str(structure).encode())
+    for leaf in leaves:
+        if isinstance(leaf, (jax.Array, np.ndarray)):
+            x = _to_numpy(leaf)
+            hashed.update(f"{x.dtype} {x.shape}".encode() + np.ascontiguousarray(x).tobytes())
+        else:
+            hashed.update(repr(leaf).encode())
+    return hashed.hexdigest()
+
+
+def _is_key(x: Any) -> bool:
+    return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _to_numpy(x: Any) -> np.ndarray:
+    """An array as NumPy's; a PRNG key by its data."""
+    return np.asarray(jax.random.key_data(x) if _is_key(x) else x)
+
+
+class Checkpoint:
+    """One file with the state of one call, replaced atomically as the work goes on.
+
+    The file knows from which arguments it comes: the same call resumes it, another one is told
+    and leaves it untouched. Without a directory nothing is read or written.
+
+    Args:
+        directory: where the file is, created if need be; None for no checkpoint.
+        name: of the work, and of the file.
+        arguments: everything the result depends on, by the names the user knows: pytrees.
+
+    Raises:
+        ValueError: the directory cannot be written.
+    """
+
+    def __init__(
+        self, directory: str | Path | None, name: str, arguments: Mapping[str, Any]
+    ) -> None:
+        self._path: Path | None = None
+        self._kind = f"checkpoint of {name}"
+        self._broken = False
+        self._saved_at = time.monotonic()
+        if directory is None:
+            return
+        folder = Path(directory)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"checkpoint_dir: expected a directory that can be written, got {folder} ({error})"
+            ) from error
+        self._path = folder / f"{name}.safetensors"
+        self._digests = {name: digest(value) for name, value in arguments.items()}
+
+    def load(self, like: Any) -> Any | None:
+        """The state the file holds, or None if there is none yet.
+
+        Args:
+            like: a state of the same structure and dtypes; the shapes are those of the file.
+
+        Returns:
+            The state, or None.
+
+        Raises:
+            ValueError: the file is damaged, or is of a call with other arguments, which are named.
+        """
+        if self._path is None or not self._path.exists():
+            return None
+        arrays, description = read_arrays("checkpoint_dir", self._path, self._kind)
+        found = description.get("arguments", {})
+        changed = [name for name in self._digests if self._digests[name] != found.get(name)]
+        if changed:
+            raise ValueError(
+                f"checkpoint_dir: expected a checkpoint of this call, got one made with another "
+                f"{', '.join(changed)}: {self._path}; give another directory, or remove it"
+            )
+        leaves, structure = jax.tree.flatten(like)
+        loaded = [
+            _restored(arrays.get(f"{i:04d}"), leaf, self._path) for i, leaf in enumerate(leaves)
+        ]
+        return jax.tree.unflatten(structure, loaded)
+
+    def save(self, state: Any, *, force: bool = False) -> None:
+        """Write the state, unless the last writing is only seconds ago.
+
+        The first writing that fails raises, since nothing is lost yet; a later one warns once and
+        the work goes on.
+
+        Args:
+            state: a pytree of arrays.
+            force: write in any case.
+
+        Raises:
+            ValueError: the directory cannot be written.
+
+        Warns:
+            RuntimeWarning: a later writing failed.
+        """
+        if self._path is None or self._broken:
+            return
+        if not force and time.monotonic() - self._saved_at < _SECONDS_BETWEEN:
+            return
+        arrays = {f"{i:04d}": _to_numpy(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+        try:
+            write_arrays(self._path, self._kind, arrays, {"arguments": self._digests})
+        except OSError as error:
+            if not self._path.exists():
+                raise ValueError(
+                    "checkpoint_dir: expected a directory that can be written, got "
+                    f"{self._path.parent} ({error})"
+                ) from error
+            self._broken = True
+            warnings.warn(
+                f"checkpoint_dir: {self._path} could not be replaced ({error}); the work goes on, "
+                "and the file keeps an earlier state of it",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        self._saved_at = time.monotonic()
+
+
+def _restored(x: np.ndarray | None, like: Any, path: Path) -> Any:
+    """An array of the file in place of `like`."""
+    reference = _to_numpy(like)
+    if x is None or x.dtype != reference.dtype or x.ndim != reference.ndim:
+        raise ValueError(
+            f"checkpoint_dir: expected a checkpoint of this version of ssmlin, got another: {path}"
+        )
+    if _is_key(like):
+        return jax.random.wrap_key_data(jnp.asarray(x), impl=jax.random.key_impl(like))
+    return jnp.asarray(x)
