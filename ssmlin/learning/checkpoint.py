@@ -17,7 +17,7 @@ _SECONDS_BETWEEN = 5.0
 
 
 def digest(tree: Any) -> str:
-    """A hash of the structure and the values of a pytree; leaves that are no arrays by their repr."""
+    """A hash of the structure and values of a pytree; of leaves that are no arrays, their repr."""
     leaves, structure = jax.tree.flatten(tree)
     hashed = hashlib.sha256(str(structure).encode())
     for leaf in leaves:
