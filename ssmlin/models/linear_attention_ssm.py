@@ -42,6 +42,7 @@ from ssmlin.models.parameters import (
     ParamsAttentionInitial,
     ParamsLinearAttentionSSM,
     ShrinkagePrior,
+    log_density,
     make_gate,
 )
 
@@ -261,8 +262,7 @@ class LinearAttentionSSM(SSM):
             # A memory that writes little: the start is close to the regression.
             dynamics["values"] = projection(keys[2], (*steps, m), 0.1 * prior.value_scale)
         else:
-            intercepts = (jnp.arange(d) >= p).astype(dtype)
-            dynamics["keys"] = ParamsProjection(jnp.eye(d, p, dtype=dtype), intercepts)
+            dynamics["keys"] = self._identity_keys(dtype)
         if "removal_key" in self.mechanism.gates:
             dynamics["removal_key"] = projection(keys[3], (d,), prior.key_scale)
         for name in self._scalar_gates:
@@ -290,6 +290,11 @@ class LinearAttentionSSM(SSM):
                 row_cov=rows[self.row_cov],
             ),
         )
+
+    def _identity_keys(self, dtype: Any) -> ParamsProjection:
+        """Keys that are the inputs, then ones."""
+        d, p = self.key_dim, self.input_dim
+        return ParamsProjection(jnp.eye(d, p, dtype=dtype), (jnp.arange(d) >= p).astype(dtype))
 
     def _properties(self) -> ParamsLinearAttentionSSM:
         """What is trainable, and how it is constrained."""
@@ -360,12 +365,19 @@ class LinearAttentionSSM(SSM):
         values, vectors = jnp.linalg.eigh(cov)
         return skip, bias, (vectors * jnp.maximum(values, floor)) @ vectors.T
 
+    def prior_distributions(self, params: ParamsLinearAttentionSSM) -> dict[str, tfd.Distribution]:
+        """The prior laws of the constrained parameters by path, see :class:`ShrinkagePrior`."""
+        dtype = params.initial.mean.dtype
+        centre = ParamsProjection(jnp.zeros((), dtype), jnp.zeros((), dtype))
+        if not self.mechanism.writes_values:
+            centre = self._identity_keys(dtype)
+        return self.prior.distributions(
+            params, centre, self._gate_ranges, learns_row_cov=self.row_cov != "identity"
+        )
+
     def log_prior(self, params: ParamsLinearAttentionSSM) -> Float[Array, ""]:
         """Log prior density of the constrained parameters, see :class:`ShrinkagePrior`."""
-        centre: Any = 0.0
-        if not self.mechanism.writes_values:
-            centre = jnp.eye(self.key_dim, self.input_dim, dtype=params.initial.mean.dtype)
-        return self.prior.log_prob(params, centre, self._gate_ranges)
+        return log_density(self.prior_distributions(params), params, self._gate_ranges)
 
     # ----------------------------------------------------------------- the state space model
 

@@ -1,13 +1,16 @@
 """Parameters of the model and the prior on them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial, reduce
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from dynamax.parameters import ParameterProperties
 from dynamax.utils.distributions import InverseWishart
 from jaxtyping import Array, Float
+from tensorflow_probability.substrates.jax import bijectors as tfb
 from tensorflow_probability.substrates.jax import distributions as tfd
 
 from ssmlin.models.features import ParamsGate, ParamsProjection
@@ -114,85 +117,109 @@ class ShrinkagePrior:
     noise_floor: float = 0.05
     series_variance: float = 1.0
 
-    def log_prob(
+    def distributions(
         self,
         params: ParamsLinearAttentionSSM,
-        key_centre: Float[Array, "..."],
+        key_centre: ParamsProjection,
         gate_ranges: dict[str, tuple[float, float]],
-    ) -> Float[Array, ""]:
-        """Log density of constrained parameters.
+        learns_row_cov: bool,
+    ) -> dict[str, tfd.Distribution]:
+        """The prior law of every constrained parameter, by its path; they are independent.
 
         Args:
-            params: the parameters.
-            key_centre: the safe start of the keys' weights.
+            params: the parameters, for shapes and dtypes; and for r where Σ has a prior, since
+                that is on r Σ.
+            key_centre: the safe start of the keys.
             gate_ranges: the interval of every gate.
+            learns_row_cov: whether Σ is learned, or else r; the other has no law.
 
         Returns:
-            The log density, a scalar.
+            Distributions whose event is a whole parameter. M_0 has none.
         """
         dynamics, emissions = params.dynamics, params.emissions
-        terms = [jnp.zeros(())]
+        laws: dict[str, tfd.Distribution] = {}
 
-        def normal(x: Array | None, scale: float, centre: Array | float = 0.0) -> None:
+        def add(name: str, x: Array | None, law: Callable[[Array], tfd.Distribution]) -> None:
             if x is not None:
-                terms.append(tfd.Normal(centre, jnp.asarray(scale, x.dtype)).log_prob(x).sum())
+                one = law(jnp.ones_like(x))
+                laws[name] = tfd.Independent(one, reinterpreted_batch_ndims=len(one.batch_shape))
 
-        def log_normal(x: Array | None, median: float, spread: float) -> None:
+        def normal(name: str, x: Array | None, scale: float, centre: Array | float = 0.0) -> None:
+            add(name, x, lambda one: tfd.Normal(centre * one, scale * one))
+
+        def log_normal(name: str, x: Array | None, median: float, spread: float) -> None:
+            add(name, x, lambda one: tfd.LogNormal(jnp.log(median * one), spread * one))
+
+        def projection(name: str, x: ParamsProjection | None, scale: float) -> None:
             if x is not None:
-                # A variance set to zero by hand is a choice, not a draw: keep it finite.
-                x = jnp.maximum(x, jnp.finfo(x.dtype).tiny)
-                law = tfd.LogNormal(jnp.log(jnp.asarray(median, x.dtype)), spread)
-                terms.append(law.log_prob(x).sum())
+                centre = key_centre if name == "keys" else ParamsProjection(0.0, 0.0)
+                normal(f"dynamics.{name}.weights", x.weights, scale, centre.weights)
+                normal(f"dynamics.{name}.bias", x.bias, scale, centre.bias)
 
-        normal(dynamics.keys.weights, self.key_scale, key_centre)
-        for projection in (dynamics.queries, dynamics.removal_key):
-            if projection is not None:
-                normal(projection.weights, self.key_scale)
-                normal(projection.bias, self.key_scale)
-        if dynamics.values is not None:
-            normal(dynamics.values.weights, self.value_scale)
-            normal(dynamics.values.bias, self.value_scale)
+        projection("keys", dynamics.keys, self.key_scale)
+        projection("queries", dynamics.queries, self.key_scale)
+        projection("values", dynamics.values, self.value_scale)
+        projection("removal_key", dynamics.removal_key, self.key_scale)
         for name, (low, high) in gate_ranges.items():
-            params_gate: ParamsGate = getattr(dynamics, name)
-            normal(params_gate.weights, self.gate_scale)
-            a, b = (
-                self.decay_concentrations
-                if name in ("alpha", "decay")
-                else self.rate_concentrations
-            )
-            terms.append(self._log_beta(params_gate.value, a, b, low, high))
-        log_normal(dynamics.process_noise, *self.process_noise)
-        log_normal(params.initial.variances, *self.initial_variance)
-        normal(emissions.input_weights, self.skip_scale)
-        normal(emissions.bias, self.skip_scale)
-        terms.append(self._log_noise(emissions))
-        return sum(terms[1:], terms[0])
+            decays = name in ("alpha", "decay")
+            shape = self.decay_concentrations if decays else self.rate_concentrations
+            gate: ParamsGate = getattr(dynamics, name)
+            law = partial(_scaled_beta, *shape, low, high)
+            add(f"dynamics.{name}.value", gate.value, law)
+            normal(f"dynamics.{name}.weights", gate.weights, self.gate_scale)
+        log_normal("dynamics.process_noise", dynamics.process_noise, *self.process_noise)
+        log_normal("initial.variances", params.initial.variances, *self.initial_variance)
+        normal("emissions.input_weights", emissions.input_weights, self.skip_scale)
+        normal("emissions.bias", emissions.bias, self.skip_scale)
+        law = self._row_cov_law(emissions) if learns_row_cov else self._noise_law(emissions.noise)
+        return laws | {"emissions.row_cov" if learns_row_cov else "emissions.noise": law}
 
-    @staticmethod
-    def _log_beta(value: Array, a: float, b: float, low: float, high: float) -> Array:
-        """Beta density on [low, high], finite at the bounds."""
-        margin = jnp.finfo(value.dtype).eps
-        share = jnp.clip((value - low) / (high - low), margin, 1 - margin)
-        return (tfd.Beta(a, b).log_prob(share) - jnp.log(high - low)).sum()
+    def _noise_law(self, like: Array, noise: Array | float = 1.0) -> tfd.Distribution:
+        """Inverse gamma of r, or of entries Σ_ii given r, shaped as `like`."""
+        scale = 0.5 * self.noise_floor * self.series_variance / noise
+        return tfd.InverseGamma(jnp.full_like(like, 1.5), jnp.full_like(like, scale))
 
-    def _log_noise(self, emissions: ParamsAttentionEmissions) -> Array:
-        """Inverse Wishart of r Σ, with m + 2 degrees of freedom."""
-        floor = self.noise_floor * self.series_variance
-        total = emissions.noise * emissions.row_cov
-        if total.ndim == 1:
-            return (
-                tfd.InverseGamma(
-                    jnp.asarray(1.5, total.dtype), jnp.asarray(0.5 * floor, total.dtype)
-                )
-                .log_prob(total)
-                .sum()
-            )
+    def _row_cov_law(self, emissions: ParamsAttentionEmissions) -> tfd.Distribution:
+        """R Σ is inverse Wishart with m + 2 degrees of freedom; on a diagonal, inverse gamma."""
+        rows = emissions.row_cov
+        if rows.ndim == 1:
+            single = self._noise_law(rows, emissions.noise)
+            return tfd.Independent(single, reinterpreted_batch_ndims=1)
         # dynamax's law computes in the default precision, whatever it is given.
-        total = total.astype(jnp.result_type(float))
-        m = total.shape[0]
-        return InverseWishart(
-            jnp.asarray(m + 2.0, total.dtype), floor * jnp.eye(m, dtype=total.dtype)
-        ).log_prob(total)
+        r, m = emissions.noise.astype(jnp.result_type(float)), rows.shape[0]
+        scale = self.noise_floor * self.series_variance / r * jnp.eye(m)
+        return InverseWishart(jnp.asarray(m + 2.0, r.dtype), scale)
+
+
+def log_density(
+    laws: dict[str, tfd.Distribution],
+    params: ParamsLinearAttentionSSM,
+    gate_ranges: dict[str, tuple[float, float]],
+) -> Float[Array, ""]:
+    """Log density of parameters under laws for each of them, by path."""
+    terms = [jnp.zeros((), params.initial.variances.dtype)]
+    for name, law in laws.items():
+        value: Any = reduce(getattr, name.split("."), params)
+        terms.append(law.log_prob(_inside(value, name, gate_ranges).astype(law.dtype)))
+    return sum(terms[1:], terms[0])
+
+
+def _scaled_beta(a: float, b: float, low: float, high: float, one: Array) -> tfd.Distribution:
+    """Beta on [low, high]."""
+    onto = tfb.Chain([tfb.Shift(jnp.asarray(low, one.dtype)), tfb.Scale(high * one - low * one)])
+    return tfd.TransformedDistribution(tfd.Beta(a * one, b * one), onto)
+
+
+def _inside(value: Array, name: str, gate_ranges: dict[str, tuple[float, float]]) -> Array:
+    """Keep off a bound, where a value may have been set by hand but the density is not finite."""
+    parts = name.split(".")
+    if parts[-1] == "value":
+        low, high = gate_ranges[parts[-2]]
+        margin = 2 * float(jnp.finfo(value.dtype).eps) * (high - low)
+        return jnp.clip(value, low + margin, high - margin)
+    if parts[-1] in ("process_noise", "variances"):
+        return jnp.maximum(value, jnp.finfo(value.dtype).tiny)
+    return value
 
 
 def make_gate(
