@@ -10,6 +10,7 @@ from ssmlin.inference import (
     matrix_lgssm_sample,
     matrix_lgssm_smoother,
 )
+from ssmlin.learning import posterior_params, predict_one_step, sample_posterior
 from ssmlin.lgssm import MatrixLGSSM
 from ssmlin.mechanisms import MECHANISMS, linear_attention, matrix_lgssm
 from ssmlin.models import Forecast, LinearAttentionSSM, ShrinkagePrior, lagged_inputs
@@ -33,4 +34,7 @@ __all__ = [
     "matrix_lgssm_posterior_sample",
     "matrix_lgssm_sample",
     "matrix_lgssm_smoother",
+    "posterior_params",
+    "predict_one_step",
+    "sample_posterior",
 ]

@@ -24,6 +24,7 @@ from ssmlin.inference import (
     matrix_lgssm_posterior_sample,
     matrix_lgssm_sample,
     matrix_lgssm_smoother,
+    symmetric_root,
 )
 from ssmlin.learning import FitHistory, fit_sgd
 from ssmlin.lgssm import MatrixLGSSM
@@ -651,7 +652,50 @@ class LinearAttentionSSM(SSM):
         )
         return draws[0] if num_samples is None else draws
 
+    def given_missing(self, emissions: Float[Array, "... m"]) -> "_Seen":
+        """The model for these emissions, inside `jit` too: what is missing is looked at now."""
+        seen = ~np.isnan(np.asarray(emissions))
+        partly = bool(np.any(seen.any(-1) != seen.all(-1)))
+        return _Seen(self, "entries" if partly else "rows")
+
     # ----------------------------------------------------------------- forecasting
+
+    def predict_one_step(
+        self,
+        key: Array,
+        params: ParamsLinearAttentionSSM,
+        emissions: Float[Array, "T m"],
+        inputs: Float[Array, "T p"] | None = None,
+        **options: Any,
+    ) -> tuple[Float[Array, "T m"], Float[Array, " T"], Float[Array, "T m"], Float[Array, "T m m"]]:
+        """Predict every emission from those before it.
+
+        Args:
+            key: a PRNG key.
+            params: constrained parameters.
+            emissions: y, (T, m); NaN means missing.
+            inputs: u, (T, p).
+            **options: as in :func:`ssmlin.matrix_lgssm_filter`.
+
+        Returns:
+            A draw from the predictive of every step, the log densities of the emissions, and the
+            predictives' means and covariances.
+        """
+        posterior = self.filter(params, emissions, inputs, store="loglik", **options)
+        covariances = self._emission_covariances(posterior.emission_scales, posterior.row_cov)
+        normal = jax.random.normal(key, posterior.emission_means.shape, covariances.dtype)
+        noise = jnp.einsum("tij,tj->ti", symmetric_root(covariances), normal)
+        return (
+            posterior.emission_means + noise,
+            posterior.log_predictive,
+            posterior.emission_means,
+            covariances,
+        )
+
+    @staticmethod
+    def _emission_covariances(scales: Array, rows: Array) -> Float[Array, "T m m"]:
+        """Of every step: a scale for all rows, or for each where Σ is diagonal."""
+        return (scales[:, None, None] if scales.ndim == 1 else scales[:, :, None]) * rows
 
     def forecast(
         self,
@@ -723,11 +767,7 @@ class LinearAttentionSSM(SSM):
         posterior = self.filter(
             params, jnp.concatenate([y, nothing]), jnp.concatenate([u, ahead]), store="loglik"
         )
-        scales = posterior.emission_scales[-horizon:]
-        if scales.ndim == 1:
-            covariances = scales[:, None, None] * rows
-        else:
-            covariances = scales[:, :, None] * rows  # a scale for each row: Σ is diagonal
+        covariances = self._emission_covariances(posterior.emission_scales[-horizon:], rows)
         paths: Array | None = None
         if key is not None:
             no_lags = jnp.zeros((num_samples, 0, self.emission_dim), y.dtype)
@@ -890,10 +930,8 @@ class LinearAttentionSSM(SSM):
         u = self._check_inputs(inputs, y.shape[:-1], y.dtype)
         if y.ndim == 2:
             y, u = y[None], u[None]
-        seen = ~np.isnan(np.asarray(y))
-        partly = bool(np.any(seen.any(-1) != seen.all(-1)))
         params, history = fit_sgd(
-            _Scored(self, "entries" if partly else "rows"),
+            self.given_missing(y),
             params,
             props,
             y,
@@ -911,8 +949,8 @@ class LinearAttentionSSM(SSM):
 
 
 @dataclass(frozen=True)
-class _Scored:
-    """The model as `fit_sgd` sees it; the pattern of what is missing was read before tracing."""
+class _Seen:
+    """The model for data whose pattern of what is missing was read before tracing."""
 
     model: LinearAttentionSSM
     missing: Literal["rows", "entries"]
@@ -921,6 +959,20 @@ class _Scored:
         """Log prior density of the parameters."""
         return self.model.log_prior(params)
 
+    def prior_distributions(self, params: Any) -> dict[str, tfd.Distribution]:
+        """The prior laws of the parameters by path."""
+        return self.model.prior_distributions(params)
+
     def log_predictive(self, params: Any, emissions: Array, inputs: Any) -> Float[Array, " T"]:
         """Log predictive densities of one sequence."""
         return self.model.log_predictive(params, emissions, inputs, missing=self.missing)
+
+    def posterior_sample(self, key: Array, params: Any, emissions: Array, inputs: Any) -> Array:
+        """One path of the states."""
+        return self.model.posterior_sample(key, params, emissions, inputs, missing=self.missing)
+
+    def predict_one_step(
+        self, key: Array, params: Any, emissions: Array, inputs: Any
+    ) -> tuple[Array, Array, Array, Array]:
+        """Given the past of every step: a draw, its log density, the mean and the covariance."""
+        return self.model.predict_one_step(key, params, emissions, inputs, missing=self.missing)
