@@ -1,9 +1,11 @@
 r"""The dynamax model: a linear attention with learned features of the inputs."""
 
 import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -26,7 +28,7 @@ from ssmlin.inference import (
     matrix_lgssm_smoother,
     symmetric_root,
 )
-from ssmlin.learning import FitHistory, fit_sgd
+from ssmlin.learning import FitHistory, fit_em, fit_sgd
 from ssmlin.lgssm import MatrixLGSSM
 from ssmlin.mechanisms import Mechanism, get_mechanism, matrix_lgssm, unit
 from ssmlin.models.features import ParamsGate, ParamsProjection, gate, lagged_inputs, project
@@ -37,6 +39,7 @@ from ssmlin.models.forecast import (
     sampled_forecast,
     simulate,
 )
+from ssmlin.models.m_steps import BLOCKS, m_step
 from ssmlin.models.parameters import (
     ParamsAttentionDynamics,
     ParamsAttentionEmissions,
@@ -921,15 +924,7 @@ class LinearAttentionSSM(SSM):
             ValueError: an argument of the wrong shape or range.
             TypeError: an argument that is not of the expected type.
         """
-        y = _checks.float_array("emissions", emissions)
-        if y.ndim not in (2, 3) or y.shape[-1] != self.emission_dim:
-            raise ValueError(
-                f"emissions: expected shape (T, {self.emission_dim}) or "
-                f"(B, T, {self.emission_dim}), got {tuple(y.shape)}"
-            )
-        u = self._check_inputs(inputs, y.shape[:-1], y.dtype)
-        if y.ndim == 2:
-            y, u = y[None], u[None]
+        y, u = self._check_batch(emissions, inputs)
         params, history = fit_sgd(
             self.given_missing(y),
             params,
@@ -947,6 +942,98 @@ class LinearAttentionSSM(SSM):
         )
         return params, history if return_history else history.losses
 
+    def fit_em(
+        self,
+        params: ParamsLinearAttentionSSM,
+        props: ParamsLinearAttentionSSM,
+        emissions: Float[Array, "T m"] | Float[Array, "B T m"],
+        inputs: Float[Array, "T p"] | Float[Array, "B T p"] | None = None,
+        num_iters: int = 50,
+        *,
+        gradient_steps: int = 5,
+        use_prior: bool = True,
+        checkpoint_dir: str | Path | None = None,
+        progress: bool = True,
+    ) -> tuple[ParamsLinearAttentionSSM, Float[Array, " num_iters"]]:
+        """Fit by expectation maximisation; the log posterior never decreases.
+
+        Closed forms for Σ, r, the noise scale, the law of S_0, D and d; the projections and gates
+        take a few quasi-Newton steps an iteration. See :func:`ssmlin.learning.fit_em`.
+
+        Args:
+            params: where to start.
+            props: their properties; what is not trainable stays.
+            emissions: one sequence or a batch; NaN means missing.
+            inputs: the inputs, likewise.
+            num_iters: iterations.
+            gradient_steps: quasi-Newton steps an iteration; 0 for the closed forms alone.
+            use_prior: maximise the posterior; False for the likelihood.
+            checkpoint_dir: a directory to keep the state in, so that a fit that was killed goes on.
+            progress: show a progress bar.
+
+        Returns:
+            The parameters, and the log posterior (or likelihood) at the start of every iteration.
+
+        Raises:
+            ValueError: an argument of the wrong shape or range.
+            TypeError: an argument that is not of the expected type.
+
+        Example:
+            >>> import jax.numpy as jnp, ssmlin
+            >>> t = jnp.arange(30.0)[:, None]
+            >>> y = jnp.sin(0.5 * t) + 0.1 * jnp.cos(t**2)
+            >>> model = ssmlin.LinearAttentionSSM("bayesian_memory", 1, 2, 2, num_lags=2)
+            >>> u = model.compute_inputs(y)
+            >>> params, props = model.initialize(emissions=y, inputs=u)
+            >>> params, log_probs = model.fit_em(params, props, y, u, 10, progress=False)
+            >>> bool((jnp.diff(log_probs) > -1e-6).all())
+            True
+        """
+        y, u = self._check_batch(emissions, inputs)
+        return fit_em(
+            self.given_missing(y),
+            params,
+            props,
+            y,
+            u,
+            num_iters,
+            gradient_steps=gradient_steps,
+            use_prior=use_prior,
+            checkpoint_dir=checkpoint_dir,
+            progress=progress,
+        )
+
+    def m_step(
+        self,
+        params: ParamsLinearAttentionSSM,
+        score: ParamsLinearAttentionSSM,
+        names: Sequence[str],
+        emissions: Float[Array, "B T m"],
+        inputs: Float[Array, "B T p"],
+        *,
+        use_prior: bool = True,
+    ) -> ParamsLinearAttentionSSM:
+        """Maximise the expected complete-data log posterior over `names`, given their score."""
+        writes = math.prod(self._micro_steps)
+        ranks = {"none": 0, "write": min(self.key_dim, writes)}
+        # With Σ learned r has no prior.
+        prior = self.prior if use_prior else None
+        if "emissions.noise" in names and self.row_cov != "identity":
+            prior = None
+        noise_rank = ranks.get(self.process_noise, self.key_dim)
+        return m_step(params, score, names, emissions, inputs, noise_rank, prior)
+
+    def _check_batch(self, emissions: Any, inputs: Any) -> tuple[Array, Array]:
+        """One sequence or a batch of them as a batch, with its inputs."""
+        y = _checks.float_array("emissions", emissions)
+        if y.ndim not in (2, 3) or y.shape[-1] != self.emission_dim:
+            raise ValueError(
+                f"emissions: expected shape (T, {self.emission_dim}) or "
+                f"(B, T, {self.emission_dim}), got {tuple(y.shape)}"
+            )
+        u = self._check_inputs(inputs, y.shape[:-1], y.dtype)
+        return (y[None], u[None]) if y.ndim == 2 else (y, u)
+
 
 @dataclass(frozen=True)
 class _Seen:
@@ -962,6 +1049,14 @@ class _Seen:
     def prior_distributions(self, params: Any) -> dict[str, tfd.Distribution]:
         """The prior laws of the parameters by path."""
         return self.model.prior_distributions(params)
+
+    def m_steps(self, params: Any) -> Sequence[Sequence[str]]:
+        """Blocks of parameters with closed-form M-steps."""
+        return BLOCKS
+
+    def m_step(self, *args: Any, **options: Any) -> Any:
+        """Maximise the expected complete-data log posterior over one block."""
+        return self.model.m_step(*args, **options)
 
     def log_predictive(self, params: Any, emissions: Array, inputs: Any) -> Float[Array, " T"]:
         """Log predictive densities of one sequence."""

@@ -200,6 +200,8 @@ def log_density(
     terms = [jnp.zeros((), params.initial.variances.dtype)]
     for name, law in laws.items():
         value: Any = reduce(getattr, name.split("."), params)
+        # A new array: bijectors cache by identity, which would leak from one trace into another.
+        value = value + jnp.zeros_like(value)
         terms.append(law.log_prob(_inside(value, name, gate_ranges).astype(law.dtype)))
     return sum(terms[1:], terms[0])
 
