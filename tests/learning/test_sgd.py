@@ -224,3 +224,47 @@ def test_the_recipe_on_noise_and_on_an_autoregression():
         best = truth(y, np.asarray(inputs))[200:].mean()
         parameters = sum(x.size for x in jax.tree.leaves(params))
         assert ours > best - parameters / 200
+
+
+@pytest.mark.parametrize("validation_fraction", [0.0, 0.25])
+def test_restarts_are_the_best_of_separate_fits(problem, validation_fraction):
+    model, params, props, y, u = problem
+    options = dict(
+        num_epochs=60, patience=15, validation_fraction=validation_fraction,
+        progress=False, return_history=True,
+    )  # fmt: skip
+    key = jax.random.key(5)
+    best, history = model.fit_sgd(params, props, y, u, key=key, num_restarts=3, **options)
+    train = slice(0, 80 - int(validation_fraction * 80))
+    starts = [params]
+    for i in (1, 2):
+        start, _ = model.initialize(jax.random.fold_in(key, i), emissions=y[train], inputs=u[train])
+        start = jax.tree.map(lambda x: x.astype(jnp.float64), start)
+        starts.append(
+            start._replace(
+                initial=start.initial._replace(mean=params.initial.mean),
+                emissions=start.emissions._replace(noise=params.emissions.noise),
+            )
+        )
+    separate = [model.fit_sgd(start, props, y, u, **options) for start in starts]
+    scores = [float(h.scores[h.best_epoch]) for _, h in separate]
+    assert history.restart == int(np.argmin(scores))
+    expected, alone = separate[history.restart]
+    np.testing.assert_allclose(history.losses, alone.losses, rtol=1e-8)
+    assert (history.best_epoch, history.stopped_early) == (alone.best_epoch, alone.stopped_early)
+    for a, b in zip(jax.tree.leaves(best), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-8)
+    before = sgd._run._cache_size()
+    model.fit_sgd(params, props, y, u, key=jax.random.key(6), num_restarts=3, **options)
+    assert sgd._run._cache_size() == before
+
+
+def test_restarts_by_line_search_and_by_the_recipe(problem):
+    model, params, props, y, u = problem
+    _, losses = model.fit_sgd(
+        params, props, y, u, optax.lbfgs(), num_epochs=20, num_restarts=2,
+        validation_fraction=0.0, progress=False,
+    )  # fmt: skip
+    assert losses[-1] < losses[0]
+    _, history = model.fit(y, u, num_epochs=20, num_restarts=2, progress=False)
+    assert history.restart in (0, 1)
