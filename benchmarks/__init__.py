@@ -13,6 +13,7 @@ BENCHMARKS = {
     "square_root": "the square-root form against the plain one",
     "stress": "errors in single precision where the problem is badly conditioned",
     "batches": "batches of sequences against single ones and against vmap",
+    "learning": "a fit by Adam and draws by NUTS against dynamax",
     "dense": "the dense drop-in functions against dynamax's",
 }
 
