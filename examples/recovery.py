@@ -1,7 +1,7 @@
 """Do credible intervals cover the truth? Known gates, simulated series, NUTS on each.
 
 Gates are drawn from their prior, a series from the model, and the 90 % interval of each gate should
-hold the truth in nine of ten series.
+hold the truth in nine of ten series. (With so few draws a warning about R-hat is no surprise.)
 """
 
 import jax
@@ -9,7 +9,7 @@ import numpy as np
 
 import ssmlin
 
-SERIES, STEPS = 20, 80
+SERIES, STEPS = 12, 80
 model = ssmlin.LinearAttentionSSM("gated_deltanet", 1, 2, 2, gates="constant")
 params, props = model.initialize(jax.random.key(0))
 # Writes large enough to tell the gates from the series.
@@ -50,5 +50,5 @@ for key in jax.random.split(jax.random.key(1), SERIES):
 
 for name, count in covered.items():
     print(f"{name}: the 90 % interval covers the truth in {count} of {SERIES} series")
-    # Fewer than 13 of 20 come by chance once in four hundred times.
-    assert count >= 13
+    # Fewer than 8 of 12 come by chance once in two hundred times.
+    assert count >= 8

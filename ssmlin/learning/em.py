@@ -81,13 +81,16 @@ def _iteration(
         before = log_likelihood(params)
     if use_prior:
         before = before + model.log_prior(problem.params)
-    if gradient_steps and target.names:
+    if gradient_steps:
         params = _ascend(problem._replace(params=params), target, gradient_steps, use_prior)
     return params, before
 
 
 def _ascend(problem: Problem, target: Target, steps: int, use_prior: bool) -> Any:
-    """A few quasi-Newton steps on what has no closed form; not taken unless they gain."""
+    """A few quasi-Newton steps; not taken unless they gain.
+
+    They move what has no closed form, and the rest too: closed forms crawl near a noise of zero.
+    """
 
     def loss(position: Any) -> Array:
         value = target.log_likelihood(position, problem)
@@ -130,8 +133,9 @@ def fit_em(
 
     Every iteration maximises the expected complete-data log posterior over the blocks of
     parameters that the model has closed forms for, one after the other with the expectations
-    renewed, and then takes a few quasi-Newton steps on the log posterior itself for the others.
-    What is not trainable stays.
+    renewed, and then takes a few quasi-Newton steps on the log posterior itself: the others move by
+    these alone, and the blocks do not crawl where a noise is nearly zero. What is not trainable
+    stays.
 
     Args:
         model: a model with ``m_steps`` and ``m_step``.
@@ -164,8 +168,7 @@ def fit_em(
         for names in model.m_steps(params)
         if (chosen := tuple(name for name in names if name in trainable))
     )
-    closed = {name for names in blocks for name in names}
-    target: Any = Target(model, tuple(name for name in trainable if name not in closed))
+    target: Any = Target(model, trainable)
     problem = Problem(params, props, emissions, inputs)
     checkpoint = Checkpoint(
         checkpoint_dir,

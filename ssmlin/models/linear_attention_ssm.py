@@ -984,8 +984,8 @@ class LinearAttentionSSM(SSM):
     ) -> tuple[ParamsLinearAttentionSSM, Float[Array, " num_iters"]]:
         """Fit by expectation maximisation; the log posterior never decreases.
 
-        Closed forms for Σ, r, the noise scale, the law of S_0, D and d; the projections and gates
-        take a few quasi-Newton steps an iteration. See :func:`ssmlin.learning.fit_em`.
+        Closed forms for Σ, r, the noise scale, the law of S_0, D and d, and in each iteration a few
+        quasi-Newton steps, by which projections and gates move. See :func:`ssmlin.learning.fit_em`.
 
         Args:
             params: where to start.
