@@ -60,12 +60,6 @@ def write_arrays(
             os.close(folder)
 
 
-def remove_leftovers(path: Path) -> None:
-    """Remove what writers of `path` that were killed have left beside it."""
-    for leftover in path.parent.glob(f".{path.name}.*"):
-        leftover.unlink(missing_ok=True)
-
-
 def read_arrays(name: str, path: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read a file that :func:`write_arrays` wrote.
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssmlin._files import read_arrays, remove_leftovers, write_arrays
+from ssmlin._files import read_arrays, write_arrays
 
 _SECONDS_BETWEEN = 5.0
 
@@ -70,7 +70,6 @@ class Checkpoint:
                 f"checkpoint_dir: expected a directory that can be written, got {folder} ({error})"
             ) from error
         self._path = folder / f"{name}.safetensors"
-        remove_leftovers(self._path)
         self._digests = {name: digest(value) for name, value in arguments.items()}
 
     def load(self, like: Any) -> Any | None:

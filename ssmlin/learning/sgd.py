@@ -2,20 +2,16 @@
 
 import warnings
 from functools import cache, partial
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from dynamax.parameters import from_unconstrained, to_unconstrained
 from jaxtyping import Array, Bool, Float, Int
 
 from ssmlin import _checks
 from ssmlin._progress import progress_bar
-from ssmlin.learning.checkpoint import Checkpoint
-from ssmlin.learning.target import property_leaves
 
 _EPOCHS_PER_CALL = 20
 
@@ -39,18 +35,16 @@ class FitHistory(NamedTuple):
             predictive density per value of the validation part, or the training loss.
         best_epoch: how many epochs the returned parameters have seen.
         stopped_early: whether patience ran out.
-        restart: which of several starts was the best, and is reported here.
     """
 
     losses: Float[Array, " epochs"]
     scores: Float[Array, " epochs"]
     best_epoch: int
     stopped_early: bool
-    restart: int = 0
 
 
 class _Fit(NamedTuple):
-    """State of the fit; everything that the next epoch needs. Restarts lead every array."""
+    """State of the fit; everything that the next epoch needs."""
 
     params: Any
     optimizer_state: Any
@@ -60,14 +54,6 @@ class _Fit(NamedTuple):
     best_epoch: Int[Array, ""]
     epoch: Int[Array, ""]
     bad_steps: Int[Array, ""]
-
-
-class _State(NamedTuple):
-    """State of the fit with its history; a checkpoint holds it."""
-
-    fit: _Fit
-    losses: Float[Array, "restarts epochs"]
-    scores: Float[Array, "restarts epochs"]
 
 
 class _Data(NamedTuple):
@@ -85,15 +71,6 @@ class _Plan(NamedTuple):
     optimizer: optax.GradientTransformationExtraArgs
     batch_size: int
     shuffle: bool
-    patience: int | None
-    num_restarts: int
-
-    def goes_on(self, fit: _Fit, last_epoch: Any) -> Any:
-        """Whether another epoch is to be run."""
-        goes_on = fit.epoch < last_epoch
-        if self.patience is not None:
-            goes_on &= fit.epoch - fit.best_epoch <= self.patience
-        return goes_on
 
 
 @cache
@@ -203,24 +180,14 @@ def _epoch(fit: _Fit, key: Array, plan: _Plan, props: Any, data: _Data) -> tuple
 
 def _start(params: Any, props: Any, plan: _Plan, data: _Data) -> _Fit:
     """The state before the first epoch."""
-    num_restarts = plan.num_restarts
-    shape = (num_restarts,) if num_restarts > 1 else ()
-    init = plan.optimizer.init
-    if num_restarts > 1:
-        each = [jax.tree.map(lambda x, i=i: x[i], params) for i in range(num_restarts)]
-        each = [to_unconstrained(start, props) for start in each]
-        unconstrained = jax.tree.map(lambda *x: jnp.stack(x), *each)
-        init = jax.vmap(init)
-    else:
-        unconstrained = to_unconstrained(params, props)
-    zero = jnp.zeros(shape, jnp.int32)
-    dtype = data.emissions.dtype
+    unconstrained = to_unconstrained(params, props)
+    zero = jnp.asarray(0)
     return _Fit(
         params=unconstrained,
-        optimizer_state=jax.jit(init)(unconstrained),
+        optimizer_state=jax.jit(plan.optimizer.init)(unconstrained),
         best_params=unconstrained,
-        best_terms=jnp.zeros((*shape, *data.emissions.shape[:2]), dtype),
-        best_loss=jnp.full(shape, jnp.inf, dtype),
+        best_terms=jnp.zeros(data.emissions.shape[:2], data.emissions.dtype),
+        best_loss=jnp.asarray(jnp.inf, data.emissions.dtype),
         best_epoch=zero,
         epoch=zero,
         bad_steps=zero,
@@ -229,30 +196,20 @@ def _start(params: Any, props: Any, plan: _Plan, data: _Data) -> _Fit:
 
 @partial(jax.jit, static_argnames=("plan",))
 def _run(
-    fit: _Fit, key: Array, last_epoch: Array, plan: _Plan, props: Any, data: _Data
+    fit: _Fit, keys: Array, last_epoch: Array, plan: _Plan, props: Any, data: _Data
 ) -> tuple[_Fit, tuple[Array, Array]]:
-    """A block of epochs; after the last one the state stays, so all blocks share a program."""
+    """A block of epochs; those from `last_epoch` on are left out, so all blocks share a program."""
     nothing = (jnp.zeros((), data.emissions.dtype),) * 2
 
-    def body(fit: _Fit, _: None) -> tuple[_Fit, tuple[Array, Array]]:
+    def body(fit: _Fit, key: Array) -> tuple[_Fit, tuple[Array, Array]]:
         return jax.lax.cond(
-            plan.goes_on(fit, last_epoch),
-            lambda fit: _epoch(fit, jax.random.fold_in(key, fit.epoch), plan, props, data),
+            fit.epoch < last_epoch,
+            lambda fit: _epoch(fit, key, plan, props, data),
             lambda fit: (fit, nothing),
             fit,
         )
 
-    def block(fit: _Fit) -> tuple[_Fit, tuple[Array, Array]]:
-        return jax.lax.scan(body, fit, None, length=_EPOCHS_PER_CALL)
-
-    return jax.vmap(block)(fit) if plan.num_restarts > 1 else block(fit)
-
-
-def _best_restart(state: _State) -> int:
-    """The start whose best epoch has the best score; one that is not finite is never it."""
-    best_epochs = np.atleast_1d(np.asarray(state.fit.best_epoch))
-    scores = np.asarray(state.scores)[np.arange(len(best_epochs)), best_epochs]
-    return int(np.argmin(np.where(np.isfinite(scores), scores, np.inf)))
+    return jax.lax.scan(body, fit, keys)
 
 
 def fit_sgd(
@@ -269,8 +226,6 @@ def fit_sgd(
     *,
     validation_fraction: float = 0.2,
     patience: int | None = 50,
-    num_restarts: int = 1,
-    checkpoint_dir: str | Path | None = None,
     progress: bool = True,
 ) -> tuple[Any, FitHistory]:
     r"""Minimise the negative log posterior by gradient steps, stopping early on the last steps.
@@ -296,20 +251,13 @@ def fit_sgd(
         key: a PRNG key for `shuffle`.
         validation_fraction: in [0, 1); 0 fits all steps and returns the smallest loss seen.
         patience: stop after so many epochs without a better score; None never stops.
-        num_restarts: with more than one the arrays of `params` have a leading axis of this length:
-            several starts, fitted together under vmap, of which the one with the best score is
-            returned.
-        checkpoint_dir: a directory; a fit that was killed goes on from there if it is called again
-            with the same arguments, and one that ended can be prolonged. The optimiser is known by
-            the structure of its state and not by its step size.
         progress: show a progress bar.
 
     Returns:
         The best parameters and the history of the fit.
 
     Raises:
-        ValueError: an argument out of range, a loss that is not finite at any start, or a
-            checkpoint of another call.
+        ValueError: an argument out of range, or a loss that is not finite at the start.
 
     Warns:
         RuntimeWarning: steps whose loss or gradient was not finite; they were not taken.
@@ -319,7 +267,6 @@ def fit_sgd(
             f"validation_fraction: expected a number in [0, 1), got {validation_fraction}"
         )
     _checks.positive_int("num_epochs", num_epochs)
-    _checks.positive_int("num_restarts", num_restarts)
     num_sequences, num_steps = emissions.shape[:2]
     size = num_sequences if batch_size is None else _checks.positive_int("batch_size", batch_size)
     plan = _Plan(
@@ -327,73 +274,42 @@ def fit_sgd(
         _with_extra_args(optimizer or default_optimizer()),
         min(size, num_sequences),
         shuffle,
-        patience,
-        num_restarts,
     )
     num_train = num_steps - int(validation_fraction * num_steps)
     data = _Data(emissions, inputs, jnp.arange(num_steps) < num_train)
-    key = jax.random.key(0) if key is None else key
     fit = _start(params, props, plan, data)
-    nothing = jnp.zeros((num_restarts, 0), emissions.dtype)
-    state = _State(fit, nothing, nothing)
-    checkpoint = Checkpoint(
-        checkpoint_dir,
-        "fit_sgd",
-        {
-            "model": repr(model),
-            "params": params,
-            "props": [prop.trainable for prop in property_leaves(props)],
-            "emissions": emissions,
-            "inputs": inputs,
-            "optimizer": fit.optimizer_state,
-            "key": key,
-            "options": (plan.batch_size, shuffle, num_train, patience, num_restarts),
-        },
-    )
-    loaded = checkpoint.load(state)
-    state = state if loaded is None else loaded
-    checkpoint.save(state, force=loaded is None)
+    num_blocks = -(-num_epochs // _EPOCHS_PER_CALL)
+    keys = jax.random.split(jax.random.key(0) if key is None else key, num_epochs)
+    keys = keys[jnp.arange(num_blocks * _EPOCHS_PER_CALL) % num_epochs]
+    losses: list[Array] = []
+    scores: list[Array] = []
+    stopped = False
     with progress_bar(progress) as bar:
-        done = state.losses.shape[1]
-        task = bar.add_task("fit", total=num_epochs, completed=done, note="")
-        while np.any(plan.goes_on(state.fit, num_epochs)):
-            fit, block = _run(state.fit, key, num_epochs, plan, props, data)
-            ran = int(np.max(fit.epoch)) - done
-            new = [jnp.atleast_2d(x)[:, :ran] for x in block]
-            if done == 0 and not jnp.isfinite(new[0][:, 0]).any():
+        task = bar.add_task("fit", total=num_epochs, note="")
+        for block_keys in keys.reshape(num_blocks, _EPOCHS_PER_CALL):
+            fit, block = _run(fit, block_keys, num_epochs, plan, props, data)
+            done = int(fit.epoch)
+            ran = done - sum(len(x) for x in losses)
+            losses.append(block[0][:ran])
+            scores.append(block[1][:ran])
+            if len(losses) == 1 and not jnp.isfinite(losses[0][0]):
                 raise ValueError(
-                    f"params: expected a finite loss at the start, got {float(new[0][0, 0])}; "
+                    f"params: expected a finite loss at the start, got {float(losses[0][0])}; "
                     "check params, emissions and inputs"
                 )
-            done += ran
-            state = _State(
-                fit,
-                jnp.concatenate([state.losses, new[0]], axis=1),
-                jnp.concatenate([state.scores, new[1]], axis=1),
-            )
-            goes_on = bool(np.any(plan.goes_on(fit, num_epochs)))
-            checkpoint.save(state, force=not goes_on)
-            best = _best_restart(state)
-            last = int(np.atleast_1d(fit.epoch)[best]) - 1
-            bar.update(task, completed=done, note=f"loss {float(state.losses[best, last]):.4f}")
-        if done < num_epochs:
-            bar.update(task, total=done, note="stopped early")
-    fit, best = state.fit, _best_restart(state)
-    if (bad_steps := int(np.sum(fit.bad_steps))) > 0:
+            bar.update(task, completed=done, note=f"loss {float(losses[-1][-1]):.4f}")
+            if patience is not None and done - int(fit.best_epoch) > patience:
+                stopped = True
+                bar.update(task, total=done, note=f"stopped early, best at {int(fit.best_epoch)}")
+                break
+    if int(fit.bad_steps) > 0:
         warnings.warn(
-            f"{bad_steps} gradient steps were not finite and were not taken; the last "
+            f"{int(fit.bad_steps)} gradient steps were not finite and were not taken; the last "
             "good parameters were kept",
             RuntimeWarning,
             stacklevel=2,
         )
-    if num_restarts > 1:
-        fit = jax.tree.map(lambda x: x[best], fit)
-    ran = int(fit.epoch)
     history = FitHistory(
-        losses=state.losses[best, :ran],
-        scores=state.scores[best, :ran],
-        best_epoch=int(fit.best_epoch),
-        stopped_early=not bool(plan.goes_on(fit, ran + 1)),
-        restart=best,
+        jnp.concatenate(losses), jnp.concatenate(scores), int(fit.best_epoch), stopped
     )
     return from_unconstrained(fit.best_params, props), history

@@ -2,7 +2,7 @@
 
 from ssmlin.models.features import ParamsGate, ParamsProjection, lagged_inputs
 from ssmlin.models.forecast import Forecast
-from ssmlin.models.linear_attention_ssm import LinearAttentionSSM, load
+from ssmlin.models.linear_attention_ssm import LinearAttentionSSM
 from ssmlin.models.parameters import (
     ParamsAttentionDynamics,
     ParamsAttentionEmissions,
@@ -22,5 +22,4 @@ __all__ = [
     "ParamsProjection",
     "ShrinkagePrior",
     "lagged_inputs",
-    "load",
 ]

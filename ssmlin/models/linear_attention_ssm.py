@@ -29,11 +29,9 @@ from ssmlin.inference import (
     symmetric_root,
 )
 from ssmlin.learning import FitHistory, fit_em, fit_sgd
-from ssmlin.learning.target import property_leaves
 from ssmlin.lgssm import MatrixLGSSM
-from ssmlin.mechanisms import MECHANISMS, Mechanism, get_mechanism, matrix_lgssm, unit
+from ssmlin.mechanisms import Mechanism, get_mechanism, matrix_lgssm, unit
 from ssmlin.models.features import ParamsGate, ParamsProjection, gate, lagged_inputs, project
-from ssmlin.models.files import read_model, restore, write_model
 from ssmlin.models.forecast import (
     Forecast,
     draw_states,
@@ -809,8 +807,6 @@ class LinearAttentionSSM(SSM):
         num_epochs: int = 500,
         patience: int = 50,
         optimizer: optax.GradientTransformation | None = None,
-        num_restarts: int = 1,
-        checkpoint_dir: str | Path | None = None,
         progress: bool = True,
     ) -> tuple[ParamsLinearAttentionSSM, FitHistory]:
         """Fit by the recommended recipe, for a model that should predict unseen steps.
@@ -827,8 +823,6 @@ class LinearAttentionSSM(SSM):
             num_epochs: at most so many epochs.
             patience: epochs to wait for a better score.
             optimizer: any optax optimiser.
-            num_restarts: random starts, of which the one that predicts the last part best is kept.
-            checkpoint_dir: a directory to keep the state in, so that a fit that was killed goes on.
             progress: show a progress bar.
 
         Returns:
@@ -858,8 +852,6 @@ class LinearAttentionSSM(SSM):
             key, emissions=y[..., :num_train, :], inputs=u[..., :num_train, :]
         )
         options: dict[str, Any] = {"optimizer": optimizer, "progress": progress}
-        folders = [None if checkpoint_dir is None else Path(checkpoint_dir) / name
-                   for name in ("validated", "all")]  # fmt: skip
         history: Any
         params, history = self.fit_sgd(
             start,
@@ -870,13 +862,9 @@ class LinearAttentionSSM(SSM):
             validation_fraction=validation_fraction,
             patience=patience,
             return_history=True,
-            key=key,
-            num_restarts=num_restarts,
-            checkpoint_dir=folders[0],
             **options,
         )
-        best_key = key if history.restart == 0 else _restart_key(key, history.restart)
-        params, _ = self.initialize(best_key, emissions=y, inputs=u)
+        params, _ = self.initialize(key, emissions=y, inputs=u)
         if history.best_epoch > 0:
             params, _ = self.fit_sgd(
                 params,
@@ -886,7 +874,6 @@ class LinearAttentionSSM(SSM):
                 num_epochs=history.best_epoch,
                 validation_fraction=0.0,
                 patience=None,
-                checkpoint_dir=folders[1],
                 **options,
             )
         return params, history
@@ -905,8 +892,6 @@ class LinearAttentionSSM(SSM):
         *,
         validation_fraction: float = 0.2,
         patience: int | None = 50,
-        num_restarts: int = 1,
-        checkpoint_dir: str | Path | None = None,
         progress: bool = True,
         return_history: bool = False,
     ) -> tuple[ParamsLinearAttentionSSM, Float[Array, " num_epochs"] | FitHistory]:
@@ -926,12 +911,9 @@ class LinearAttentionSSM(SSM):
             batch_size: sequences per step; default all.
             num_epochs: passes over all sequences, at most.
             shuffle: draw minibatches in random order.
-            key: a PRNG key for `shuffle` and the restarts.
+            key: a PRNG key for `shuffle`.
             validation_fraction: the share of steps, at the end, to stop by; 0 for none.
             patience: epochs to wait for a better score; None for no early stopping.
-            num_restarts: how many starts to fit together and choose the best of: `params` and
-                others from ``initialize``, with what is not trainable as in `params`.
-            checkpoint_dir: a directory to keep the state in, so that a fit that was killed goes on.
             progress: show a progress bar.
             return_history: return a :class:`ssmlin.learning.FitHistory` in place of the losses.
 
@@ -943,13 +925,6 @@ class LinearAttentionSSM(SSM):
             TypeError: an argument that is not of the expected type.
         """
         y, u = self._check_batch(emissions, inputs)
-        if _checks.positive_int("num_restarts", num_restarts) > 1:
-            train = slice(0, y.shape[1] - int(validation_fraction * y.shape[1]))
-            others = [
-                self.initialize(_restart_key(key, i), emissions=y[:, train], inputs=u[:, train])[0]
-                for i in range(1, num_restarts)
-            ]
-            params = _stack_starts(params, props, others)
         params, history = fit_sgd(
             self.given_missing(y),
             params,
@@ -963,8 +938,6 @@ class LinearAttentionSSM(SSM):
             key,
             validation_fraction=validation_fraction,
             patience=patience,
-            num_restarts=num_restarts,
-            checkpoint_dir=checkpoint_dir,
             progress=progress,
         )
         return params, history if return_history else history.losses
@@ -1030,34 +1003,6 @@ class LinearAttentionSSM(SSM):
             progress=progress,
         )
 
-    def save(
-        self,
-        path: str | Path,
-        params: ParamsLinearAttentionSSM,
-        props: ParamsLinearAttentionSSM | None = None,
-    ) -> None:
-        """Write the model and its parameters to one file, which :func:`ssmlin.load` reads.
-
-        The file is replaced at once or not at all; it holds arrays and JSON (safetensors).
-
-        Args:
-            path: the file.
-            params: the parameters.
-            props: their properties, of which it is kept what is trainable; default those of
-                ``initialize``.
-
-        Raises:
-            OSError: the file cannot be written.
-            ValueError: a mechanism that is not registered, or parameters of another model.
-        """
-        if MECHANISMS.get(self.mechanism.name) is not type(self.mechanism):
-            raise ValueError(
-                f"model: expected a registered mechanism, got {type(self.mechanism).__name__}; a "
-                "file could not say how to make it again"
-            )
-        expected, default_props = self.initialize(jax.random.key(0))
-        write_model(Path(path), self.settings, params, props or default_props, expected)
-
     def m_step(
         self,
         params: ParamsLinearAttentionSSM,
@@ -1088,63 +1033,6 @@ class LinearAttentionSSM(SSM):
             )
         u = self._check_inputs(inputs, y.shape[:-1], y.dtype)
         return (y[None], u[None]) if y.ndim == 2 else (y, u)
-
-
-def _restart_key(key: Array | None, restart: int) -> Array:
-    """The key of a random start."""
-    return jax.random.fold_in(jax.random.key(0) if key is None else key, restart)
-
-
-def _stack_starts(params: Any, props: Any, others: Sequence[Any]) -> Any:
-    """Starts along a leading axis; what is not trainable is that of the first."""
-    leaves, structure = jax.tree.flatten(params)
-    stacked = [
-        jnp.stack([leaf, *(x.astype(leaf.dtype) if prop.trainable else leaf for x in rest)])
-        for leaf, prop, *rest in zip(
-            leaves, property_leaves(props), *map(jax.tree.leaves, others), strict=True
-        )
-    ]
-    return jax.tree.unflatten(structure, stacked)
-
-
-def load(
-    path: str | Path,
-) -> tuple[LinearAttentionSSM, ParamsLinearAttentionSSM, ParamsLinearAttentionSSM]:
-    """Read what :meth:`LinearAttentionSSM.save` wrote.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The model, its parameters and their properties.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: it is damaged, or holds something else.
-
-    Warns:
-        RuntimeWarning: parameters in double precision, rounded since JAX's is single.
-
-    Example:
-        >>> import pathlib, tempfile, jax, ssmlin
-        >>> model = ssmlin.LinearAttentionSSM("mamba2", 1, 2, 3)
-        >>> params, props = model.initialize(jax.random.key(0))
-        >>> path = pathlib.Path(tempfile.mkdtemp()) / "model.safetensors"
-        >>> model.save(path, params, props)
-        >>> loaded, params, props = ssmlin.load(path)
-        >>> repr(loaded) == repr(model)
-        True
-    """
-    settings, arrays, trainable = read_model(Path(path))
-    try:
-        prior = ShrinkagePrior(**settings.pop("prior"))
-        model = LinearAttentionSSM(**settings, prior=prior)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"path: expected a model of this version of ssmlin, got another: {path} ({error})"
-        ) from error
-    params, props = model.initialize(jax.random.key(0))
-    return model, *restore(params, props, arrays, trainable, path)
 
 
 @dataclass(frozen=True)
