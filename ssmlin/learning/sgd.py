@@ -70,8 +70,8 @@ class _Run(NamedTuple):
     """All that a checkpoint holds; with restarts, every array has a leading axis for them."""
 
     fit: _Fit
-    losses: Float[Array, "... epochs"]
-    scores: Float[Array, "... epochs"]
+    losses: Any  # (..., epochs)
+    scores: Any
 
 
 class _Data(NamedTuple):
@@ -89,7 +89,7 @@ class _Plan(NamedTuple):
     optimizer: optax.GradientTransformationExtraArgs
     batch_size: int
     shuffle: bool
-    window_size: int | None  # whose multiple T is
+    window_size: Any  # of which T is a multiple; None for whole sequences
     num_windows: int  # that hold steps to fit
     num_restarts: int
 
@@ -97,8 +97,8 @@ class _Plan(NamedTuple):
 class _Limits(NamedTuple):
     """Where to stop."""
 
-    last_epoch: Int[Array, ""]
-    patience: Int[Array, ""]
+    last_epoch: int | Int[Array, ""]
+    patience: int | Int[Array, ""]
 
     def allow(self, fit: _Fit) -> Bool[Array, "..."]:
         """Whether to go on."""
@@ -125,7 +125,7 @@ class _Batch(NamedTuple):
 class _Window(NamedTuple):
     """One window of a minibatch, and the laws of its sequences' states before it."""
 
-    index: Int[Array, ""]
+    number: Int[Array, ""]
     laws: Any
 
 
@@ -142,12 +142,12 @@ def _filter_window(
 ) -> tuple[Float[Array, "b W"], Any]:
     """Log predictive densities of a window's steps, and the laws of the states after it."""
     laws = jax.tree.map(
-        lambda first, law: jnp.where(window.index == 0, first, jax.lax.stop_gradient(law)),
+        lambda first, law: jnp.where(window.number == 0, first, jax.lax.stop_gradient(law)),
         plan.model.initial_law(params),
         window.laws,
     )
     steps = jax.tree.map(
-        lambda x: _cut(x, plan, window.index, 1)[which], (data.emissions, data.inputs)
+        lambda x: _cut(x, plan, window.number, 1)[which], (data.emissions, data.inputs)
     )
     return jax.vmap(plan.model.filter_window, (None, 0, 0, 0))(params, laws, *steps)
 
@@ -186,13 +186,16 @@ def _loss(
     The losses of the windows are scaled so that their mean is the loss of the whole.
     """
     params = from_unconstrained(unconstrained, props)
-    count, in_train, laws = _count(data.emissions, data.in_train), data.in_train, None
+    count, in_train = _count(data.emissions, data.in_train), data.in_train
+    share: Any
+    laws: Any
     if window is None:
-        terms, share, num_windows = _log_predictive(params, plan, data, batch.which), 1.0, 1
+        terms, laws = _log_predictive(params, plan, data, batch.which), None
+        share = num_windows = 1
     else:
         terms, laws = _filter_window(params, plan, data, batch.which, window)
-        in_train = _cut(in_train, plan, window.index, 0)
-        here = _count(_cut(data.emissions, plan, window.index, 1), in_train)
+        in_train = _cut(in_train, plan, window.number, 0)
+        here = _count(_cut(data.emissions, plan, window.number, 1), in_train)
         share, num_windows = here / jnp.maximum(count, 1), plan.num_windows
     scale = len(data.emissions) / jnp.sum(batch.weights)
     fitted = jnp.sum(jnp.where(in_train, terms, 0.0) * batch.weights[:, None]) * scale
@@ -275,7 +278,7 @@ def _epoch(fit: _Fit, key: Array, plan: _Plan, props: Any, data: _Data) -> tuple
     weights = (jnp.arange(num_batches * size) < total).astype(data.emissions.dtype)
     batches = _Batch(order.reshape(num_batches, size), weights.reshape(num_batches, size))
 
-    def step(fit: _Fit, batch: _Batch) -> tuple[_Fit, tuple[Array, Array | None]]:
+    def step(fit: _Fit, batch: _Batch) -> tuple[_Fit, tuple[Array, Any]]:
         if plan.window_size is not None:
             fit, losses = _over_windows(fit, plan, props, data, batch)
             return fit, (losses, None)
@@ -562,6 +565,6 @@ def _padded(data: _Data, extra: int) -> _Data:
 def _best_restart(run: _Run) -> int:
     """The start with the best score; one without a finite loss has none."""
     fit = run.fit
-    scores = np.take_along_axis(run.scores, np.asarray(fit.best_epoch)[:, None], axis=-1)[:, 0]
+    scores = run.scores[np.arange(len(run.scores)), np.asarray(fit.best_epoch)]
     valid = np.isfinite(fit.best_loss) & np.isfinite(scores)
     return int(np.argmin(np.where(valid, scores, np.inf)))
