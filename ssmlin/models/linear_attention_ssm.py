@@ -385,6 +385,32 @@ class LinearAttentionSSM(SSM):
         """Log prior density of the constrained parameters, see :class:`ShrinkagePrior`."""
         return log_density(self.prior_distributions(params), params, self._gate_ranges)
 
+    def save(
+        self,
+        path: str | Path,
+        params: ParamsLinearAttentionSSM,
+        props: ParamsLinearAttentionSSM | None = None,
+    ) -> None:
+        """Write the model, its parameters and what is trainable to one file.
+
+        The file is a safetensors file; it is written whole or not at all. :func:`ssmlin.load`
+        reads it.
+
+        Args:
+            path: the file; its folder must exist.
+            params: the parameters.
+            props: their properties, whose trainable flags are kept; default those of `initialize`.
+
+        Raises:
+            OSError: the file cannot be written.
+            ValueError: parameters of another model, or a mechanism that is not in
+                ``ssmlin.MECHANISMS``.
+        """
+        # That module reads models, too, so it imports this one.
+        from ssmlin.models.files import save
+
+        save(path, self, params, props)
+
     # ----------------------------------------------------------------- the state space model
 
     def _check_inputs(self, inputs: Any, lead: tuple[int, ...], dtype: Any) -> Array:
