@@ -80,6 +80,7 @@ def load(
         'mamba2'
     """
     arrays, description = read_arrays("path", Path(path), _KIND)
+    prior: dict[str, Any]
     try:
         settings, trainable = description["settings"], description["trainable"]
         prior = {k: tuple(x) if isinstance(x, list) else x for k, x in settings["prior"].items()}

@@ -347,7 +347,8 @@ class LinearAttentionSSM(SSM):
         m, p = self.emission_dim, self.input_dim
         if emissions is None or inputs is None:
             return jnp.zeros((m, p)), jnp.zeros(m), jnp.eye(m) * self.prior.series_variance
-        y, u = emissions.reshape(-1, m), inputs.reshape(-1, p)
+        y = emissions.reshape(-1, m)
+        u = inputs.reshape(len(y), p)
         design = u if self.has_input_weights else jnp.zeros((len(u), 0), y.dtype)
         if self.has_emissions_bias:
             design = jnp.concatenate([design, jnp.ones((len(u), 1), y.dtype)], axis=1)

@@ -3,7 +3,6 @@
 import json
 import os
 import stat
-from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
