@@ -39,9 +39,7 @@ def save(
         )
     arrays = {name: np.asarray(x) for name, x in _by_path(params).items()}
     _check_shapes("params", model, arrays)
-    flags = [
-        p.trainable for p in property_leaves(model.initialize()[1] if props is None else props)
-    ]
+    flags = [p.trainable for p in property_leaves(model._properties() if props is None else props)]
     if len(flags) != len(arrays):
         raise ValueError(
             f"props: expected properties of the {len(arrays)} parameters, got {len(flags)}"
@@ -86,8 +84,9 @@ def load(
         prior = {k: tuple(x) if isinstance(x, list) else x for k, x in settings["prior"].items()}
         model = LinearAttentionSSM(**settings | {"prior": ShrinkagePrior(**prior)})
         _check_shapes("path", model, arrays)
-        _, props = model.initialize()
-        leaves, structure = jax.tree.flatten(props, lambda x: isinstance(x, ParameterProperties))
+        leaves, structure = jax.tree.flatten(
+            model._properties(), lambda x: isinstance(x, ParameterProperties)
+        )
         names = list(_by_path(jax.tree.unflatten(structure, range(len(leaves)))))
         leaves = [
             ParameterProperties(trainable[name], prop.constrainer)
@@ -115,7 +114,7 @@ def _by_path(tree: Any) -> dict[str, Any]:
 
 def _check_shapes(name: str, model: LinearAttentionSSM, arrays: Mapping[str, np.ndarray]) -> None:
     """Raise ValueError unless these are the parameters of the model."""
-    shapes = jax.eval_shape(lambda: model.initialize()[0])
+    shapes = jax.eval_shape(model._initial_params, jax.random.key(0), None, None)
     expected = {path: x.shape for path, x in _by_path(shapes).items()}
     found = {path: x.shape for path, x in arrays.items()}
     for path in sorted(expected.keys() | found.keys()):

@@ -64,10 +64,12 @@ def test_the_round_trip_is_bitwise(model, tmp_path):
 def test_every_mechanism_has_a_file(tmp_path):
     for name in MECHANISMS:
         model = ssmlin.LinearAttentionSSM(name, 1, 1, 2)
-        params, props = model.initialize()
+        shapes, props = jax.eval_shape(model.initialize)
+        params = jax.tree.map(lambda x: np.full(x.shape, 0.5, x.dtype), shapes)
         model.save(tmp_path / name, params)
-        loaded, _, loaded_props = ssmlin.load(tmp_path / name)
+        loaded, loaded_params, loaded_props = ssmlin.load(tmp_path / name)
         assert repr(loaded) == repr(model)
+        assert jax.tree.structure(loaded_params) == jax.tree.structure(params)
         flags = [p.trainable for p in property_leaves(props)]
         assert [p.trainable for p in property_leaves(loaded_props)] == flags
 
@@ -136,15 +138,14 @@ def test_any_damage_is_found(small, tmp_path):
     path = tmp_path / "m"
     model.save(path, params, props)
     whole = path.read_bytes()
-    for size in range(len(whole)):
+    for size in [*range(0, len(whole), 7), len(whole) - 1]:
         path.write_bytes(whole[:size])
         with pytest.raises(ValueError, match="path: expected a file of ssmlin"):
             ssmlin.load(path)
     for i in range(len(whole)):
-        for bit in (i % 8, (i + 3) % 8):
-            path.write_bytes(whole[:i] + bytes([whole[i] ^ (1 << bit)]) + whole[i + 1 :])
-            with pytest.raises(ValueError, match="path: expected a file of ssmlin"):
-                ssmlin.load(path)
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ (1 << i % 8)]) + whole[i + 1 :])
+        with pytest.raises(ValueError, match="path: expected a file of ssmlin"):
+            ssmlin.load(path)
     path.write_bytes(whole + b"\0")
     with pytest.raises(ValueError, match="path: expected a file of ssmlin"):
         ssmlin.load(path)
