@@ -13,7 +13,7 @@ from ssmlin.inference import (
 from ssmlin.learning import posterior_params, predict_one_step, sample_posterior
 from ssmlin.lgssm import MatrixLGSSM
 from ssmlin.mechanisms import MECHANISMS, linear_attention, matrix_lgssm
-from ssmlin.models import Forecast, LinearAttentionSSM, ShrinkagePrior, lagged_inputs
+from ssmlin.models import Forecast, LinearAttentionSSM, ShrinkagePrior, lagged_inputs, load
 
 __version__ = "0.1.0"
 
@@ -29,6 +29,7 @@ __all__ = [
     "lgssm_posterior_sample",
     "lgssm_smoother",
     "linear_attention",
+    "load",
     "matrix_lgssm",
     "matrix_lgssm_filter",
     "matrix_lgssm_posterior_sample",

@@ -1,9 +1,10 @@
 """Files of named arrays: written whole or not at all, checked when read, and never run as code."""
 
+import contextlib
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,22 +43,38 @@ def write_arrays(
     text = json.dumps({"kind": kind, "format": _FORMAT, **description}, sort_keys=True)
     whole = {name: np.array(x, order="C", copy=True) for name, x in arrays.items()}
     data = save(whole, {"ssmlin": text, "sha256": _checksum(whole, text)})
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
+    temporary = path.with_name(f"{_temporary_prefix(path)}{secrets.token_hex(8)}")
+    with open(temporary, "xb") as file:  # unlike mkstemp's, its permissions are the user's usual
+        try:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    if hasattr(os, "O_DIRECTORY"):  # so that the new name outlives a loss of power, too
-        folder = os.open(path.parent, os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    if hasattr(os, "O_DIRECTORY"):
+        # So that the new name outlives a loss of power, too; some file systems cannot.
+        with contextlib.suppress(OSError):
+            folder = os.open(path.parent, os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+
+def _temporary_prefix(path: Path) -> str:
+    """How the names begin of what is not yet the file at `path`."""
+    return f".{path.name}."
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what writers of the file at `path` left unfinished when they were killed."""
+    prefix = _temporary_prefix(path)
+    with contextlib.suppress(OSError):
+        for other in path.parent.iterdir():
+            if other.name.startswith(prefix):
+                other.unlink(missing_ok=True)
 
 
 def read_arrays(name: str, path: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -90,8 +107,8 @@ def read_arrays(name: str, path: Path, kind: str) -> tuple[dict[str, np.ndarray]
         raise ValueError(f"{expected}, got a damaged or foreign one: {path} ({error})") from error
     if metadata.get("sha256") != _checksum(arrays, text):
         raise ValueError(f"{expected}, got a damaged one: {path} (its checksum differs)")
-    if description.pop("kind") != kind:
-        raise ValueError(f"{expected}, got one with something else: {path}")
-    if (version := description.pop("format")) > _FORMAT:
+    if (found := description.pop("kind")) != kind:
+        raise ValueError(f"{expected}, got one with a {found}: {path}")
+    if (version := description.pop("format")) != _FORMAT:
         raise ValueError(f"{expected} of format {_FORMAT}, got format {version}: {path}")
     return arrays, description

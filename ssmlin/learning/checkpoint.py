@@ -1,6 +1,7 @@
 """Checkpoints: the state of long work on disk, so that a run that was killed goes on."""
 
 import hashlib
+import re
 import time
 import warnings
 from collections.abc import Mapping
@@ -11,22 +12,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssmlin._files import read_arrays, write_arrays
+from ssmlin._files import read_arrays, remove_leftovers, write_arrays
 
 _SECONDS_BETWEEN = 5.0
 
 
 def digest(tree: Any) -> str:
-    """A hash of the structure and values of a pytree; of leaves that are no arrays, their repr."""
+    """A hash of the structure and values of a pytree; of leaves that are no arrays, their repr.
+
+    It is the same in every process: addresses in memory, which a repr may show, do not count.
+    """
     leaves, structure = jax.tree.flatten(tree)
-    hashed = hashlib.sha256(str(structure).encode())
+    hashed = hashlib.sha256(_without_addresses(structure).encode())
     for leaf in leaves:
         if isinstance(leaf, (jax.Array, np.ndarray)):
             x = _to_numpy(leaf)
             hashed.update(f"{x.dtype} {x.shape}".encode() + np.ascontiguousarray(x).tobytes())
         else:
-            hashed.update(repr(leaf).encode())
+            hashed.update(_without_addresses(leaf).encode())
     return hashed.hexdigest()
+
+
+def _without_addresses(x: Any) -> str:
+    return re.sub(r"\bat 0x[0-9a-f]+", "", repr(x))
 
 
 def _is_key(x: Any) -> bool:
@@ -58,7 +66,8 @@ class Checkpoint:
     ) -> None:
         self._path: Path | None = None
         self._kind = f"checkpoint of {name}"
-        self._broken = False
+        self._has_file = False  # one of this call
+        self._has_warned = False
         self._saved_at = time.monotonic()
         if directory is None:
             return
@@ -70,6 +79,7 @@ class Checkpoint:
                 f"checkpoint_dir: expected a directory that can be written, got {folder} ({error})"
             ) from error
         self._path = folder / f"{name}.safetensors"
+        remove_leftovers(self._path)
         self._digests = {name: digest(value) for name, value in arguments.items()}
 
     def load(self, like: Any) -> Any | None:
@@ -86,7 +96,12 @@ class Checkpoint:
         """
         if self._path is None or not self._path.exists():
             return None
-        arrays, description = read_arrays("checkpoint_dir", self._path, self._kind)
+        try:
+            arrays, description = read_arrays("checkpoint_dir", self._path, self._kind)
+        except OSError as error:
+            raise ValueError(
+                f"checkpoint_dir: expected a file that can be read, got {self._path} ({error})"
+            ) from error
         found = description.get("arguments", {})
         changed = [name for name in self._digests if self._digests[name] != found.get(name)]
         if changed:
@@ -98,13 +113,14 @@ class Checkpoint:
         loaded = [
             _restored(arrays.get(f"{i:04d}"), leaf, self._path) for i, leaf in enumerate(leaves)
         ]
+        self._has_file = True
         return jax.tree.unflatten(structure, loaded)
 
     def save(self, state: Any, *, force: bool = False) -> None:
         """Write the state, unless the last writing is only seconds ago.
 
-        The first writing that fails raises, since nothing is lost yet; a later one warns once and
-        the work goes on.
+        Where the first writing fails it raises, since nothing is lost yet; where a later one does,
+        it warns once, the work goes on, and the next one tries again.
 
         Args:
             state: a pytree of arrays.
@@ -116,26 +132,28 @@ class Checkpoint:
         Warns:
             RuntimeWarning: a later writing failed.
         """
-        if self._path is None or self._broken:
+        if self._path is None:
             return
         if not force and time.monotonic() - self._saved_at < _SECONDS_BETWEEN:
             return
         arrays = {f"{i:04d}": _to_numpy(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
         try:
             write_arrays(self._path, self._kind, arrays, {"arguments": self._digests})
+            self._has_file = True
         except OSError as error:
-            if not self._path.exists():
+            if not self._has_file:
                 raise ValueError(
                     "checkpoint_dir: expected a directory that can be written, got "
                     f"{self._path.parent} ({error})"
                 ) from error
-            self._broken = True
-            warnings.warn(
-                f"checkpoint_dir: {self._path} could not be replaced ({error}); the work goes on, "
-                "and the file keeps an earlier state of it",
-                RuntimeWarning,
-                stacklevel=3,
-            )
+            if not self._has_warned:
+                warnings.warn(
+                    f"checkpoint_dir: {self._path} could not be replaced ({error}); the work goes "
+                    "on, and the file keeps an earlier state of it",
+                    RuntimeWarning,
+                    stacklevel=3,
+                )
+            self._has_warned = True
         self._saved_at = time.monotonic()
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from ssmlin._progress import progress_bar
 from ssmlin.learning.checkpoint import Checkpoint
-from ssmlin.learning.target import Position, Problem, Target
+from ssmlin.learning.target import Position, Problem, Target, strong
 
 _STEPS_PER_CALL = 25
 _JITTER = 0.5
@@ -240,12 +240,7 @@ def _start_chains(starts: Position, target: Target, problem: Problem, moves: Mov
         dtype = state.logdensity.dtype
         return _Chains(state, steps, mass, jnp.ones((), dtype), mass.inverse_mass_matrix)
 
-    return _strong(jax.vmap(one)(starts))
-
-
-def _strong(tree: Any) -> Any:
-    """Arrays of the same values whose types a scan can carry."""
-    return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), tree)
+    return strong(jax.vmap(one)(starts))
 
 
 def _move(key: Array, chains: _Chains, target: Target, problem: Problem, moves: Moves) -> Any:
@@ -286,7 +281,7 @@ def _adapt(chains: _Chains, states: Any, acceptance: Array, stage: Any, moves: M
         step_size = jnp.exp(steps.log_step_size).astype(chains.step_sizes.dtype)
         return _Chains(state, steps, mass, step_size, mass.inverse_mass_matrix)
 
-    return _strong(jax.vmap(one)(chains, states, acceptance))
+    return strong(jax.vmap(one)(chains, states, acceptance))
 
 
 @partial(jax.jit, static_argnames=("target", "moves"))

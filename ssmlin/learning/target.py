@@ -14,7 +14,7 @@ Position = dict[str, Array]
 
 
 class StepwiseModel(Protocol):
-    """What sampling needs of a model."""
+    """What fitting and sampling need of a model."""
 
     def log_prior(self, params: Any) -> Array:
         """Log prior density of the constrained parameters."""
@@ -48,6 +48,11 @@ def paths(params: Any) -> list[str]:
 def property_leaves(props: Any) -> list[ParameterProperties]:
     """The properties in the order of the parameters."""
     return jax.tree.leaves(props, is_leaf=lambda x: isinstance(x, ParameterProperties))
+
+
+def strong(tree: Any) -> Any:
+    """Arrays of the same values whose types a scan can carry."""
+    return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), tree)
 
 
 def choose(params: Any, props: Any, variables: Sequence[str] | None) -> tuple[str, ...]:

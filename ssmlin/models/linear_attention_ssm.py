@@ -29,6 +29,8 @@ from ssmlin.inference import (
     symmetric_root,
 )
 from ssmlin.learning import FitHistory, fit_em, fit_sgd
+from ssmlin.learning.sgd import num_train_steps
+from ssmlin.learning.target import property_leaves
 from ssmlin.lgssm import MatrixLGSSM
 from ssmlin.mechanisms import Mechanism, get_mechanism, matrix_lgssm, unit
 from ssmlin.models.features import ParamsGate, ParamsProjection, gate, lagged_inputs, project
@@ -345,7 +347,8 @@ class LinearAttentionSSM(SSM):
         m, p = self.emission_dim, self.input_dim
         if emissions is None or inputs is None:
             return jnp.zeros((m, p)), jnp.zeros(m), jnp.eye(m) * self.prior.series_variance
-        y, u = emissions.reshape(-1, m), inputs.reshape(-1, p)
+        y = emissions.reshape(-1, m)
+        u = inputs.reshape(len(y), p)
         design = u if self.has_input_weights else jnp.zeros((len(u), 0), y.dtype)
         if self.has_emissions_bias:
             design = jnp.concatenate([design, jnp.ones((len(u), 1), y.dtype)], axis=1)
@@ -382,6 +385,32 @@ class LinearAttentionSSM(SSM):
     def log_prior(self, params: ParamsLinearAttentionSSM) -> Float[Array, ""]:
         """Log prior density of the constrained parameters, see :class:`ShrinkagePrior`."""
         return log_density(self.prior_distributions(params), params, self._gate_ranges)
+
+    def save(
+        self,
+        path: str | Path,
+        params: ParamsLinearAttentionSSM,
+        props: ParamsLinearAttentionSSM | None = None,
+    ) -> None:
+        """Write the model, its parameters and what is trainable to one file.
+
+        The file is a safetensors file; it is written whole or not at all. :func:`ssmlin.load`
+        reads it.
+
+        Args:
+            path: the file; its folder must exist.
+            params: the parameters.
+            props: their properties, whose trainable flags are kept; default those of `initialize`.
+
+        Raises:
+            OSError: the file cannot be written.
+            ValueError: parameters of another model, or a mechanism that is not in
+                ``ssmlin.MECHANISMS``.
+        """
+        # That module reads models, too, so it imports this one.
+        from ssmlin.models.files import save
+
+        save(path, self, params, props)
 
     # ----------------------------------------------------------------- the state space model
 
@@ -607,6 +636,44 @@ class LinearAttentionSSM(SSM):
         lgssm = self.to_lgssm(params, inputs, len(emissions))
         return matrix_lgssm_filter(lgssm, emissions, store="loglik", **options).log_predictive
 
+    def initial_law(self, params: ParamsLinearAttentionSSM) -> tuple[Array, Array]:
+        """The law of S_0: M_0 and P_0."""
+        return params.initial.mean, jnp.diag(params.initial.variances)
+
+    def filter_window(
+        self,
+        params: ParamsLinearAttentionSSM,
+        law: tuple[Array, Array],
+        emissions: Float[Array, "W m"],
+        inputs: Float[Array, "W p"] | None = None,
+        **options: Any,
+    ) -> tuple[Float[Array, " W"], tuple[Array, Array]]:
+        """Filter consecutive steps from a law of the state before them.
+
+        Args:
+            params: constrained parameters.
+            law: mean (m, d) and covariance (d, d) of the state.
+            emissions: y, (W, m); NaN means missing.
+            inputs: u, (W, p).
+            **options: as in :func:`ssmlin.matrix_lgssm_filter`.
+
+        Returns:
+            The log predictive densities of the steps, and the law of the state after them.
+
+        Raises:
+            ValueError: partly missing emissions, which leave a covariance for each row.
+        """
+        if options.get("missing") == "entries":
+            raise ValueError(
+                "window_size: expected None where emissions are partly missing, since then every "
+                "row of the state has a covariance of its own; got a window"
+            )
+        mean, cov = law
+        lgssm = self.to_lgssm(params, inputs, len(emissions))
+        lgssm = replace(lgssm, initial_mean=mean, initial_cov=cov)
+        last: Any = matrix_lgssm_filter(lgssm, emissions, store="last", **options)
+        return last.log_predictive, (last.filtered_means[0], last.filtered_covariances[0])
+
     def marginal_log_prob(
         self,
         params: ParamsLinearAttentionSSM,
@@ -807,6 +874,9 @@ class LinearAttentionSSM(SSM):
         num_epochs: int = 500,
         patience: int = 50,
         optimizer: optax.GradientTransformation | None = None,
+        window_size: int | None = None,
+        num_restarts: int = 1,
+        checkpoint_dir: str | Path | None = None,
         progress: bool = True,
     ) -> tuple[ParamsLinearAttentionSSM, FitHistory]:
         """Fit by the recommended recipe, for a model that should predict unseen steps.
@@ -823,6 +893,11 @@ class LinearAttentionSSM(SSM):
             num_epochs: at most so many epochs.
             patience: epochs to wait for a better score.
             optimizer: any optax optimiser.
+            window_size: see :meth:`fit_sgd`.
+            num_restarts: starts of the first fit, see :meth:`fit_sgd`; the second one starts like
+                the best of them.
+            checkpoint_dir: a directory to keep the states of both fits in, so that a call that was
+                killed goes on.
             progress: show a progress bar.
 
         Returns:
@@ -847,11 +922,19 @@ class LinearAttentionSSM(SSM):
             )
         y = _checks.float_array("emissions", emissions)
         u = self._check_inputs(inputs, y.shape[:-1], y.dtype)
-        num_train = y.shape[-2] - int(validation_fraction * y.shape[-2])
+        num_train = num_train_steps(y.shape[-2], validation_fraction)
         start, props = self.initialize(
             key, emissions=y[..., :num_train, :], inputs=u[..., :num_train, :]
         )
-        options: dict[str, Any] = {"optimizer": optimizer, "progress": progress}
+        options: dict[str, Any] = {
+            "optimizer": optimizer,
+            "window_size": window_size,
+            "progress": progress,
+        }
+
+        def folder(name: str) -> Path | None:
+            return None if checkpoint_dir is None else Path(checkpoint_dir) / name
+
         history: Any
         params, history = self.fit_sgd(
             start,
@@ -859,12 +942,16 @@ class LinearAttentionSSM(SSM):
             y,
             u,
             num_epochs=num_epochs,
+            key=key,
             validation_fraction=validation_fraction,
             patience=patience,
+            num_restarts=num_restarts,
+            checkpoint_dir=folder("validation"),
             return_history=True,
             **options,
         )
-        params, _ = self.initialize(key, emissions=y, inputs=u)
+        best = history.restart
+        params, _ = self.initialize(_start_key(key, best), emissions=y, inputs=u)
         if history.best_epoch > 0:
             params, _ = self.fit_sgd(
                 params,
@@ -874,6 +961,7 @@ class LinearAttentionSSM(SSM):
                 num_epochs=history.best_epoch,
                 validation_fraction=0.0,
                 patience=None,
+                checkpoint_dir=folder(f"all_steps-{best}"),
                 **options,
             )
         return params, history
@@ -892,6 +980,9 @@ class LinearAttentionSSM(SSM):
         *,
         validation_fraction: float = 0.2,
         patience: int | None = 50,
+        window_size: int | None = None,
+        num_restarts: int = 1,
+        checkpoint_dir: str | Path | None = None,
         progress: bool = True,
         return_history: bool = False,
     ) -> tuple[ParamsLinearAttentionSSM, Float[Array, " num_epochs"] | FitHistory]:
@@ -911,9 +1002,14 @@ class LinearAttentionSSM(SSM):
             batch_size: sequences per step; default all.
             num_epochs: passes over all sequences, at most.
             shuffle: draw minibatches in random order.
-            key: a PRNG key for `shuffle`.
+            key: a PRNG key for `shuffle` and for further starts.
             validation_fraction: the share of steps, at the end, to stop by; 0 for none.
             patience: epochs to wait for a better score; None for no early stopping.
+            window_size: for long sequences, the steps a gradient goes back, at most; it starts from
+                the filter's law at the end of the window before. None for whole sequences.
+            num_restarts: how many starts are fitted together, the best of which is returned: the
+                given one and others by `initialize`, what is not trainable as given.
+            checkpoint_dir: a directory to keep the state in, so that a fit that was killed goes on.
             progress: show a progress bar.
             return_history: return a :class:`ssmlin.learning.FitHistory` in place of the losses.
 
@@ -925,6 +1021,11 @@ class LinearAttentionSSM(SSM):
             TypeError: an argument that is not of the expected type.
         """
         y, u = self._check_batch(emissions, inputs)
+        if _checks.positive_int("num_restarts", num_restarts) > 1:
+            num_train = num_train_steps(y.shape[1], validation_fraction)
+            params = self._starts(
+                params, props, y[:, :num_train], u[:, :num_train], key, num_restarts
+            )
         params, history = fit_sgd(
             self.given_missing(y),
             params,
@@ -938,9 +1039,31 @@ class LinearAttentionSSM(SSM):
             key,
             validation_fraction=validation_fraction,
             patience=patience,
+            window_size=window_size,
+            num_restarts=num_restarts,
+            checkpoint_dir=checkpoint_dir,
             progress=progress,
         )
         return params, history if return_history else history.losses
+
+    def _starts(
+        self,
+        params: ParamsLinearAttentionSSM,
+        props: ParamsLinearAttentionSSM,
+        emissions: Array,
+        inputs: Array,
+        key: Array | None,
+        num_starts: int,
+    ) -> ParamsLinearAttentionSSM:
+        """The given parameters and further starts, stacked."""
+        trainable = [prop.trainable for prop in property_leaves(props)]
+        given, structure = jax.tree.flatten(params)
+        starts = [given]
+        for i in range(1, num_starts):
+            other, _ = self.initialize(_start_key(key, i), emissions=emissions, inputs=inputs)
+            leaves = zip(trainable, jax.tree.leaves(other), given, strict=True)
+            starts.append([new.astype(old.dtype) if free else old for free, new, old in leaves])
+        return jax.tree.unflatten(structure, [jnp.stack(x) for x in zip(*starts, strict=True)])
 
     def fit_em(
         self,
@@ -1035,6 +1158,15 @@ class LinearAttentionSSM(SSM):
         return (y[None], u[None]) if y.ndim == 2 else (y, u)
 
 
+def _start_key(key: Array | None, restart: int) -> Array | None:
+    """The key of a start; that of the first is the given one."""
+    return (
+        key
+        if restart == 0
+        else jax.random.fold_in(jax.random.key(0) if key is None else key, restart)
+    )
+
+
 @dataclass(frozen=True)
 class _Seen:
     """The model for data whose pattern of what is missing was read before tracing."""
@@ -1061,6 +1193,14 @@ class _Seen:
     def log_predictive(self, params: Any, emissions: Array, inputs: Any) -> Float[Array, " T"]:
         """Log predictive densities of one sequence."""
         return self.model.log_predictive(params, emissions, inputs, missing=self.missing)
+
+    def initial_law(self, params: Any) -> Any:
+        """Law of the state before the first step."""
+        return self.model.initial_law(params)
+
+    def filter_window(self, params: Any, law: Any, emissions: Array, inputs: Any) -> Any:
+        """Log predictive densities of consecutive steps, and the law of the state after them."""
+        return self.model.filter_window(params, law, emissions, inputs, missing=self.missing)
 
     def posterior_sample(self, key: Array, params: Any, emissions: Array, inputs: Any) -> Array:
         """One path of the states."""

@@ -155,7 +155,7 @@ def test_foreign_files(tmp_path):
         with pytest.raises(ValueError, match="damaged or foreign"):
             Checkpoint(tmp_path, "work", ARGUMENTS).load(STATE)
     _files.write_arrays(path, "model", {"a": np.ones(1)}, {})
-    with pytest.raises(ValueError, match="something else"):
+    with pytest.raises(ValueError, match="with a model"):
         Checkpoint(tmp_path, "work", ARGUMENTS).load(STATE)
 
 

@@ -1,73 +1,195 @@
-"""A model, its parameters and properties come back from a file as they were."""
+"""Saved models: a bitwise round trip, and what may not be saved or loaded."""
+
+import json
+import os
+import stat
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from dynamax.parameters import ParameterProperties
+from safetensors.numpy import load_file, save_file
 
 import ssmlin
+from ssmlin import _files
 from ssmlin.learning.target import property_leaves
+from ssmlin.mechanisms import MECHANISMS
 
-OPTIONS = [
-    {},
-    {"gates": "constant", "row_cov": "full", "process_noise": "diagonal"},
-    {"prior": ssmlin.ShrinkagePrior(noise_floor=0.1), "num_lags": 2, "row_cov": "identity"},
-]
-
-
-@pytest.mark.parametrize("mechanism", list(ssmlin.MECHANISMS))
-@pytest.mark.parametrize("case", range(len(OPTIONS)))
-def test_round_trip(tmp_path, mechanism, case):
-    model = ssmlin.LinearAttentionSSM(mechanism, 2, 4, 2, **OPTIONS[case])
-    params, props = model.initialize(jax.random.key(1))
-    free = props.initial.mean
-    free = type(free)(trainable=not free.trainable, constrainer=free.constrainer)
-    props = props._replace(initial=props.initial._replace(mean=free))
-    model.save(tmp_path / "model", params, props)
-    loaded, new, new_props = ssmlin.load(tmp_path / "model")
-    assert repr(loaded) == repr(model)
-    assert jax.tree.structure(new) == jax.tree.structure(params)
-    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(new), strict=True):
-        np.testing.assert_array_equal(a, b)
-        assert a.dtype == b.dtype
-    for a, b in zip(property_leaves(props), property_leaves(new_props), strict=True):
-        assert a.trainable == b.trainable
-        assert type(a.constrainer) is type(b.constrainer)
-    if case == 0 and mechanism == "rwkv7":
-        y, u = jnp.ones((5, 2)), jnp.ones((5, 4))
-        a, b = (m.filter(p, y, u).marginal_loglik for m, p in ((model, params), (loaded, new)))
-        assert a == b
+MODELS = {
+    "plain": dict(mechanism="gated_deltanet", emission_dim=2, input_dim=3, key_dim=2, num_lags=1),
+    "full": dict(mechanism="deltaproduct", emission_dim=2, row_cov="full", process_noise="write",
+                 negative_eigenvalues=True, num_steps=3, has_emissions_bias=False),
+    "memory": dict(mechanism="bayesian_memory", emission_dim=1, input_dim=2, key_dim=3,
+                   gates="constant", process_noise="none",
+                   prior=ssmlin.ShrinkagePrior(0.1 + 0.2, process_noise=(1 / 3, 2.0))),
+}  # fmt: skip
 
 
-def test_bad_files(tmp_path):
-    model = ssmlin.LinearAttentionSSM("mamba2", 1, 2, 2)
-    params, _ = model.initialize(jax.random.key(1))
+@pytest.fixture(params=MODELS)
+def model(request):
+    return ssmlin.LinearAttentionSSM(**MODELS[request.param])
+
+
+@pytest.fixture
+def small():
+    model = ssmlin.LinearAttentionSSM("mamba2", 1, 0, 1)
+    return model, *model.initialize(jax.random.key(0))
+
+
+def test_the_round_trip_is_bitwise(model, tmp_path):
+    rng = np.random.default_rng(0)
+    y = jnp.asarray(rng.normal(size=(9, model.emission_dim)))
+    u = jnp.asarray(rng.normal(size=(9, model.input_dim)))
+    params, props = model.initialize(jax.random.key(1), emissions=y, inputs=u)
+    fixed = ParameterProperties(False, props.initial.variances.constrainer)
+    props = props._replace(initial=props.initial._replace(variances=fixed))
     path = tmp_path / "model"
-    with pytest.raises(FileNotFoundError):
-        ssmlin.load(path)
+    model.save(path, params, props)
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    loaded, new_params, new_props = ssmlin.load(path)
+    assert repr(loaded) == repr(model) and loaded.prior == model.prior
+    assert jax.tree.structure(new_params) == jax.tree.structure(params)
+    for a, b in zip(jax.tree.leaves(new_params), jax.tree.leaves(params), strict=True):
+        assert a.dtype == b.dtype and a.shape == b.shape
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    pairs = list(zip(property_leaves(new_props), property_leaves(props), strict=True))
+    assert [a.trainable for a, _ in pairs] == [b.trainable for _, b in pairs]
+    assert [type(a.constrainer) for a, _ in pairs] == [type(b.constrainer) for _, b in pairs]
+    one, two = model.filter(params, y, u), loaded.filter(new_params, y, u)
+    np.testing.assert_array_equal(one.filtered_means, two.filtered_means)
+    np.testing.assert_array_equal(one.log_predictive, two.log_predictive)
+
+
+def test_every_mechanism_has_a_file(tmp_path):
+    for name in MECHANISMS:
+        model = ssmlin.LinearAttentionSSM(name, 1, 1, 2)
+        shapes, props = jax.eval_shape(model.initialize)
+        params = jax.tree.map(lambda x: np.full(x.shape, 0.5, x.dtype), shapes)
+        model.save(tmp_path / name, params)
+        loaded, loaded_params, loaded_props = ssmlin.load(tmp_path / name)
+        assert repr(loaded) == repr(model)
+        assert jax.tree.structure(loaded_params) == jax.tree.structure(params)
+        flags = [p.trainable for p in property_leaves(props)]
+        assert [p.trainable for p in property_leaves(loaded_props)] == flags
+
+
+def test_arrays_have_the_names_of_the_parameters(small, tmp_path):
+    model, params, props = small
+    model.save(tmp_path / "m.safetensors", params, props)
+    arrays = load_file(tmp_path / "m.safetensors")
+    np.testing.assert_array_equal(arrays["dynamics.alpha.value"], params.dynamics.alpha.value)
+    assert stat.S_IMODE(os.stat(tmp_path / "m.safetensors").st_mode) == 0o666 & ~_umask()
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@pytest.mark.parametrize("precise", [True, False])
+def test_double_precision(small, tmp_path, precise):
+    model, params, _ = small
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64) / 3, params)
+    model.save(tmp_path / "m", params)
+    with jax.enable_x64(precise):
+        if precise:
+            _, loaded, _ = ssmlin.load(tmp_path / "m")
+        else:
+            with pytest.warns(RuntimeWarning, match="path: .*double precision"):
+                _, loaded, _ = ssmlin.load(tmp_path / "m")
+    for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(params), strict=True):
+        assert a.dtype == (jnp.float64 if precise else jnp.float32)
+        np.testing.assert_array_equal(a, np.asarray(b).astype(a.dtype))
+
+
+def test_what_cannot_be_saved(small, tmp_path):
+    model, params, props = small
+
+    class Mine(MECHANISMS["mamba2"]):
+        pass
+
+    class MyModel(ssmlin.LinearAttentionSSM):
+        pass
+
+    mine = ssmlin.LinearAttentionSSM(Mine(), 1, 0, 1)
+    with pytest.raises(ValueError, match="mechanism: expected one of ssmlin.MECHANISMS.*Mine"):
+        mine.save(tmp_path / "m", params)
+    with pytest.raises(ValueError, match="model: expected a LinearAttentionSSM.*MyModel"):
+        MyModel("mamba2", 1, 0, 1).save(tmp_path / "m", params)
+    wide = params._replace(emissions=params.emissions._replace(bias=jnp.zeros(2)))
+    with pytest.raises(ValueError, match=r"params: .*emissions.bias of shape \(1,\), got \(2,\)"):
+        model.save(tmp_path / "m", wide)
+    without = params._replace(emissions=params.emissions._replace(bias=None))
+    with pytest.raises(ValueError, match=r"params: .*emissions.bias of shape \(1,\), got None"):
+        model.save(tmp_path / "m", without)
+    with pytest.raises(ValueError, match="props: "):
+        model.save(tmp_path / "m", params, props._replace(initial=None))
+    assert not list(tmp_path.iterdir())
     with pytest.raises(OSError):
-        model.save(tmp_path / "not" / "there", params)
-    other = ssmlin.LinearAttentionSSM("mamba2", 1, 2, 3)
-    with pytest.raises(ValueError, match=r"params: expected dynamics.keys.bias of shape \(3,\)"):
-        other.save(path, params)
-    assert not path.exists()
+        model.save(tmp_path / "nowhere" / "m", params)
+    with pytest.raises(OSError):
+        ssmlin.load(tmp_path / "m")
 
-    class Mine(ssmlin.MECHANISMS["mamba2"]):
-        name = "mine"
 
-    with pytest.raises(ValueError, match="registered mechanism"):
-        ssmlin.LinearAttentionSSM(Mine(), 1, 2, 2).save(path, params)
-    model.save(path, params)
-    path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(ValueError, match="path: expected a file of ssmlin with a model"):
+def test_any_damage_is_found(small, tmp_path):
+    model, params, props = small
+    path = tmp_path / "m"
+    model.save(path, params, props)
+    whole = path.read_bytes()
+    for size in [*range(0, len(whole), 7), len(whole) - 1]:
+        path.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match="path: expected a file of ssmlin"):
+            ssmlin.load(path)
+    for i in range(len(whole)):
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ (1 << i % 8)]) + whole[i + 1 :])
+        with pytest.raises(ValueError, match="path: expected a file of ssmlin"):
+            ssmlin.load(path)
+    path.write_bytes(whole + b"\0")
+    with pytest.raises(ValueError, match="path: expected a file of ssmlin"):
         ssmlin.load(path)
 
 
-def test_double_precision_where_it_is_single(tmp_path):
-    model = ssmlin.LinearAttentionSSM("mamba2", 1, 2, 2)
-    params, _ = model.initialize(jax.random.key(1))
-    wide = jax.tree.map(lambda x: x.astype(jnp.float64), params)
-    model.save(tmp_path / "model", wide)
-    with jax.enable_x64(False), pytest.warns(RuntimeWarning, match="rounded"):
-        _, new, _ = ssmlin.load(tmp_path / "model")
-    assert {x.dtype for x in jax.tree.leaves(new)} == {jnp.dtype("float32")}
+def test_foreign_files_and_other_versions(small, tmp_path, monkeypatch):
+    model, params, props = small
+    path = tmp_path / "m"
+    for write in (
+        lambda: save_file({"x": np.zeros(3)}, path),
+        lambda: path.write_text(json.dumps({"settings": {}})),
+        lambda: np.save(path.open("wb"), np.zeros(3)),
+        lambda: _files.write_arrays(path, "checkpoint", {}, {}),
+    ):
+        write()
+        with pytest.raises(ValueError, match="path: expected a file of ssmlin with a model, got"):
+            ssmlin.load(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(_files, "_FORMAT", 99)
+        model.save(path, params, props)
+    with pytest.raises(ValueError, match="path: expected .* of format 1, got format 99"):
+        ssmlin.load(path)
+    # A model with a setting that this version does not know, and one whose arrays do not fit it.
+    arrays = {"initial.mean": np.zeros((1, 1))}
+    for settings in (model.settings | {"new": 1}, model.settings):
+        description = {"settings": settings, "trainable": {}}
+        _files.write_arrays(path, "model", arrays, description)
+        with pytest.raises(ValueError, match="path: expected a model of this version"):
+            ssmlin.load(path)
+
+
+def test_a_failed_writing_leaves_the_old_file(small, tmp_path, monkeypatch):
+    model, params, props = small
+    path = tmp_path / "m"
+    model.save(path, params, props)
+    before = path.read_bytes()
+
+    def fail(*args):
+        raise OSError("no space")
+
+    for name in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, fail)
+            with pytest.raises(OSError, match="no space"):
+                model.save(path, jax.tree.map(lambda x: x + 1, params), props)
+        assert path.read_bytes() == before
+        assert [p.name for p in tmp_path.iterdir()] == ["m"]

@@ -1,0 +1,125 @@
+"""Files of models: settings, parameters and what is trainable, in one safetensors file."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from dynamax.parameters import ParameterProperties
+
+from ssmlin._files import read_arrays, write_arrays
+from ssmlin.learning.target import paths, property_leaves
+from ssmlin.mechanisms import MECHANISMS
+from ssmlin.models.linear_attention_ssm import LinearAttentionSSM
+from ssmlin.models.parameters import ParamsLinearAttentionSSM, ShrinkagePrior
+
+_KIND = "model"
+
+
+def save(
+    path: str | Path,
+    model: LinearAttentionSSM,
+    params: ParamsLinearAttentionSSM,
+    props: ParamsLinearAttentionSSM | None = None,
+) -> None:
+    """Write a model and its parameters; see :meth:`ssmlin.LinearAttentionSSM.save`."""
+    name, known = model.mechanism.name, MECHANISMS.get(model.mechanism.name)
+    if type(model.mechanism) is not known:
+        raise ValueError(
+            "mechanism: expected one of ssmlin.MECHANISMS, since a file cannot hold another one's "
+            f"code; got {type(model.mechanism).__name__} with the name {name!r}"
+        )
+    if type(model) is not LinearAttentionSSM or type(model.prior) is not ShrinkagePrior:
+        raise ValueError(
+            "model: expected a LinearAttentionSSM with a ShrinkagePrior, got "
+            f"{type(model).__name__} with {type(model.prior).__name__}"
+        )
+    arrays = {name: np.asarray(x) for name, x in _by_path(params).items()}
+    _check_shapes("params", model, arrays)
+    flags = [p.trainable for p in property_leaves(model._properties() if props is None else props)]
+    if len(flags) != len(arrays):
+        raise ValueError(
+            f"props: expected properties of the {len(arrays)} parameters, got {len(flags)}"
+        )
+    trainable = dict(zip(arrays, flags, strict=True))
+    write_arrays(Path(path), _KIND, arrays, {"settings": model.settings, "trainable": trainable})
+
+
+def load(
+    path: str | Path,
+) -> tuple[LinearAttentionSSM, ParamsLinearAttentionSSM, ParamsLinearAttentionSSM]:
+    """Read a model that :meth:`ssmlin.LinearAttentionSSM.save` wrote; nothing in it is run as code.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The model, its parameters, bit by bit as they were, and their properties: trainable as they
+        were, with the constrainers of ``initialize``.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is damaged, holds something else, or is of another version of ssmlin.
+
+    Warns:
+        RuntimeWarning: parameters are in double precision and JAX is not; they are rounded.
+
+    Example:
+        >>> import tempfile, pathlib, ssmlin
+        >>> model = ssmlin.LinearAttentionSSM("mamba2", emission_dim=1, key_dim=2)
+        >>> params, props = model.initialize()
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "model.safetensors"
+        >>> model.save(path, params, props)
+        >>> loaded, params, props = ssmlin.load(path)
+        >>> loaded.mechanism.name
+        'mamba2'
+    """
+    arrays, description = read_arrays("path", Path(path), _KIND)
+    prior: dict[str, Any]
+    try:
+        settings, trainable = description["settings"], description["trainable"]
+        prior = {k: tuple(x) if isinstance(x, list) else x for k, x in settings["prior"].items()}
+        model = LinearAttentionSSM(**settings | {"prior": ShrinkagePrior(**prior)})
+        _check_shapes("path", model, arrays)
+        leaves, structure = jax.tree.flatten(
+            model._properties(), lambda x: isinstance(x, ParameterProperties)
+        )
+        names = list(_by_path(jax.tree.unflatten(structure, range(len(leaves)))))
+        leaves = [
+            ParameterProperties(trainable[name], prop.constrainer)
+            for name, prop in zip(names, leaves, strict=True)
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"path: expected a model of this version of ssmlin, got another: {path} ({error})"
+        ) from error
+    if not jax.config.jax_enable_x64 and any(x.dtype == np.float64 for x in arrays.values()):
+        warnings.warn(
+            f"path: {path} holds parameters in double precision, which are rounded to single "
+            "precision; to keep them, set jax_enable_x64",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    params = jax.tree.unflatten(structure, [jnp.asarray(arrays[name]) for name in names])
+    return model, params, jax.tree.unflatten(structure, leaves)
+
+
+def _by_path(tree: Any) -> dict[str, Any]:
+    """The leaves of parameters by path."""
+    return dict(zip(paths(tree), jax.tree.leaves(tree), strict=True))
+
+
+def _check_shapes(name: str, model: LinearAttentionSSM, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError unless these are the parameters of the model."""
+    shapes = jax.eval_shape(model._initial_params, jax.random.key(0), None, None)
+    expected = {path: x.shape for path, x in _by_path(shapes).items()}
+    found = {path: x.shape for path, x in arrays.items()}
+    for path in sorted(expected.keys() | found.keys()):
+        if expected.get(path) != found.get(path):
+            raise ValueError(
+                f"{name}: expected the parameters of {model!r}, with {path} of shape "
+                f"{expected.get(path)}, got {found.get(path)}"
+            )
