@@ -268,3 +268,24 @@ def test_restarts_by_line_search_and_by_the_recipe(problem):
     assert losses[-1] < losses[0]
     _, history = model.fit(y, u, num_epochs=20, num_restarts=2, progress=False)
     assert history.restart in (0, 1)
+
+
+def test_windows_cover_the_likelihood_and_a_single_one_is_the_ordinary_fit(problem):
+    model, params, props, y, u = problem
+    seen = model.given_missing(y[None])
+    law, terms = seen.initial_law(params), []
+    for start in range(0, 80, 16):
+        part = slice(start, start + 16)
+        term, law = seen.filter_window(params, law, y[part], u[part])
+        terms.append(term)
+    np.testing.assert_allclose(
+        jnp.concatenate(terms), model.log_predictive(params, y, u), rtol=1e-9
+    )
+    options = dict(num_epochs=20, validation_fraction=0.0, patience=None, progress=False)
+    whole, losses = model.fit_sgd(params, props, y, u, **options)
+    one, same = model.fit_sgd(params, props, y, u, window_size=100, **options)
+    np.testing.assert_allclose(losses, same, rtol=1e-9)
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(one), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-9)
+    _, by_windows = model.fit_sgd(params, props, y, u, window_size=24, **options)
+    assert by_windows[-1] < by_windows[0] - 0.05
