@@ -5,6 +5,7 @@ $w_t = (y_t - \hat y_t) / \sqrt{s_t}$, which given Σ are independent N(0, Σ), 
 law of Σ stays one.
 """
 
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -22,10 +23,11 @@ from ssmlin.inference.posterior import PosteriorMatrixLGSSM
 class RowCovLaw(NamedTuple):
     r"""Law of the row covariance Σ: inverse Wishart, or on a diagonal inverse gamma.
 
-    $$p(\Sigma) \propto |\Sigma|^{-(\nu + m + 1) / 2} \exp(-\tfrac12 \mathrm{tr}\, \Psi \Sigma^{-1})$$
+    $$p(\Sigma) \propto |\Sigma|^{-(\nu + m + 1) / 2}
+      \exp(-\tfrac12 \mathrm{tr}\, \Psi \Sigma^{-1})$$
 
-    A diagonal Σ has independent entries $\Sigma_{ii} \sim \mathrm{InvGamma}(\nu_i / 2, \psi_i / 2)$,
-    which is the same with m = 1. Axes of a batch, such as time, lead both arrays.
+    The entries of a diagonal Σ are independent, $\mathrm{InvGamma}(\nu_i / 2, \psi_i / 2)$, which
+    is the same with m = 1. Axes of a batch, such as time, lead both arrays.
 
     Attributes:
         df: ν > m − 1, a scalar; for a diagonal Σ ν_i > 0, (m,).
@@ -105,8 +107,10 @@ def integrate_row_cov(
 ) -> PosteriorRowCov:
     r"""Integrate the row covariance Σ out of a filtered model, exactly.
 
-    $$y_t \mid y_{1:t-1} \sim t_{n_t}(\hat y_t, s_t \Psi_{t-1} / n_t),\ n_t = \nu_{t-1} - m + 1,
-      \quad \nu_t = \nu_{t-1} + 1,\ \Psi_t = \Psi_{t-1} + (y_t - \hat y_t)(y_t - \hat y_t)^\top / s_t$$
+    $$y_t \mid y_{1:t-1} \sim t_{n_t}(\hat y_t, s_t \Psi_{t-1} / n_t), \quad
+      n_t = \nu_{t-1} - m + 1$$
+    $$\nu_t = \nu_{t-1} + 1, \quad \Psi_t = \Psi_{t-1} + e_t e_t^\top / s_t, \quad
+      e_t = y_t - \hat y_t$$
 
     The state given all data is matrix-t; its covariance is E[Σ | y] ⊗ P_t. Costs O(m²) a step in
     O(T m) memory, gradients included; O(m) on a diagonal. Differentiate as the filter with
@@ -162,13 +166,8 @@ def integrate_row_cov(
     observed = observed_entries(y, mask, length, (), sizes)
     if not by_rows:
         observed = observed.all(axis=-1, keepdims=True)
-    # What is missing is replaced before any arithmetic, so no NaN can reach a gradient.
-    scales = jnp.where(observed, scales if by_rows else scales[:, None], 1.0)
-    white = jnp.where(observed, y.astype(means.dtype) - means, 0.0) / jnp.sqrt(scales)
-    seen = observed.astype(means.dtype)
-    if prior.is_diagonal:
-        return _independent(white, seen, scales, prior, store)
-    return _joint(white, seen[:, 0], scales[:, 0], prior, store)
+    scales = scales if by_rows else scales[:, None]
+    return _integrate(y.astype(means.dtype), means, scales, observed, prior, store=store)
 
 
 def _check_prior(prior: Any, m: int, dtype: Any) -> RowCovLaw:
@@ -198,6 +197,20 @@ def _positive(name: str, x: Array, above: float = 0) -> None:
     if _checks.is_concrete(x) and not (np.isfinite(x) & (np.asarray(x) > above)).all():
         least = " in every direction" if name.endswith("scale") else ""
         raise ValueError(f"{name}: expected finite values > {above}{least}, got {np.asarray(x)}")
+
+
+@partial(jax.jit, static_argnames="store")
+def _integrate(
+    emissions: Array, means: Array, scales: Array, observed: Array, prior: RowCovLaw, *, store: str
+) -> PosteriorRowCov:
+    """Standardise the residuals, zero where missing, and integrate."""
+    # What is missing is replaced before any arithmetic, so no NaN can reach a gradient.
+    scales = jnp.where(observed, scales, 1.0)
+    white = (jnp.where(observed, emissions, means) - means) / jnp.sqrt(scales)
+    seen = observed.astype(means.dtype)
+    if prior.is_diagonal:
+        return _independent(white, seen, scales, prior, store)
+    return _joint(white, seen[:, 0], scales[:, 0], prior, store)
 
 
 def _before(x: Array) -> Array:
@@ -244,7 +257,7 @@ def _joint(
 
 @jax.custom_vjp
 def _ratios(white: Float[Array, "T m"], scale: Float[Array, "m m"]) -> Float[Array, " T"]:
-    """Every $w_t^\\top \\Psi_{t-1}^{-1} w_t$, where Ψ gains w_t w_tᵀ after step t."""
+    """Every w_tᵀ Ψ_{t-1}⁻¹ w_t, where Ψ gains w_t w_tᵀ after step t."""
     return _ratios_forward(white, scale)[0]
 
 
