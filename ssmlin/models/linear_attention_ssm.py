@@ -338,11 +338,10 @@ class LinearAttentionSSM(SSM):
             dynamics[name] = ParamsGate(value, free if self._gates_driven else None)
         if self.process_noise != "none":
             dynamics["process_noise"] = positive
-        learned = not self.integrate_row_cov
         rows = {
             "identity": fixed,
-            "diagonal": ParameterProperties(learned, tfb.Softplus()),
-            "full": ParameterProperties(learned, RealToPSDBijector()),
+            "diagonal": positive,
+            "full": ParameterProperties(constrainer=RealToPSDBijector()),
         }
         return ParamsLinearAttentionSSM(
             initial=ParamsAttentionInitial(mean=fixed, variances=positive),
@@ -351,7 +350,7 @@ class LinearAttentionSSM(SSM):
                 input_weights=free if self.has_input_weights else None,
                 bias=free if self.has_emissions_bias else None,
                 noise=positive if self.row_cov == "identity" else fixed,
-                row_cov=rows[self.row_cov],
+                row_cov=fixed if self.integrate_row_cov else rows[self.row_cov],
             ),
         )
 
@@ -802,10 +801,10 @@ class LinearAttentionSSM(SSM):
     ) -> Forecast:
         r"""Predict $y_{T+1}, \dots, y_{T+h}$.
 
-        A model without lags, or future inputs of full width p: the predictive is Gaussian, or
-        Student-t where Σ is integrated out, and exact, and paths are sampled only if a key is given. A model with lags feeds its own
-        emissions back: then means, covariances and intervals are those of sampled paths, and
-        `future_inputs` holds what is exogenous, (horizon, p − num_lags·m).
+        A model without lags, or future inputs of full width p: the predictive is exact, Gaussian or,
+        where Σ is integrated out, Student-t, and paths are sampled only if a key is given. A model
+        with lags feeds its own emissions back: then means, covariances and intervals are those of
+        sampled paths, and `future_inputs` holds what is exogenous, (horizon, p − num_lags·m).
 
         Args:
             params: constrained parameters.
