@@ -801,10 +801,11 @@ class LinearAttentionSSM(SSM):
     ) -> Forecast:
         r"""Predict $y_{T+1}, \dots, y_{T+h}$.
 
-        A model without lags, or future inputs of full width p: the predictive is exact, Gaussian or,
-        where Σ is integrated out, Student-t, and paths are sampled only if a key is given. A model
-        with lags feeds its own emissions back: then means, covariances and intervals are those of
-        sampled paths, and `future_inputs` holds what is exogenous, (horizon, p − num_lags·m).
+        A model without lags, or future inputs of full width p: the predictive is exact, Gaussian
+        or, where Σ is integrated out, Student-t, and paths are sampled only if a key is given. A
+        model with lags feeds its own emissions back: then means, covariances and intervals are
+        those of sampled paths, and `future_inputs` holds what is exogenous, (horizon,
+        p − num_lags·m).
 
         Args:
             params: constrained parameters.
