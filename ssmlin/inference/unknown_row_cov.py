@@ -64,16 +64,21 @@ class RowCovLaw(NamedTuple):
         self, key: Array, shape: tuple[int, ...] = ()
     ) -> Float[Array, "... m m"] | Float[Array, "... m"]:
         """Draw Σ, or its diagonal; axes of `shape` lead those of the batch."""
-        if self.is_diagonal:
-            chi2 = jax.random.chisquare(key, self.df, shape + self.df.shape, self.df.dtype)
-            return self.scale / chi2
-        # With B Bᵀ ~ W(ν, I) and Ψ = L Lᵀ, L (B Bᵀ)⁻¹ Lᵀ is a draw, without an inverse of Ψ.
-        eye = jnp.eye(self.scale.shape[-1], dtype=self.scale.dtype)
-        wishart = tfd.WishartTriL(self.df, scale_tril=eye, input_output_cholesky=True)
-        factor = wishart.sample(shape, seed=key)
-        root = jnp.broadcast_to(jnp.linalg.cholesky(self.scale).mT, factor.shape)
-        root = jax.scipy.linalg.solve_triangular(factor, root, lower=True)
-        return root.mT @ root
+        return _sample(key, self, shape)
+
+
+@partial(jax.jit, static_argnames="shape")
+def _sample(key: Array, law: RowCovLaw, shape: tuple[int, ...]) -> Array:
+    """Draw Σ, or its diagonal."""
+    if law.is_diagonal:
+        return law.scale / jax.random.chisquare(key, law.df, shape + law.df.shape, law.df.dtype)
+    # With B Bᵀ ~ W(ν, I) and Ψ = L Lᵀ, L (B Bᵀ)⁻¹ Lᵀ is a draw, without an inverse of Ψ.
+    eye = jnp.eye(law.scale.shape[-1], dtype=law.scale.dtype)
+    wishart = tfd.WishartTriL(law.df, scale_tril=eye, input_output_cholesky=True)
+    factor = wishart.sample(shape, seed=key)
+    root = jnp.broadcast_to(jnp.linalg.cholesky(law.scale).mT, factor.shape)
+    root = jax.scipy.linalg.solve_triangular(factor, root, lower=True)
+    return root.mT @ root
 
 
 class PosteriorRowCov(NamedTuple):

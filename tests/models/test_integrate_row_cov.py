@@ -10,7 +10,6 @@ import pytest
 from scipy import stats
 
 import ssmlin
-from ssmlin.learning.target import paths
 
 T, M = 12, 2
 
@@ -39,6 +38,8 @@ def test_likelihood_and_law_of_the_row_covariance(row_cov):
     """Where the model given Σ is tractable: p(y) = p(y | Σ) p(Σ) / p(Σ | y) at any Σ."""
     model, params, _, y, u = make(row_cov, integrate_row_cov=True)
     given, _, _, _, _ = make(row_cov)
+    log_p, log_p_given = (jax.jit(x.marginal_log_prob) for x in (model, given))
+    log_prior, log_prior_given = (jax.jit(x.log_prior) for x in (model, given))
     posterior = model.filter(params, y, u)
     integrated = ssmlin.integrate_row_cov(posterior, y, model.prior.row_cov(params.emissions))
     for seed in range(3):
@@ -47,15 +48,16 @@ def test_likelihood_and_law_of_the_row_covariance(row_cov):
         floor = model.prior.noise_floor
         if row_cov == "full":
             prior = stats.invwishart(M + 2, floor * np.eye(M)).logpdf(np.asarray(sigma))
-            law = stats.invwishart(*map(np.asarray, integrated.row_cov)).logpdf(np.asarray(sigma))
+            df, scale = integrated.row_cov
+            law = stats.invwishart(float(df), np.asarray(scale)).logpdf(np.asarray(sigma))
         else:
             prior = stats.invgamma(1.5, scale=floor / 2).logpdf(sigma).sum()
             df, scale = integrated.row_cov
             law = stats.invgamma(df / 2, scale=scale / 2).logpdf(sigma).sum()
-        expected = given.marginal_log_prob(at, y, u) + prior - law
+        expected = log_p_given(at, y, u) + prior - law
         # Whatever Σ the parameters hold.
-        np.testing.assert_allclose(model.marginal_log_prob(at, y, u), expected, atol=1e-8)
-        np.testing.assert_allclose(model.log_prior(at) + prior, given.log_prior(at), atol=1e-6)
+        np.testing.assert_allclose(log_p(at, y, u), expected, atol=1e-8)
+        np.testing.assert_allclose(log_prior(at) + prior, log_prior_given(at), atol=1e-6)
     np.testing.assert_allclose(posterior.marginal_loglik, expected, atol=1e-8)
     np.testing.assert_allclose(model.smoother(params, y, u).marginal_loglik, expected, atol=1e-8)
     assert "emissions.row_cov" not in model.prior_distributions(params)
@@ -107,17 +109,15 @@ def test_posterior_draws_have_the_moments_of_the_smoother(row_cov):
     unit = deviations[:, 0, :, None] * deviations[:, 1, None, :]
     expected = posterior.row_cov[0, 1] * scales[:, 0]
     np.testing.assert_allclose(across / unit, expected / unit, atol=0.06)
-    # One Σ for a whole path: paths differ in scale, which no Gaussian law allows.
-    size = jnp.mean((centred / deviations) ** 2, axis=(1, 2, 3))
-    gaussian = make(row_cov)[0].posterior_sample(jax.random.key(0), params, y, u, 2000)
-    gaussian = gaussian - gaussian.mean(0)
-    calm = jnp.mean((gaussian / gaussian.std(0)) ** 2, axis=(1, 2, 3))
-    assert size.std() > 1.2 * calm.std()
+    # The kurtosis of a t with n degrees of freedom is 3 (n - 2) / (n - 4).
+    kurtosis = jnp.mean((centred / deviations) ** 4, axis=0)
+    n = 3 + jnp.sum(~jnp.isnan(y), axis=0)
+    expected = jnp.broadcast_to((3 * (n - 2) / (n - 4))[:, None], kurtosis.shape[1:])
+    np.testing.assert_allclose(kurtosis.mean(0), expected, atol=0.15)
     assert model.posterior_sample(jax.random.key(0), params, y, u).shape == (T, M, 3)
 
 
-@both
-@pytest.mark.parametrize("feedback", [True, False])
+@pytest.mark.parametrize(("row_cov", "feedback"), [("diagonal", True), ("full", False)])
 def test_one_step_predictions_are_calibrated_in_simulation(row_cov, feedback):
     """Σ from the prior, a path, and where every emission falls in its predictive law."""
     model, params, _, _, u = make(row_cov, integrate_row_cov=True)
@@ -148,7 +148,6 @@ def test_one_step_predictions_are_calibrated_in_simulation(row_cov, feedback):
             assert stats.kstest(pit[..., i].ravel(), "uniform").pvalue > 1e-3
             # And at the first step, where the tails are heaviest.
             assert stats.kstest(pit[:, 0, i], "uniform").pvalue > 1e-3
-    # The rows given the past are uncorrelated only on a diagonal or before any data.
     assert df[0, 0, 0] == 3
 
 
@@ -212,27 +211,27 @@ def test_fits_and_leaves_the_row_covariance_alone(row_cov):
         model.fit_em(params, props, y, u)
 
 
+@pytest.mark.slow
 def test_posterior_of_the_parameters():
     model, params, props, y, u = make(integrate_row_cov=True)
     draws = ssmlin.sample_posterior(
-        jax.random.key(0), model, params, props, y, u, algorithm="laplace", num_chains=1,
-        num_samples=4, variables=("process_noise", "bias"), states=True,
-        posterior_predictive=True, progress=False,
+        jax.random.key(0), model, params, props, y, u, num_chains=1, num_warmup=20,
+        num_samples=3, states=True, posterior_predictive=True, progress=False,
     )  # fmt: skip
+    assert "emissions_row_cov" not in draws.posterior
+    assert draws.posterior["emissions_bias"].std() > 0
     assert draws.posterior["states"].shape == (1, 4, T, M, 3)
     assert np.isfinite(draws.posterior_predictive["emissions"]).all()
     with pytest.raises(ValueError, match="variables"):
         ssmlin.sample_posterior(
             jax.random.key(0), model, params, props, y, u, variables="row_cov", progress=False
         )
-    assert "emissions.row_cov" in paths(params)
 
 
 @pytest.mark.float32
-@both
-def test_single_precision(row_cov):
+def test_single_precision():
     model = ssmlin.LinearAttentionSSM(
-        "gated_deltanet", M, M, 3, num_lags=1, row_cov=row_cov, integrate_row_cov=True
+        "gated_deltanet", M, M, 3, num_lags=1, row_cov="full", integrate_row_cov=True
     )
     y = series().astype(jnp.float32)
     u = model.compute_inputs(y)
