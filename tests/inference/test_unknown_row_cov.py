@@ -126,7 +126,7 @@ def student_loop(y, means, scales, df, scale):
     return np.array(terms), df, scale
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(steps=st.integers(1, 7), m=st.integers(1, 4), seed=st.integers(0, 2**16))
 def test_recursion_for_any_shape_and_missing_pattern(steps, m, seed):
     rng = np.random.default_rng(seed)

@@ -87,8 +87,9 @@ def test_missing_entries_masks_and_lengths():
 @both
 def test_posterior_draws_have_the_moments_of_the_smoother(row_cov):
     model, params, _, y, u = make(row_cov, integrate_row_cov=True)
+    y = y.at[4:].set(jnp.nan)  # so that Σ stays uncertain
     if row_cov == "diagonal":
-        y = y.at[4, 1].set(jnp.nan)
+        y = y.at[2, 1].set(jnp.nan)
     n = 20_000
     draws = model.posterior_sample(jax.random.key(0), params, y, u, n)
     posterior = model.smoother(params, y, u)
@@ -109,11 +110,12 @@ def test_posterior_draws_have_the_moments_of_the_smoother(row_cov):
     unit = deviations[:, 0, :, None] * deviations[:, 1, None, :]
     expected = posterior.row_cov[0, 1] * scales[:, 0]
     np.testing.assert_allclose(across / unit, expected / unit, atol=0.06)
-    # The kurtosis of a t with n degrees of freedom is 3 (n - 2) / (n - 4).
-    kurtosis = jnp.mean((centred / deviations) ** 4, axis=0)
-    n = 3 + jnp.sum(~jnp.isnan(y), axis=0)
-    expected = jnp.broadcast_to((3 * (n - 2) / (n - 4))[:, None], kurtosis.shape[1:])
-    np.testing.assert_allclose(kurtosis.mean(0), expected, atol=0.15)
+    # Each number is Student-t.
+    for i, df in enumerate(3 + jnp.sum(~jnp.isnan(y), axis=0)):
+        standard = deviations[:, i] * jnp.sqrt((df - 2) / df)
+        for t in (0, T - 1):
+            x = (draws[:, t, i] - posterior.smoothed_means[t, i]) / standard[t]
+            assert stats.kstest(x[:, 0], stats.t(float(df)).cdf).pvalue > 1e-3
     assert model.posterior_sample(jax.random.key(0), params, y, u).shape == (T, M, 3)
 
 
@@ -199,9 +201,8 @@ def test_forecast_that_feeds_back_agrees_with_the_exact_one_step_ahead():
     np.testing.assert_allclose(fed.upper[:, 0], exact.upper[:, 0], atol=0.06 * scale.max())
 
 
-@both
-def test_fits_and_leaves_the_row_covariance_alone(row_cov):
-    model, params, props, y, u = make(row_cov, integrate_row_cov=True)
+def test_fits_and_leaves_the_row_covariance_alone():
+    model, params, props, y, u = make("full", integrate_row_cov=True)
     fitted, losses = model.fit_sgd(
         params, props, y, u, num_epochs=25, validation_fraction=0.0, progress=False
     )
@@ -215,12 +216,12 @@ def test_fits_and_leaves_the_row_covariance_alone(row_cov):
 def test_posterior_of_the_parameters():
     model, params, props, y, u = make(integrate_row_cov=True)
     draws = ssmlin.sample_posterior(
-        jax.random.key(0), model, params, props, y, u, num_chains=1, num_warmup=20,
-        num_samples=3, states=True, posterior_predictive=True, progress=False,
+        jax.random.key(0), model, params, props, y, u, num_chains=1, num_warmup=10,
+        num_samples=3, max_tree_depth=3, states=True, posterior_predictive=True, progress=False,
     )  # fmt: skip
     assert "emissions_row_cov" not in draws.posterior
     assert draws.posterior["emissions_bias"].std() > 0
-    assert draws.posterior["states"].shape == (1, 4, T, M, 3)
+    assert draws.posterior["states"].shape == (1, 3, T, M, 3)
     assert np.isfinite(draws.posterior_predictive["emissions"]).all()
     with pytest.raises(ValueError, match="variables"):
         ssmlin.sample_posterior(
@@ -241,11 +242,9 @@ def test_single_precision():
     )
     assert value.dtype == jnp.float32
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(grad))
-    forecast = model.forecast(params, y, u, horizon=2, key=jax.random.key(0), num_samples=3)
-    assert {x.dtype for x in forecast} == {jnp.dtype(jnp.float32)}
-    drawn, *_ = model.predict_one_step(jax.random.key(0), params, y, u)
-    path = model.posterior_sample(jax.random.key(0), params, y, u)
-    assert drawn.dtype == path.dtype == jnp.float32
+    forecast = model.forecast(params, y, u, horizon=2, future_inputs=u[:2])
+    assert {x.dtype for x in forecast if x is not None} == {jnp.dtype(jnp.float32)}
+    assert model.posterior_sample(jax.random.key(0), params, y, u).dtype == jnp.float32
 
 
 def test_settings_and_errors():
