@@ -237,14 +237,13 @@ def test_single_precision():
     y = series().astype(jnp.float32)
     u = model.compute_inputs(y)
     params, props = model.initialize(emissions=y, inputs=u)
-    value, grad = jax.value_and_grad(partial(model.marginal_log_prob, emissions=y, inputs=u))(
-        params
-    )
+    log_prob = partial(model.marginal_log_prob, emissions=y, inputs=u)
+    value, grad = jax.jit(jax.value_and_grad(log_prob))(params)
     assert value.dtype == jnp.float32
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(grad))
     forecast = model.forecast(params, y, u, horizon=2, future_inputs=u[:2])
     assert {x.dtype for x in forecast if x is not None} == {jnp.dtype(jnp.float32)}
-    assert model.posterior_sample(jax.random.key(0), params, y, u).dtype == jnp.float32
+    assert jax.jit(model.posterior_sample)(jax.random.key(0), params, y, u).dtype == jnp.float32
 
 
 def test_settings_and_errors():
