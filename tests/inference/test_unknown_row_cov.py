@@ -232,6 +232,7 @@ def test_single_precision(kind):
 
     got = ssmlin.integrate_row_cov(filtered(means, scales), y, law)
     assert got.log_predictive.dtype == got.row_cov.scale.dtype == jnp.float32
+    assert got.row_cov.sample(jax.random.key(0)).dtype == jnp.float32
     np.testing.assert_allclose(got.log_predictive, terms, rtol=2e-4, atol=2e-4)
     np.testing.assert_allclose(got.marginal_loglik, terms.sum(), rtol=1e-5)
     np.testing.assert_allclose(got.row_cov.scale, scale, rtol=1e-3)

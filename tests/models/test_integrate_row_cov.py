@@ -229,6 +229,28 @@ def test_posterior_of_the_parameters():
         )
 
 
+@pytest.mark.slow
+def test_predicts_unseen_steps_of_a_short_series_better_than_the_plug_in():
+    train, gains = 30, []
+    models = [make(integrate_row_cov=flag)[0] for flag in (False, True)]
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        noise = rng.normal(size=(train + 200, M))
+        y = 0.5 * noise[:, ::-1].cumsum(axis=1) + rng.normal(size=noise.shape)
+        y = jnp.asarray((y - y[:train].mean(0)) / y[:train].std(0))
+        u = ssmlin.lagged_inputs(y, 1)
+        scores = []
+        for model in models:
+            start, props = model.initialize(emissions=y[:train], inputs=u[:train])
+            fitted, _ = model.fit_sgd(
+                start, props, y[:train], u[:train], num_epochs=100, validation_fraction=0.0,
+                patience=None, progress=False,
+            )  # fmt: skip
+            scores.append(model.log_predictive(fitted, y, u)[train:].mean())
+        gains.append(scores[1] - scores[0])
+    assert min(gains) > 0
+
+
 @pytest.mark.float32
 def test_single_precision():
     model = ssmlin.LinearAttentionSSM(
@@ -243,7 +265,6 @@ def test_single_precision():
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(grad))
     forecast = model.forecast(params, y, u, horizon=2, future_inputs=u[:2])
     assert {x.dtype for x in forecast if x is not None} == {jnp.dtype(jnp.float32)}
-    assert jax.jit(model.posterior_sample)(jax.random.key(0), params, y, u).dtype == jnp.float32
 
 
 def test_settings_and_errors():
