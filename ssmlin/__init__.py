@@ -2,6 +2,9 @@
 
 from ssmlin.inference import (
     PosteriorMatrixLGSSM,
+    PosteriorRowCov,
+    RowCovLaw,
+    integrate_row_cov,
     lgssm_filter,
     lgssm_posterior_sample,
     lgssm_smoother,
@@ -23,7 +26,10 @@ __all__ = [
     "LinearAttentionSSM",
     "MatrixLGSSM",
     "PosteriorMatrixLGSSM",
+    "PosteriorRowCov",
+    "RowCovLaw",
     "ShrinkagePrior",
+    "integrate_row_cov",
     "lagged_inputs",
     "lgssm_filter",
     "lgssm_posterior_sample",

@@ -9,9 +9,13 @@ from ssmlin.inference.matrix_lgssm import (
     symmetric_root,
 )
 from ssmlin.inference.posterior import PosteriorMatrixLGSSM
+from ssmlin.inference.unknown_row_cov import PosteriorRowCov, RowCovLaw, integrate_row_cov
 
 __all__ = [
     "PosteriorMatrixLGSSM",
+    "PosteriorRowCov",
+    "RowCovLaw",
+    "integrate_row_cov",
     "lgssm_filter",
     "lgssm_posterior_sample",
     "lgssm_smoother",

@@ -291,23 +291,7 @@ def _prepare(
         raise ValueError("emissions: expected finite values or NaN for missing, got an infinity")
     y = y.astype(lgssm.dtype)
 
-    observed = ~jnp.isnan(y)
-    if mask is not None:
-        mask = jnp.asarray(mask)
-        if mask.dtype != bool:
-            raise TypeError(f"mask: expected a boolean array, got {_checks.describe(mask)}")
-        observed &= _checks.shaped("mask", mask, (*batch, "T"), sizes)[..., None]
-    if length is not None:
-        length = jnp.asarray(length)
-        if length.ndim:
-            _checks.shaped("length", length, batch, sizes)
-        outside = _checks.is_concrete(length) and (
-            np.asarray((length < 0) | (length > sizes["T"])).any()
-        )
-        if outside:
-            raise ValueError(f"length: expected 0 <= length <= T = {sizes['T']}, got {length}")
-        observed &= (jnp.arange(sizes["T"]) < length[..., None])[..., None]
-
+    observed = observed_entries(y, mask, length, batch, sizes)
     if missing == "auto":
         partly = (
             _checks.is_concrete(observed)
@@ -329,6 +313,29 @@ def _prepare(
     plan = Plan(_DRIVERS[method], FORMS[covariance_form], by_rows)
     # Missing entries become zeros here, before any arithmetic, so no NaN can reach a gradient.
     return (lgssm, jnp.where(observed, y, 0.0), observed.astype(y.dtype)), plan
+
+
+def observed_entries(
+    emissions: Array, mask: Any, length: Any, batch: tuple[str, ...], sizes: dict[str, int]
+) -> Bool[Array, "... T m"]:
+    """Which entries are there: not NaN, not masked and not padding."""
+    observed = ~jnp.isnan(emissions)
+    if mask is not None:
+        mask = jnp.asarray(mask)
+        if mask.dtype != bool:
+            raise TypeError(f"mask: expected a boolean array, got {_checks.describe(mask)}")
+        observed &= _checks.shaped("mask", mask, (*batch, "T"), sizes)[..., None]
+    if length is not None:
+        length = jnp.asarray(length)
+        if length.ndim:
+            _checks.shaped("length", length, batch, sizes)
+        outside = _checks.is_concrete(length) and (
+            np.asarray((length < 0) | (length > sizes["T"])).any()
+        )
+        if outside:
+            raise ValueError(f"length: expected 0 <= length <= T = {sizes['T']}, got {length}")
+        observed &= (jnp.arange(sizes["T"]) < length[..., None])[..., None]
+    return observed
 
 
 def _choose_driver(lgssm: MatrixLGSSM) -> str:

@@ -24,7 +24,7 @@ class PosteriorMatrixLGSSM(NamedTuple):
         predicted_covariances: P⁻_t, (T, d, d).
         smoothed_means: E[S_t | y_{1:T}], (T, m, d).
         smoothed_covariances: (T, d, d).
-        row_cov: Σ, (m, m).
+        row_cov: Σ, (m, m); of a model that integrates it out, E[Σ | y_{1:T}].
     """
 
     marginal_loglik: Float[Array, ""]

@@ -31,15 +31,25 @@ class Forecast(NamedTuple):
     samples: Float[Array, "num_samples horizon m"] | None = None
 
 
-def gaussian_forecast(
+def exact_forecast(
     means: Float[Array, "horizon m"],
     covariances: Float[Array, "horizon m m"],
     levels: Float[Array, " num_levels"],
     samples: Float[Array, "num_samples horizon m"] | None,
+    student_df: Float[Array, "..."] | None = None,
 ) -> Forecast:
-    """Intervals of a Gaussian predictive distribution."""
+    """Intervals of a Gaussian or, given degrees of freedom above 2, Student-t predictive law.
+
+    The degrees of freedom are the same for all emissions, or (m,).
+    """
     deviations = jnp.sqrt(jnp.diagonal(covariances, axis1=-2, axis2=-1))
-    width = tfd.Normal(0.0, 1.0).quantile(0.5 + 0.5 * levels)[:, None, None] * deviations
+    upper = (0.5 + 0.5 * levels)[:, None, None]
+    if student_df is None:
+        width = tfd.Normal(0.0, 1.0).quantile(upper)
+    else:
+        standard = tfd.StudentT(student_df, jnp.zeros_like(student_df), 1.0)
+        width = jnp.sqrt((student_df - 2) / student_df) * standard.quantile(upper)
+    width = width * deviations
     return Forecast(means, covariances, levels, means - width, means + width, samples)
 
 
@@ -66,12 +76,15 @@ def draw_states(
     key: Array,
     mean: Float[Array, "m d"],
     cov: Float[Array, "d d"] | Float[Array, "m d d"],
-    row_cov: Float[Array, "m m"],
+    row_cov: Float[Array, "*n m m"],
     num_samples: int,
 ) -> Float[Array, "n m d"]:
-    """Draw states of MN(mean, Σ, cov), or with a covariance for each row where Σ is diagonal."""
+    """Draw states of MN(mean, Σ, cov), or with a covariance for each row where Σ is diagonal.
+
+    Σ is the same for all states or one for each.
+    """
     normal = jax.random.normal(key, (num_samples, *mean.shape), mean.dtype)
-    mixed = jnp.einsum("ij,njd->nid", symmetric_root(row_cov), normal)
+    mixed = symmetric_root(row_cov) @ normal
     root = jnp.broadcast_to(symmetric_root(cov), (*mean.shape, mean.shape[-1]))
     return mean + jnp.einsum("mde,nme->nmd", root, mixed)
 
@@ -81,6 +94,7 @@ def simulate(
     params: Any,
     key: Array,
     states: Float[Array, "n m d"],
+    row_cov: Float[Array, "*n m m"],
     lags: Float[Array, "n num_lags m"],
     exogenous: Float[Array, "T k"],
 ) -> tuple[Float[Array, "n T m d"], Float[Array, "n T m"]]:
@@ -91,6 +105,7 @@ def simulate(
         params: its parameters.
         key: a PRNG key.
         states: the states before the first step.
+        row_cov: Σ, the same for all paths or one for each.
         lags: the emissions before the first step, the latest first; num_lags may be 0.
         exogenous: the other inputs of each step, the same for all paths.
 
@@ -98,6 +113,7 @@ def simulate(
         States and emissions of every path.
     """
     n = states.shape[0]
+    root = symmetric_root(row_cov)
 
     def step(carry: tuple[Array, Array], inputs: tuple[Array, Array]) -> tuple[Any, Any]:
         state, lags = carry
@@ -108,11 +124,10 @@ def simulate(
         # One step of n paths looks like n steps of one sequence.
         lgssm = model.to_lgssm(params, u)
         shock_key, noise_key = jax.random.split(step_key)
-        root = symmetric_root(lgssm.row_cov)
         shock = lgssm.process_noise.sample(shock_key, lgssm.value_dim)
         state = lgssm.transition.apply(state) + lgssm.drift.to_dense() + root @ shock
         noise = jax.random.normal(noise_key, (n, lgssm.value_dim), state.dtype)
-        noise = jnp.sqrt(lgssm.emission_noise)[:, None] * (noise @ root.T)
+        noise = jnp.sqrt(lgssm.emission_noise)[:, None] * (root @ noise[:, :, None])[:, :, 0]
         emission = jnp.einsum("nmd,nd->nm", state, lgssm.readout) + lgssm.emission_bias + noise
         lags = jnp.concatenate([emission[:, None], lags], axis=1)[:, : lags.shape[1]]
         return (state, lags), (state, emission)

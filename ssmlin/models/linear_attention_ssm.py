@@ -22,6 +22,8 @@ from tensorflow_probability.substrates.jax import distributions as tfd
 from ssmlin import _checks
 from ssmlin.inference import (
     PosteriorMatrixLGSSM,
+    PosteriorRowCov,
+    integrate_row_cov,
     matrix_lgssm_filter,
     matrix_lgssm_posterior_sample,
     matrix_lgssm_sample,
@@ -37,7 +39,7 @@ from ssmlin.models.features import ParamsGate, ParamsProjection, gate, lagged_in
 from ssmlin.models.forecast import (
     Forecast,
     draw_states,
-    gaussian_forecast,
+    exact_forecast,
     sampled_forecast,
     simulate,
 )
@@ -88,6 +90,13 @@ class LinearAttentionSSM(SSM):
         process_noise: Q_t: "isotropic" q I; "diagonal"; "stationary" (1 − w_t²) σ², w_t the
             diagonal of A_t; "write" σ² times what an error in the values would do; "none".
         row_cov: Σ: "identity", "diagonal" or "full".
+        integrate_row_cov: take Σ, not "identity", as unknown under its prior and integrate it out
+            exactly. Then predictive laws are Student-t, in likelihoods and forecasts; a posterior's
+            `row_cov` is E[Σ | y], all data given; sampled paths each have their own Σ, drawn from
+            its law given the emissions, or in `sample` from its prior; and each sequence of a
+            batch has its own Σ. The value in the parameters is fixed; only `to_lgssm`, the
+            pointwise laws and dynamax's joint `log_prob` are given it. See
+            :func:`ssmlin.integrate_row_cov`.
         num_lags: say that the first num_lags·m inputs are lagged emissions, as made by
             :meth:`compute_inputs`; then `sample` and `forecast` can feed emissions back.
         normalization: "unit" or "none" for keys and queries; default "none" for
@@ -123,6 +132,7 @@ class LinearAttentionSSM(SSM):
         gates: Literal["input", "constant"] = "input",
         process_noise: ProcessNoise = "isotropic",
         row_cov: RowCov = "diagonal",
+        integrate_row_cov: bool = False,
         num_lags: int = 0,
         normalization: Literal["unit", "none"] | None = None,
         has_input_weights: bool = True,
@@ -142,6 +152,12 @@ class LinearAttentionSSM(SSM):
             ("isotropic", "diagonal", "stationary", "write", "none"),
         )
         self.row_cov = _checks.one_of("row_cov", row_cov, ("identity", "diagonal", "full"))
+        self.integrate_row_cov = bool(integrate_row_cov)
+        if self.integrate_row_cov and row_cov == "identity":
+            raise ValueError(
+                "integrate_row_cov: expected False where row_cov is 'identity', which is known; "
+                "got True"
+            )
         self.num_lags = _checks.positive_int("num_lags", num_lags, minimum=0)
         if self.num_lags * emission_dim > input_dim:
             raise ValueError(
@@ -336,7 +352,7 @@ class LinearAttentionSSM(SSM):
                 input_weights=free if self.has_input_weights else None,
                 bias=free if self.has_emissions_bias else None,
                 noise=positive if self.row_cov == "identity" else fixed,
-                row_cov=rows[self.row_cov],
+                row_cov=fixed if self.integrate_row_cov else rows[self.row_cov],
             ),
         )
 
@@ -373,14 +389,20 @@ class LinearAttentionSSM(SSM):
         return skip, bias, (vectors * jnp.maximum(values, floor)) @ vectors.T
 
     def prior_distributions(self, params: ParamsLinearAttentionSSM) -> dict[str, tfd.Distribution]:
-        """The prior laws of the constrained parameters by path, see :class:`ShrinkagePrior`."""
+        """The prior laws of the constrained parameters by path, see :class:`ShrinkagePrior`.
+
+        A Σ that is integrated out is not among them.
+        """
         dtype = params.initial.mean.dtype
         centre = ParamsProjection(jnp.zeros((), dtype), jnp.zeros((), dtype))
         if not self.mechanism.writes_values:
             centre = self._identity_keys(dtype)
-        return self.prior.distributions(
+        laws = self.prior.distributions(
             params, centre, self._gate_ranges, learns_row_cov=self.row_cov != "identity"
         )
+        if self.integrate_row_cov:
+            del laws["emissions.row_cov"]
+        return laws
 
     def log_prior(self, params: ParamsLinearAttentionSSM) -> Float[Array, ""]:
         """Log prior density of the constrained parameters, see :class:`ShrinkagePrior`."""
@@ -591,7 +613,7 @@ class LinearAttentionSSM(SSM):
 
         A model with lags feeds its emissions back, from zeros before the first, if `inputs` holds
         only what is exogenous, (T, p − num_lags·m), or is None with nothing exogenous. Inputs of
-        full width are taken as they are.
+        full width are taken as they are. Where Σ is integrated out it is drawn from its prior.
 
         Args:
             params: constrained parameters.
@@ -608,19 +630,21 @@ class LinearAttentionSSM(SSM):
         """
         _checks.positive_int("num_timesteps", num_timesteps)
         given = inputs is not None and np.shape(inputs)[-1] == self.input_dim
+        if self.integrate_row_cov:
+            row_key, key = jax.random.split(key)
+            row_cov = self.prior.row_cov(params.emissions).sample(row_key)
+            params = params._replace(emissions=params.emissions._replace(row_cov=row_cov))
         if self.num_lags == 0 or given:
             lgssm = self.to_lgssm(params, inputs, num_timesteps)
             _checks.shaped("inputs", lgssm.readout, ("T", "d"), {"T": num_timesteps})
             states, emissions = matrix_lgssm_sample(key, lgssm)
             return states[0], emissions[0]
         start_key, path_key = jax.random.split(key)
-        initial = params.initial
-        start = draw_states(
-            start_key, initial.mean, jnp.diag(initial.variances), self._row_matrix(params), 1
-        )
+        initial, rows = params.initial, self._row_matrices(params.emissions.row_cov)
+        start = draw_states(start_key, initial.mean, jnp.diag(initial.variances), rows, 1)
         lags = jnp.zeros((1, self.num_lags, self.emission_dim), start.dtype)
         exogenous = self._exogenous(inputs, num_timesteps, start.dtype)
-        states, emissions = simulate(self, params, path_key, start, lags, exogenous)
+        states, emissions = simulate(self, params, path_key, start, rows, lags, exogenous)
         return states[0], emissions[0]
 
     # ----------------------------------------------------------------- inference
@@ -633,8 +657,7 @@ class LinearAttentionSSM(SSM):
         **options: Any,
     ) -> Float[Array, " T"]:
         """Log p(y_t | y_{1:t-1}, u_{1:t}) of every step; 0 where nothing is observed."""
-        lgssm = self.to_lgssm(params, inputs, len(emissions))
-        return matrix_lgssm_filter(lgssm, emissions, store="loglik", **options).log_predictive
+        return self.filter(params, emissions, inputs, store="loglik", **options).log_predictive
 
     def initial_law(self, params: ParamsLinearAttentionSSM) -> tuple[Array, Array]:
         """The law of S_0: M_0 and P_0."""
@@ -693,7 +716,8 @@ class LinearAttentionSSM(SSM):
     ) -> PosteriorMatrixLGSSM:
         """Filtering distributions; options as in :func:`ssmlin.matrix_lgssm_filter`."""
         lgssm = self.to_lgssm(params, inputs, len(emissions))
-        return matrix_lgssm_filter(lgssm, emissions, **options)
+        posterior = matrix_lgssm_filter(lgssm, emissions, **options)
+        return self._with_row_cov(params, posterior, emissions, options)
 
     def smoother(
         self,
@@ -704,7 +728,49 @@ class LinearAttentionSSM(SSM):
     ) -> PosteriorMatrixLGSSM:
         """Smoothing distributions; options as in :func:`ssmlin.matrix_lgssm_smoother`."""
         lgssm = self.to_lgssm(params, inputs, len(emissions))
-        return matrix_lgssm_smoother(lgssm, emissions, **options)
+        posterior = matrix_lgssm_smoother(lgssm, emissions, **options)
+        return self._with_row_cov(params, posterior, emissions, options)
+
+    def _row_cov_posterior(
+        self,
+        params: ParamsLinearAttentionSSM,
+        posterior: PosteriorMatrixLGSSM,
+        emissions: Array,
+        options: dict[str, Any],
+        store: Literal["last", "all"] = "last",
+    ) -> PosteriorRowCov:
+        """The law of Σ given the emissions, after a filter with these options."""
+        return integrate_row_cov(
+            posterior,
+            emissions,
+            self.prior.row_cov(params.emissions),
+            mask=options.get("mask"),
+            length=options.get("length"),
+            store=store,
+        )
+
+    def _with_row_cov(
+        self,
+        params: ParamsLinearAttentionSSM,
+        posterior: PosteriorMatrixLGSSM,
+        emissions: Array,
+        options: dict[str, Any],
+    ) -> PosteriorMatrixLGSSM:
+        """The posterior with Σ integrated out, if it is to be."""
+        if not self.integrate_row_cov:
+            return posterior
+        integrated = self._row_cov_posterior(params, posterior, emissions, options)
+        return posterior._replace(
+            marginal_loglik=integrated.marginal_loglik,
+            log_predictive=integrated.log_predictive,
+            row_cov=self._row_matrices(integrated.row_cov.mean()),
+        )
+
+    def _row_matrices(self, row_cov: Array) -> Float[Array, "... m m"]:
+        """Σ, or many of them, as matrices."""
+        if self.row_cov == "full":
+            return row_cov
+        return row_cov[..., None] * jnp.eye(self.emission_dim, dtype=row_cov.dtype)
 
     def posterior_sample(
         self,
@@ -717,9 +783,21 @@ class LinearAttentionSSM(SSM):
     ) -> Float[Array, "num_samples T m d"]:
         """State paths given the emissions; one path (T, m, d) if `num_samples` is None."""
         lgssm = self.to_lgssm(params, inputs, len(emissions))
-        draws = matrix_lgssm_posterior_sample(
-            key, lgssm, emissions, 1 if num_samples is None else num_samples, **options
-        )
+        n = 1 if num_samples is None else _checks.positive_int("num_samples", num_samples)
+        if self.integrate_row_cov:
+            row_key, key = jax.random.split(key)
+            posterior = matrix_lgssm_filter(lgssm, emissions, store="loglik", **options)
+            law = self._row_cov_posterior(params, posterior, emissions, options).row_cov
+            rows = self._row_matrices(law.sample(row_key, (n,)))
+
+            # Σ alone varies, so all paths still share one covariance recursion.
+            def path(key: Array, row_cov: Array) -> Array:
+                given = replace(lgssm, row_cov=row_cov)
+                return matrix_lgssm_posterior_sample(key, given, emissions, **options)[0]
+
+            draws = jax.vmap(path)(jax.random.split(key, n), rows)
+        else:
+            draws = matrix_lgssm_posterior_sample(key, lgssm, emissions, n, **options)
         return draws[0] if num_samples is None else draws
 
     def given_missing(self, emissions: Float[Array, "... m"]) -> "_Seen":
@@ -752,9 +830,18 @@ class LinearAttentionSSM(SSM):
             predictives' means and covariances.
         """
         posterior = self.filter(params, emissions, inputs, store="loglik", **options)
-        covariances = self._emission_covariances(posterior.emission_scales, posterior.row_cov)
+        rows = drawn = posterior.row_cov
+        if self.integrate_row_cov:
+            # A Student-t draw is a Gaussian one with Σ drawn first.
+            key, row_key = jax.random.split(key)
+            integrated = self._row_cov_posterior(params, posterior, emissions, options, "all")
+            laws: Any = integrated.predictive_row_cov
+            rows = self._row_matrices(laws.mean())
+            drawn = self._row_matrices(laws.sample(row_key))
+        covariances = self._emission_covariances(posterior.emission_scales, rows)
+        given_rows = self._emission_covariances(posterior.emission_scales, drawn)
         normal = jax.random.normal(key, posterior.emission_means.shape, covariances.dtype)
-        noise = jnp.einsum("tij,tj->ti", symmetric_root(covariances), normal)
+        noise = jnp.einsum("tij,tj->ti", symmetric_root(given_rows), normal)
         return (
             posterior.emission_means + noise,
             posterior.log_predictive,
@@ -781,10 +868,11 @@ class LinearAttentionSSM(SSM):
     ) -> Forecast:
         r"""Predict $y_{T+1}, \dots, y_{T+h}$.
 
-        A model without lags, or future inputs of full width p: the predictive is Gaussian and
-        exact, and paths are sampled only if a key is given. A model with lags feeds its own
-        emissions back: then means, covariances and intervals are those of sampled paths, and
-        `future_inputs` holds what is exogenous, (horizon, p − num_lags·m).
+        A model without lags, or future inputs of full width p: the predictive is exact, Gaussian
+        or, where Σ is integrated out, Student-t, and paths are sampled only if a key is given. A
+        model with lags feeds its own emissions back: then means, covariances and intervals are
+        those of sampled paths, and `future_inputs` holds what is exogenous, (horizon,
+        p − num_lags·m).
 
         Args:
             params: constrained parameters.
@@ -815,9 +903,13 @@ class LinearAttentionSSM(SSM):
             future_inputs is None or np.shape(future_inputs)[-1] != self.input_dim
         )
         path_key, start_key = jax.random.split(jax.random.key(0) if key is None else key)
-        rows = self._row_matrix(params)
         if feeds_back or key is not None:
             last: Any = self.filter(params, y, u, store="last")
+            rows = last.row_cov
+            if self.integrate_row_cov:
+                row_key, start_key = jax.random.split(start_key)
+                law = self._row_cov_posterior(params, last, y, {}).row_cov
+                rows = self._row_matrices(law.sample(row_key, (num_samples,)))
             start = draw_states(
                 start_key, last.filtered_means[0], last.filtered_covariances[0], rows, num_samples
             )
@@ -829,25 +921,26 @@ class LinearAttentionSSM(SSM):
             lags = jnp.broadcast_to(
                 padded[-self.num_lags :][::-1], (num_samples, self.num_lags, self.emission_dim)
             )
-            _, fed_back = simulate(self, params, path_key, start, lags, exogenous)
+            _, fed_back = simulate(self, params, path_key, start, rows, lags, exogenous)
             return sampled_forecast(fed_back, share)
 
         ahead = self._check_inputs(future_inputs, (horizon,), y.dtype)
         nothing = jnp.full((horizon, self.emission_dim), jnp.nan, y.dtype)
-        posterior = self.filter(
-            params, jnp.concatenate([y, nothing]), jnp.concatenate([u, ahead]), store="loglik"
+        extended = jnp.concatenate([y, nothing])
+        posterior = self.filter(params, extended, jnp.concatenate([u, ahead]), store="loglik")
+        covariances = self._emission_covariances(
+            posterior.emission_scales[-horizon:], posterior.row_cov
         )
-        covariances = self._emission_covariances(posterior.emission_scales[-horizon:], rows)
+        student_df: Array | None = None
+        if self.integrate_row_cov:
+            integrated = self._row_cov_posterior(params, posterior, extended, {})
+            student_df = integrated.row_cov.student_df
         paths: Array | None = None
         if key is not None:
             no_lags = jnp.zeros((num_samples, 0, self.emission_dim), y.dtype)
-            _, paths = simulate(self, params, path_key, start, no_lags, ahead)
-        return gaussian_forecast(posterior.emission_means[-horizon:], covariances, share, paths)
-
-    def _row_matrix(self, params: ParamsLinearAttentionSSM) -> Float[Array, "m m"]:
-        """Σ as a matrix."""
-        rows = params.emissions.row_cov
-        return jnp.diag(rows) if rows.ndim == 1 else rows
+            _, paths = simulate(self, params, path_key, start, rows, no_lags, ahead)
+        means = posterior.emission_means[-horizon:]
+        return exact_forecast(means, covariances, share, paths, student_df)
 
     def _exogenous(self, inputs: Any, steps: int, dtype: Any) -> Float[Array, "T k"]:
         """Check the exogenous part of the inputs."""
@@ -1098,7 +1191,7 @@ class LinearAttentionSSM(SSM):
             The parameters, and the log posterior (or likelihood) at the start of every iteration.
 
         Raises:
-            ValueError: an argument of the wrong shape or range.
+            ValueError: an argument of the wrong shape or range, or a model with Σ integrated out.
             TypeError: an argument that is not of the expected type.
 
         Example:
@@ -1112,6 +1205,11 @@ class LinearAttentionSSM(SSM):
             >>> bool((jnp.diff(log_probs) > -1e-6).all())
             True
         """
+        if self.integrate_row_cov:
+            raise ValueError(
+                "integrate_row_cov: expected False for fit_em, whose M-steps are those of the "
+                "model given Σ; got True; fit_sgd fits this model"
+            )
         y, u = self._check_batch(emissions, inputs)
         return fit_em(
             self.given_missing(y),

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from tensorflow_probability.substrates.jax import bijectors as tfb
 from tensorflow_probability.substrates.jax import distributions as tfd
 
+from ssmlin.inference import RowCovLaw
 from ssmlin.models.features import ParamsGate, ParamsProjection
 
 
@@ -62,7 +63,7 @@ class ParamsAttentionEmissions(NamedTuple):
         input_weights: D, (m, p), or None.
         bias: d, (m,), or None.
         noise: r, scalar; fixed to 1 where Σ is learned, since only r Σ is identified.
-        row_cov: Σ, its diagonal (m,) or the matrix (m, m).
+        row_cov: Σ, its diagonal (m,) or the matrix (m, m); fixed where it is integrated out.
     """
 
     input_weights: Float[Array, "m p"] | ParameterProperties | None
@@ -174,21 +175,31 @@ class ShrinkagePrior:
         law = self._row_cov_law(emissions) if learns_row_cov else self._noise_law(emissions.noise)
         return laws | {"emissions.row_cov" if learns_row_cov else "emissions.noise": law}
 
-    def _noise_law(self, like: Array, noise: Array | float = 1.0) -> tfd.Distribution:
-        """Inverse gamma of r, or of entries Σ_ii given r, shaped as `like`."""
-        scale = 0.5 * self.noise_floor * self.series_variance / noise
+    def _noise_law(self, like: Array) -> tfd.Distribution:
+        """Inverse gamma of r, shaped as `like`."""
+        scale = 0.5 * self.noise_floor * self.series_variance
         return tfd.InverseGamma(jnp.full_like(like, 1.5), jnp.full_like(like, scale))
 
+    def row_cov(self, emissions: ParamsAttentionEmissions) -> RowCovLaw:
+        """The law of Σ: r Σ is inverse Wishart with m + 2 degrees of freedom.
+
+        On a diagonal its entries are inverse gamma, which is the same with m = 1.
+        """
+        like, m = emissions.row_cov, emissions.row_cov.shape[0]
+        scale = self.noise_floor * self.series_variance / emissions.noise
+        if like.ndim == 1:
+            return RowCovLaw(jnp.full_like(like, 3.0), scale * jnp.ones_like(like))
+        return RowCovLaw(jnp.asarray(m + 2.0, like.dtype), scale * jnp.eye(m, dtype=like.dtype))
+
     def _row_cov_law(self, emissions: ParamsAttentionEmissions) -> tfd.Distribution:
-        """R Σ is inverse Wishart with m + 2 degrees of freedom; on a diagonal, inverse gamma."""
-        rows = emissions.row_cov
-        if rows.ndim == 1:
-            single = self._noise_law(rows, emissions.noise)
+        """The law of Σ as a distribution."""
+        df, scale = self.row_cov(emissions)
+        if scale.ndim == 1:
+            single = tfd.InverseGamma(0.5 * df, 0.5 * scale)
             return tfd.Independent(single, reinterpreted_batch_ndims=1)
         # dynamax's law computes in the default precision, whatever it is given.
-        r, m = emissions.noise.astype(jnp.result_type(float)), rows.shape[0]
-        scale = self.noise_floor * self.series_variance / r * jnp.eye(m)
-        return InverseWishart(jnp.asarray(m + 2.0, r.dtype), scale)
+        dtype = jnp.result_type(float)
+        return InverseWishart(df.astype(dtype), scale.astype(dtype))
 
 
 def log_density(

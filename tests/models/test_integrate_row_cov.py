@@ -1,0 +1,281 @@
+"""Models with the row covariance integrated out: laws, simulation, forecasts, fits."""
+
+from dataclasses import replace
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+import ssmlin
+
+T, M = 12, 2
+
+
+def series(steps=T, seed=0):
+    rng = np.random.default_rng(seed)
+    return jnp.asarray(np.cumsum(rng.normal(size=(steps, M)), axis=0) / 3)
+
+
+@cache
+def make(row_cov="diagonal", lags=1, **options):
+    model = ssmlin.LinearAttentionSSM(
+        "gated_deltanet", M, M, 3, num_lags=lags, row_cov=row_cov, **options
+    )
+    y = series()
+    u = ssmlin.lagged_inputs(y, 1)
+    params, props = model.initialize(jax.random.key(1), emissions=y, inputs=u)
+    return model, params, props, y, u
+
+
+both = pytest.mark.parametrize("row_cov", ["diagonal", "full"])
+
+
+@both
+def test_likelihood_and_law_of_the_row_covariance(row_cov):
+    """Where the model given Σ is tractable: p(y) = p(y | Σ) p(Σ) / p(Σ | y) at any Σ."""
+    model, params, _, y, u = make(row_cov, integrate_row_cov=True)
+    given, _, _, _, _ = make(row_cov)
+    log_p, log_p_given = (jax.jit(x.marginal_log_prob) for x in (model, given))
+    log_prior, log_prior_given = (jax.jit(x.log_prior) for x in (model, given))
+    posterior = model.filter(params, y, u)
+    integrated = ssmlin.integrate_row_cov(posterior, y, model.prior.row_cov(params.emissions))
+    for seed in range(3):
+        sigma = model.prior.row_cov(params.emissions).sample(jax.random.key(seed))
+        at = params._replace(emissions=params.emissions._replace(row_cov=sigma))
+        floor = model.prior.noise_floor
+        if row_cov == "full":
+            prior = stats.invwishart(M + 2, floor * np.eye(M)).logpdf(np.asarray(sigma))
+            df, scale = integrated.row_cov
+            law = stats.invwishart(float(df), np.asarray(scale)).logpdf(np.asarray(sigma))
+        else:
+            prior = stats.invgamma(1.5, scale=floor / 2).logpdf(sigma).sum()
+            df, scale = integrated.row_cov
+            law = stats.invgamma(df / 2, scale=scale / 2).logpdf(sigma).sum()
+        expected = log_p_given(at, y, u) + prior - law
+        # Whatever Σ the parameters hold.
+        np.testing.assert_allclose(log_p(at, y, u), expected, atol=1e-8)
+        np.testing.assert_allclose(log_prior(at) + prior, log_prior_given(at), atol=1e-6)
+    np.testing.assert_allclose(posterior.marginal_loglik, expected, atol=1e-8)
+    np.testing.assert_allclose(model.smoother(params, y, u).marginal_loglik, expected, atol=1e-8)
+    assert "emissions.row_cov" not in model.prior_distributions(params)
+    assert posterior.row_cov.shape == (M, M)
+
+
+def test_missing_entries_masks_and_lengths():
+    model, params, _, y, u = make(integrate_row_cov=True)
+    holes = y.at[3, 0].set(jnp.nan).at[6].set(jnp.nan)
+    loose = holes.at[9:].set(jnp.nan)
+    whole = model.filter(params, loose, u)
+    assert whole.filtered_covariances.ndim == 4  # each row has its own
+    padded = model.filter(params, holes, u, length=9)
+    np.testing.assert_allclose(padded.log_predictive, whole.log_predictive, atol=1e-12)
+    np.testing.assert_allclose(padded.row_cov, whole.row_cov, atol=1e-12)
+    masked = model.log_predictive(params, holes, u, mask=jnp.arange(T) < 9)
+    np.testing.assert_allclose(masked, whole.log_predictive, atol=1e-12)
+    # One row sees 9 − 2 entries, the other 9 − 1.
+    law = ssmlin.integrate_row_cov(whole, loose, model.prior.row_cov(params.emissions)).row_cov
+    np.testing.assert_array_equal(law.df, [10, 11])
+    full, params, _, _, _ = make("full", integrate_row_cov=True)
+    with pytest.raises(ValueError, match="missing"):
+        full.log_predictive(params, holes, u)
+    assert np.isfinite(full.marginal_log_prob(params, holes, u, missing="rows"))
+
+
+@both
+def test_posterior_draws_have_the_moments_of_the_smoother(row_cov):
+    model, params, _, y, u = make(row_cov, integrate_row_cov=True)
+    y = y.at[4:].set(jnp.nan)  # so that Σ stays uncertain
+    if row_cov == "diagonal":
+        y = y.at[2, 1].set(jnp.nan)
+    n = 20_000
+    draws = model.posterior_sample(jax.random.key(0), params, y, u, n)
+    posterior = model.smoother(params, y, u)
+    scales = jnp.broadcast_to(
+        posterior.smoothed_covariances if row_cov == "diagonal"
+        else posterior.smoothed_covariances[:, None],
+        (T, M, 3, 3),
+    )  # fmt: skip
+    variances = jnp.diag(posterior.row_cov)[:, None, None] * scales
+    deviations = jnp.sqrt(jnp.diagonal(variances, axis1=-2, axis2=-1))
+    error = (draws.mean(0) - posterior.smoothed_means) / (deviations / np.sqrt(n))
+    assert np.abs(error).max() < 5
+    centred = draws - draws.mean(0)
+    got = jnp.einsum("ntmd,ntme->tmde", centred, centred) / n
+    unit = deviations[..., :, None] * deviations[..., None, :]
+    np.testing.assert_allclose(got / unit, variances / unit, atol=0.06)
+    across = jnp.einsum("ntd,nte->tde", centred[:, :, 0], centred[:, :, 1]) / n
+    unit = deviations[:, 0, :, None] * deviations[:, 1, None, :]
+    expected = posterior.row_cov[0, 1] * scales[:, 0]
+    np.testing.assert_allclose(across / unit, expected / unit, atol=0.06)
+    # Each number is Student-t.
+    for i, df in enumerate(3 + jnp.sum(~jnp.isnan(y), axis=0)):
+        standard = deviations[:, i] * jnp.sqrt((df - 2) / df)
+        for t in (0, T - 1):
+            x = (draws[:, t, i] - posterior.smoothed_means[t, i]) / standard[t]
+            assert stats.kstest(x[:, 0], stats.t(float(df)).cdf).pvalue > 1e-3
+    assert model.posterior_sample(jax.random.key(0), params, y, u).shape == (T, M, 3)
+
+
+@pytest.mark.parametrize(("row_cov", "feedback"), [("diagonal", True), ("full", False)])
+def test_one_step_predictions_are_calibrated_in_simulation(row_cov, feedback):
+    """Σ from the prior, a path, and where every emission falls in its predictive law."""
+    model, params, _, _, u = make(row_cov, integrate_row_cov=True)
+    prior = model.prior.row_cov(params.emissions)
+
+    @jax.jit
+    @jax.vmap
+    def run(key):
+        key, draw_key = jax.random.split(key)
+        y = model.sample(params, key, T, None if feedback else u)[1]
+        inputs = ssmlin.lagged_inputs(y, 1) if feedback else u
+        posterior = model.filter(params, y, inputs, store="loglik")
+        integrated = ssmlin.integrate_row_cov(posterior, y, prior, store="all")
+        laws = integrated.predictive_row_cov
+        drawn, log_density, means, covariances = model.predict_one_step(draw_key, params, y, inputs)
+        df = laws.student_df
+        variances = jnp.diagonal(covariances, axis1=-2, axis2=-1)
+        df = jnp.broadcast_to(df if df.ndim == 2 else df[:, None], variances.shape)
+        standard = jnp.sqrt(variances * (df - 2) / df)
+        apart = jnp.abs(log_density - integrated.log_predictive).max()
+        return (y - means) / standard, (drawn - means) / standard, df, apart
+
+    observed, drawn, df, apart = run(jax.random.split(jax.random.key(2), 300))
+    assert apart.max() < 1e-9
+    for standardised in (observed, drawn):
+        pit = stats.t(df).cdf(standardised)
+        for i in range(M):
+            assert stats.kstest(pit[..., i].ravel(), "uniform").pvalue > 1e-3
+            # And at the first step, where the tails are heaviest.
+            assert stats.kstest(pit[:, 0, i], "uniform").pvalue > 1e-3
+    assert df[0, 0, 0] == 3
+
+
+@both
+def test_forecast_is_the_mixture_over_the_row_covariance(row_cov):
+    model, params, _, y, u = make(row_cov, integrate_row_cov=True)
+    future = jnp.asarray(np.random.default_rng(0).normal(size=(3, M)))
+    n = 40_000
+    result = model.forecast(
+        params, y, u, horizon=3, future_inputs=future, key=jax.random.key(0), num_samples=n
+    )
+    # By brute force: given Σ the Gaussian model forecasts.
+    given, _, _, _, _ = make(row_cov)
+    posterior = ssmlin.matrix_lgssm_filter(
+        given.to_lgssm(params, jnp.concatenate([u, future])),
+        jnp.concatenate([y, jnp.full((3, M), jnp.nan)]),
+    )
+    last = ssmlin.integrate_row_cov(
+        model.filter(params, y, u), y, model.prior.row_cov(params.emissions)
+    ).row_cov
+    drawn = last.sample(jax.random.key(1), (n,))
+    variances = jnp.diagonal(drawn, axis1=-2, axis2=-1) if row_cov == "full" else drawn
+    deviations = jnp.sqrt(posterior.emission_scales[-3:, None, None] * variances)  # (3, n, m)
+    means = posterior.emission_means[-3:]
+    np.testing.assert_allclose(result.means, means, atol=1e-10)
+    for level, lower, upper in zip(result.levels, result.lower, result.upper, strict=True):
+        half = stats.norm.cdf((upper - means)[:, None] / deviations)
+        np.testing.assert_allclose(half.mean(axis=1), 0.5 + 0.5 * level, atol=4e-3)
+        np.testing.assert_allclose(upper - means, means - lower, atol=1e-10)
+        inside = (result.samples > lower) & (result.samples < upper)
+        np.testing.assert_allclose(inside.mean(axis=0), level, atol=1.2e-2)
+    centred = result.samples - result.samples.mean(0)
+    covariances = jnp.einsum("nti,ntj->tij", centred, centred) / n
+    scale = jnp.sqrt(jnp.diagonal(result.covariances, axis1=-2, axis2=-1))
+    unit = scale[:, :, None] * scale[:, None, :]
+    np.testing.assert_allclose(covariances / unit, result.covariances / unit, atol=0.05)
+
+
+def test_forecast_that_feeds_back_agrees_with_the_exact_one_step_ahead():
+    model, params, _, y, u = make("full", integrate_row_cov=True)
+    exact = model.forecast(params, y, u, horizon=1, future_inputs=y[-1:])
+    fed = model.forecast(params, y, u, horizon=2, num_samples=40_000)
+    scale = jnp.sqrt(jnp.diagonal(exact.covariances[0]))
+    np.testing.assert_allclose(fed.means[0], exact.means[0], atol=0.03 * scale.max())
+    np.testing.assert_allclose(
+        fed.covariances[0] / scale**2, exact.covariances[0] / scale**2, atol=0.08
+    )
+    np.testing.assert_allclose(fed.lower[:, 0], exact.lower[:, 0], atol=0.06 * scale.max())
+    np.testing.assert_allclose(fed.upper[:, 0], exact.upper[:, 0], atol=0.06 * scale.max())
+
+
+def test_fits_and_leaves_the_row_covariance_alone():
+    model, params, props, y, u = make("full", integrate_row_cov=True)
+    fitted, losses = model.fit_sgd(
+        params, props, y, u, num_epochs=25, validation_fraction=0.0, progress=False
+    )
+    assert losses[-1] < losses[0]
+    np.testing.assert_array_equal(fitted.emissions.row_cov, params.emissions.row_cov)
+    with pytest.raises(ValueError, match="integrate_row_cov"):
+        model.fit_em(params, props, y, u)
+
+
+@pytest.mark.slow
+def test_posterior_of_the_parameters():
+    model, params, props, y, u = make(integrate_row_cov=True)
+    draws = ssmlin.sample_posterior(
+        jax.random.key(0), model, params, props, y, u, num_chains=1, num_warmup=10,
+        num_samples=3, max_tree_depth=3, states=True, posterior_predictive=True, progress=False,
+    )  # fmt: skip
+    assert "emissions_row_cov" not in draws.posterior
+    assert draws.posterior["emissions_bias"].std() > 0
+    assert draws.posterior["states"].shape == (1, 3, T, M, 3)
+    assert np.isfinite(draws.posterior_predictive["emissions"]).all()
+    with pytest.raises(ValueError, match="variables"):
+        ssmlin.sample_posterior(
+            jax.random.key(0), model, params, props, y, u, variables="row_cov", progress=False
+        )
+
+
+@pytest.mark.slow
+def test_predicts_unseen_steps_of_a_short_series_better_than_the_plug_in():
+    train, gains = 30, []
+    models = [make(integrate_row_cov=flag)[0] for flag in (False, True)]
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        noise = rng.normal(size=(train + 200, M))
+        y = 0.5 * noise[:, ::-1].cumsum(axis=1) + rng.normal(size=noise.shape)
+        y = jnp.asarray((y - y[:train].mean(0)) / y[:train].std(0))
+        u = ssmlin.lagged_inputs(y, 1)
+        scores = []
+        for model in models:
+            start, props = model.initialize(emissions=y[:train], inputs=u[:train])
+            fitted, _ = model.fit_sgd(
+                start, props, y[:train], u[:train], num_epochs=100, validation_fraction=0.0,
+                patience=None, progress=False,
+            )  # fmt: skip
+            scores.append(model.log_predictive(fitted, y, u)[train:].mean())
+        gains.append(scores[1] - scores[0])
+    assert min(gains) > 0
+
+
+@pytest.mark.float32
+def test_single_precision():
+    model = ssmlin.LinearAttentionSSM(
+        "gated_deltanet", M, M, 3, num_lags=1, row_cov="full", integrate_row_cov=True
+    )
+    y = series().astype(jnp.float32)
+    u = model.compute_inputs(y)
+    params, props = model.initialize(emissions=y, inputs=u)
+    log_prob = partial(model.marginal_log_prob, emissions=y, inputs=u)
+    value, grad = jax.jit(jax.value_and_grad(log_prob))(params)
+    assert value.dtype == jnp.float32
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(grad))
+    forecast = model.forecast(params, y, u, horizon=2, future_inputs=u[:2])
+    assert {x.dtype for x in forecast if x is not None} == {jnp.dtype(jnp.float32)}
+
+
+def test_settings_and_errors():
+    model, *_ = make(integrate_row_cov=True)
+    assert model.settings["integrate_row_cov"] is True
+    with pytest.raises(ValueError, match="integrate_row_cov: expected False"):
+        ssmlin.LinearAttentionSSM("mamba2", 2, row_cov="identity", integrate_row_cov=True)
+    # The prior's scale is relative to the variance of the series.
+    wide = ssmlin.LinearAttentionSSM(
+        "gated_deltanet", M, M, 3, integrate_row_cov=True,
+        prior=replace(ssmlin.ShrinkagePrior(), series_variance=4.0),
+    )  # fmt: skip
+    params, _ = wide.initialize()
+    np.testing.assert_allclose(wide.prior.row_cov(params.emissions).scale, 4 * 0.05)
