@@ -25,5 +25,6 @@ def test_quickstart_tracks_the_coefficient(capsys):
 def test_code_on_pages_runs(page):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.S)
     assert blocks
+    names: dict[str, object] = {}  # a page is read from its top
     for block in blocks:
-        exec(compile(block, page, "exec"), {})  # noqa: S102
+        exec(compile(block, page, "exec"), names)  # noqa: S102
