@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from dynamax.parameters import ParameterProperties, from_unconstrained, to_unconstrained
 
 import ssmlin
+from ssmlin import learning
 from ssmlin.learning import sgd
 
 
@@ -197,6 +199,224 @@ def test_fitting_again_does_not_compile_again(problem):
     before = sgd._run._cache_size()
     model.fit_sgd(params, props, y + 1, u, validation_fraction=0.5, num_epochs=27, progress=False)
     assert sgd._run._cache_size() == before
+
+
+def assert_close(one, two, **tolerance):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_allclose(a, b, **tolerance)
+
+
+@pytest.fixture(scope="module")
+def batch(problem):
+    """Three sequences of 25 steps, some missing, whose start is far from the best."""
+    model, params, props, y, u = problem
+    ys, us = y[:75].reshape(3, 25, 1), u[:75].reshape(3, 25, 2)
+    return model, params, props, ys.at[1, 9].set(np.nan).at[0, 20:].set(np.nan), us
+
+
+def make_plan(model, data, window_size, num_windows):
+    optimizer = sgd._with_extra_args(sgd.default_optimizer())
+    seen = model.given_missing(data.emissions)
+    return sgd._Plan(seen, optimizer, len(data.emissions), False, window_size, num_windows, 1)
+
+
+def test_one_window_is_the_ordinary_fit(batch):
+    model, *problem = batch
+    options = dict(num_epochs=15, progress=False, return_history=True)
+    one, history = model.fit_sgd(*problem, **options)
+    for size in (20, 25, 99):  # of the training part, of all, and more
+        two, windowed = model.fit_sgd(*problem, window_size=size, **options)
+        assert_close(one, two, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(history.losses, windowed.losses, rtol=1e-10)
+        np.testing.assert_allclose(history.scores, windowed.scores, rtol=1e-10)
+        assert windowed.best_epoch == history.best_epoch > 0
+
+
+@pytest.mark.parametrize("validation_fraction", [0.0, 0.3])
+def test_windows_of_frozen_parameters_add_up(batch, validation_fraction):
+    model, params, props, y, u = batch
+    options = dict(num_epochs=2, progress=False, return_history=True, optimizer=optax.sgd(0.0))
+    options["validation_fraction"] = validation_fraction
+    _, whole = model.fit_sgd(params, props, y, u, **options)
+    _, windowed = model.fit_sgd(params, props, y, u, window_size=7, **options)
+    np.testing.assert_allclose(windowed.losses, whole.losses, rtol=1e-11)
+    np.testing.assert_allclose(windowed.scores, whole.scores, rtol=1e-11)
+
+    data = sgd._padded(sgd._Data(y, u, jnp.ones(25, bool)), 3)
+    plan = make_plan(model, data, 7, 4)
+    terms = sgd._log_predictive(params, plan, data, jnp.arange(3))
+    expected = jax.vmap(lambda y, u: model.log_predictive(params, y, u))(y, u)
+    np.testing.assert_allclose(terms[:, :25], expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_array_equal(terms[:, 25:], 0.0)
+
+
+def test_a_window_starts_from_the_law_before_it(batch):
+    """The gradient of a window: of its steps' densities given the law before, held fixed."""
+    model, params, props, y, u = batch
+    data = sgd._Data(y, u, jnp.ones(25, bool))
+    plan = make_plan(model, data, 5, 5)
+    everything = sgd._Batch(jnp.arange(3), jnp.ones(3))
+    before = [model.filter(params, y[b, :15], u[b, :15], store="last") for b in range(3)]
+    laws = (
+        jnp.concatenate([p.filtered_means for p in before]),
+        jnp.concatenate([p.filtered_covariances for p in before]),
+    )
+    values = np.isfinite(np.asarray(y)).sum()
+    share = np.isfinite(np.asarray(y[:, 15:20])).sum() / values
+
+    def loss(unconstrained):
+        p = from_unconstrained(unconstrained, props)
+        total = share * model.log_prior(p)
+        for b in range(3):
+            steps = (y[b, 15:20], u[b, 15:20])
+            total += model.filter_window(p, (laws[0][b], laws[1][b]), *steps)[0].sum()
+        return -5 * total / values
+
+    start = to_unconstrained(params, props)
+    window = sgd._Window(jnp.asarray(3), laws)
+    value, grad = jax.value_and_grad(lambda x: sgd._loss(x, plan, props, data, everything, window)[0])(start)  # fmt: skip
+    expected, expected_grad = jax.value_and_grad(loss)(start)
+    np.testing.assert_allclose(value, expected, rtol=1e-10)
+    assert_close(grad, expected_grad, rtol=1e-8, atol=1e-12)
+
+    # The first window's law is the model's, with its gradient; what is given does not count.
+    def first(unconstrained, law):
+        window = sgd._Window(jnp.asarray(0), jax.tree.map(lambda x: jnp.full_like(x, law), laws))
+        return sgd._loss(unconstrained, plan, props, data, everything, window)[0]
+
+    one, two = (jax.grad(first)(start, law) for law in (0.0, 7.0))
+    assert_close(one, two, rtol=0)
+    assert np.abs(one.initial.variances).min() > 0
+
+
+def test_windows_learn_and_take_minibatches(batch):
+    model, params, props, y, u = batch
+    _, losses = model.fit_sgd(
+        params, props, y, u, window_size=6, batch_size=2, shuffle=True, key=jax.random.key(1),
+        num_epochs=30, validation_fraction=0.0, progress=False,
+    )  # fmt: skip
+    assert np.isfinite(losses).all() and losses[-1] < losses[0] - 0.05
+
+
+def test_memory_of_the_gradient_grows_with_the_window_only(problem):
+    model, params, props, _, _ = problem
+
+    def memory(steps, size):
+        data = sgd._Data(jnp.zeros((1, steps, 1)), jnp.zeros((1, steps, 2)), jnp.ones(steps, bool))
+        plan = make_plan(model, data, size, steps // size)
+        fit = sgd._start(params, plan, props, data)
+        limits = sgd._Limits(1, 1)
+        lowered = sgd._run.lower(fit, jax.random.key(0), limits, plan, props, data)
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    short, long = memory(64, 16), memory(1024, 16)
+    # Only the terms of all steps are kept, to choose the best epoch by.
+    assert long - short < 4 * (1024 - 64) * 8
+    assert memory(1024, 1024) > 3 * long
+
+
+def test_windows_that_cannot_be(batch):
+    model, params, props, y, u = batch
+    for size in (0, -1):
+        with pytest.raises(ValueError, match="window_size: expected an integer >= 1"):
+            model.fit_sgd(params, props, y, u, window_size=size, progress=False)
+    two = ssmlin.LinearAttentionSSM("mamba2", 2, 1, 2, gates="constant")
+    params, props = two.initialize()
+    partly = jnp.zeros((10, 2)).at[3, 0].set(jnp.nan)
+    with pytest.raises(ValueError, match="window_size: expected None where .* partly missing"):
+        two.fit_sgd(params, props, partly, jnp.zeros((10, 1)), window_size=4, progress=False)
+
+    class Plain:
+        log_prior, log_predictive = two.log_prior, two.log_predictive
+
+    with pytest.raises(ValueError, match="window_size: expected None for a model without"):
+        learning.fit_sgd(Plain(), params, props, jnp.zeros((1, 10, 2)), window_size=4)
+
+
+@pytest.mark.parametrize("validation_fraction", [0.0, 0.25])
+@pytest.mark.parametrize(
+    "optimizer", [None, pytest.param(optax.lbfgs(), marks=pytest.mark.slow)], ids=["adam", "lbfgs"]
+)
+def test_restarts_are_the_best_of_separate_fits(batch, optimizer, validation_fraction):
+    model, given, props, y, u = batch
+    key = jax.random.key(8)
+    # A given start that is not the best, with something in it that is not trainable.
+    given = given._replace(emissions=given.emissions._replace(row_cov=jnp.asarray([9.0])))
+    fixed = ParameterProperties(False, props.initial.variances.constrainer)
+    props = props._replace(initial=props.initial._replace(variances=fixed))
+    options = dict(
+        optimizer=optimizer, num_epochs=12, validation_fraction=validation_fraction,
+        batch_size=2, shuffle=True, key=key, progress=False, return_history=True,
+    )  # fmt: skip
+    num_train = 25 - int(25 * validation_fraction)
+    starts = [given]
+    for i in (1, 2):
+        start, _ = model.initialize(
+            jax.random.fold_in(key, i), emissions=y[:, :num_train], inputs=u[:, :num_train]
+        )
+        starts.append(start._replace(initial=given.initial))
+        starts[-1] = starts[-1]._replace(
+            emissions=start.emissions._replace(noise=given.emissions.noise)
+        )
+    fits = [model.fit_sgd(start, props, y, u, **options) for start in starts]
+    scores = [history.scores.min() if validation_fraction == 0 else
+              history.scores[history.best_epoch] for _, history in fits]  # fmt: skip
+    best = int(np.argmin(scores))
+    together, history = model.fit_sgd(given, props, y, u, num_restarts=3, **options)
+    assert history.restart == best > 0
+    assert_close(together, fits[best][0], rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(history.losses, fits[best][1].losses, rtol=1e-8)
+    np.testing.assert_allclose(history.scores, fits[best][1].scores, rtol=1e-8)
+    assert history[2:] == (*fits[best][1][2:4], best)
+    before = sgd._run._cache_size(), sgd._start._cache_size()
+    model.fit_sgd(given, props, y + 1, u, num_restarts=3, **options | {"num_epochs": 7})
+    assert (sgd._run._cache_size(), sgd._start._cache_size()) == before
+
+
+def test_a_bad_restart_loses(problem):
+    model, params, props, y, u = problem
+    stacked = jax.tree.map(lambda x: jnp.stack([x, x]), params)
+    bad = stacked._replace(
+        emissions=stacked.emissions._replace(bias=jnp.asarray([[jnp.nan], [0.0]]))
+    )
+    options = dict(num_epochs=5, num_restarts=2, progress=False)
+    seen = model.given_missing(y)
+    with pytest.warns(RuntimeWarning, match="5 gradient steps were not finite"):
+        fitted, history = learning.fit_sgd(seen, bad, props, y[None], u[None], **options)
+    assert history.restart == 1
+    alone, _ = model.fit_sgd(params, props, y, u, num_epochs=5, progress=False)
+    assert_close(fitted, alone, rtol=1e-8)
+    both = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), stacked.emissions.bias)
+    bad = stacked._replace(emissions=stacked.emissions._replace(bias=both))
+    with pytest.raises(ValueError, match=r"params: expected a finite loss .* got \[nan, nan\]"):
+        learning.fit_sgd(seen, bad, props, y[None], u[None], **options)
+    with pytest.raises(ValueError, match="params: expected a leading axis .* initial.mean"):
+        learning.fit_sgd(seen, params, props, y[None], u[None], **options)
+
+
+def test_restarts_stop_by_themselves(problem):
+    """One start has no patience left while another goes on; its result stays what it was."""
+    model, params, props, y, u = problem
+    stuck = jax.tree.map(lambda p: ParameterProperties(False, p.constrainer), props,
+                         is_leaf=lambda p: isinstance(p, ParameterProperties))  # fmt: skip
+    stuck = stuck._replace(emissions=stuck.emissions._replace(bias=props.emissions.bias))
+    data = (stuck, y[None], u[None])
+    # The best bias at the start: whatever follows is no better.
+    good, _ = model.fit_sgd(params, *data, optax.lbfgs(), num_epochs=30, progress=False,
+                            validation_fraction=0.0)  # fmt: skip
+    starts = jax.tree.map(lambda a, b: jnp.stack([a, b]), good, params)
+    options = dict(num_epochs=40, patience=3, progress=False, validation_fraction=0.0)
+    optimizer = optax.sgd(1.0, momentum=0.9)
+    alone = [
+        model.fit_sgd(x, *data, optimizer, return_history=True, **options) for x in (good, params)
+    ]
+    _, together = learning.fit_sgd(
+        model.given_missing(y), starts, *data, optimizer, num_restarts=2, **options
+    )
+    assert len(alone[0][1].losses) != len(alone[1][1].losses)
+    best = int(np.argmin([h.scores[h.best_epoch] for _, h in alone]))
+    assert together.restart == best
+    np.testing.assert_allclose(together.losses, alone[best][1].losses, rtol=1e-9)
 
 
 def test_the_recipe_on_noise_and_on_an_autoregression():
