@@ -20,6 +20,7 @@ import optax
 import pytest
 from dynamax.parameters import ParameterProperties
 from tensorflow_probability.substrates.jax import bijectors as tfb
+from walk import Walk
 
 import ssmlin
 from ssmlin import _files
@@ -156,31 +157,6 @@ def test_killed_work_ends_with_the_same_bits(work, moment, tmp_path, saves):
 
 
 # ------------------------------------------------------------------------ fit_sgd's arguments
-
-
-class Walk:
-    """A random walk with drift; quick to compile."""
-
-    def __init__(self, scale=1.0):
-        self.scale = scale
-
-    def __repr__(self):
-        return f"Walk({self.scale})"
-
-    def log_prior(self, params):
-        return -0.5 * jnp.sum(params["drift"] ** 2) - params["spread"]
-
-    def initial_law(self, params):
-        return 0.0 * params["drift"]
-
-    def filter_window(self, params, law, emissions, inputs):
-        past = jnp.concatenate([law[None], emissions[:-1, 0]])
-        z = (emissions[:, 0] - past - params["drift"] * inputs) / params["spread"]
-        return -0.5 * self.scale * z**2 - jnp.log(params["spread"]), emissions[-1, 0]
-
-    def log_predictive(self, params, emissions, inputs):
-        law = self.initial_law(params)
-        return self.filter_window(params, law, emissions, inputs)[0]
 
 
 ARGUMENTS = {

@@ -6,6 +6,8 @@ import numpy as np
 import optax
 import pytest
 from dynamax.parameters import ParameterProperties, from_unconstrained, to_unconstrained
+from tensorflow_probability.substrates.jax import bijectors as tfb
+from walk import Walk
 
 import ssmlin
 from ssmlin import learning
@@ -224,7 +226,7 @@ def test_one_window_is_the_ordinary_fit(batch):
     model, *problem = batch
     options = dict(num_epochs=15, progress=False, return_history=True)
     one, history = model.fit_sgd(*problem, **options)
-    for size in (20, 25, 99):  # of the training part, of all, and more
+    for size in (20, 99):  # of the training part, and more than all
         two, windowed = model.fit_sgd(*problem, window_size=size, **options)
         assert_close(one, two, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(history.losses, windowed.losses, rtol=1e-10)
@@ -232,22 +234,23 @@ def test_one_window_is_the_ordinary_fit(batch):
         assert windowed.best_epoch == history.best_epoch > 0
 
 
-@pytest.mark.parametrize("validation_fraction", [0.0, 0.3])
-def test_windows_of_frozen_parameters_add_up(batch, validation_fraction):
+def test_windows_of_frozen_parameters_add_up(batch):
     model, params, props, y, u = batch
-    options = dict(num_epochs=2, progress=False, return_history=True, optimizer=optax.sgd(0.0))
-    options["validation_fraction"] = validation_fraction
-    _, whole = model.fit_sgd(params, props, y, u, **options)
-    _, windowed = model.fit_sgd(params, props, y, u, window_size=7, **options)
-    np.testing.assert_allclose(windowed.losses, whole.losses, rtol=1e-11)
-    np.testing.assert_allclose(windowed.scores, whole.scores, rtol=1e-11)
+    terms = jax.vmap(lambda y, u: model.log_predictive(params, y, u))(y, u)
+    _, history = model.fit_sgd(
+        params, props, y, u, optax.sgd(0.0), window_size=7, num_epochs=2, validation_fraction=0.3,
+        progress=False, return_history=True,
+    )  # fmt: skip
+    seen = np.isfinite(np.asarray(y))  # 18 steps are fitted, in windows of 7, 7 and 4
+    loss = -(model.log_prior(params) + terms[:, :18].sum()) / seen[:, :18].sum()
+    np.testing.assert_allclose(history.losses, loss, rtol=1e-10)
+    np.testing.assert_allclose(history.scores, -terms[:, 18:].sum() / seen[:, 18:].sum(), rtol=1e-9)
 
     data = sgd._padded(sgd._Data(y, u, jnp.ones(25, bool)), 3)
     plan = make_plan(model, data, 7, 4)
-    terms = sgd._log_predictive(params, plan, data, jnp.arange(3))
-    expected = jax.vmap(lambda y, u: model.log_predictive(params, y, u))(y, u)
-    np.testing.assert_allclose(terms[:, :25], expected, rtol=1e-9, atol=1e-9)
-    np.testing.assert_array_equal(terms[:, 25:], 0.0)
+    by_windows = sgd._log_predictive(params, plan, data, jnp.arange(3))
+    np.testing.assert_allclose(by_windows[:, :25], terms, rtol=1e-9, atol=1e-9)
+    np.testing.assert_array_equal(by_windows[:, 25:], 0.0)
 
 
 def test_a_window_starts_from_the_law_before_it(batch):
@@ -272,30 +275,41 @@ def test_a_window_starts_from_the_law_before_it(batch):
             total += model.filter_window(p, (laws[0][b], laws[1][b]), *steps)[0].sum()
         return -5 * total / values
 
-    start = to_unconstrained(params, props)
-    window = sgd._Window(jnp.asarray(3), laws)
-    value, grad = jax.value_and_grad(lambda x: sgd._loss(x, plan, props, data, everything, window)[0])(start)  # fmt: skip
-    expected, expected_grad = jax.value_and_grad(loss)(start)
-    np.testing.assert_allclose(value, expected, rtol=1e-10)
-    assert_close(grad, expected_grad, rtol=1e-8, atol=1e-12)
-
-    # The first window's law is the model's, with its gradient; what is given does not count.
-    def first(unconstrained, law):
-        window = sgd._Window(jnp.asarray(0), jax.tree.map(lambda x: jnp.full_like(x, law), laws))
+    @jax.jit
+    @jax.value_and_grad
+    def window_loss(unconstrained, window):
         return sgd._loss(unconstrained, plan, props, data, everything, window)[0]
 
-    one, two = (jax.grad(first)(start, law) for law in (0.0, 7.0))
+    start = to_unconstrained(params, props)
+    value, grad = window_loss(start, sgd._Window(3, laws))
+    expected, expected_grad = jax.jit(jax.value_and_grad(loss))(start)
+    np.testing.assert_allclose(value, expected, rtol=1e-10)
+    assert_close(grad, expected_grad, rtol=1e-8, atol=1e-12)
+    # The first window's law is the model's, with its gradient; what is given does not count.
+    _, one = window_loss(start, sgd._Window(0, laws))
+    _, two = window_loss(start, sgd._Window(0, jax.tree.map(jnp.zeros_like, laws)))
     assert_close(one, two, rtol=0)
-    assert np.abs(one.initial.variances).min() > 0
+    assert np.abs(one.initial.variances).min() > 0 and np.abs(grad.initial.variances).max() == 0
 
 
-def test_windows_learn_and_take_minibatches(batch):
-    model, params, props, y, u = batch
-    _, losses = model.fit_sgd(
-        params, props, y, u, window_size=6, batch_size=2, shuffle=True, key=jax.random.key(1),
-        num_epochs=30, validation_fraction=0.0, progress=False,
-    )  # fmt: skip
-    assert np.isfinite(losses).all() and losses[-1] < losses[0] - 0.05
+@pytest.fixture(scope="module")
+def walk():
+    """Three walks of 40 steps, and where to start."""
+    rng = np.random.default_rng(3)
+    u = rng.normal(size=(3, 40))
+    y = jnp.asarray(np.cumsum(0.7 * u + 0.4 * rng.normal(size=u.shape), axis=1)[:, :, None])
+    params = {"drift": jnp.asarray(0.0), "spread": jnp.asarray(1.0)}
+    props = {"drift": ParameterProperties(), "spread": ParameterProperties(True, tfb.Softplus())}
+    return Walk(), params, props, y, jnp.asarray(u)
+
+
+def test_windows_learn_and_take_minibatches(walk):
+    fitted, history = learning.fit_sgd(
+        *walk, optax.adam(3e-2), 2, 60, True, jax.random.key(1), window_size=7, progress=False
+    )
+    assert np.isfinite(history.losses).all() and history.losses[-1] < history.losses[0] - 0.3
+    np.testing.assert_allclose(fitted["drift"], 0.7, atol=0.1)
+    np.testing.assert_allclose(fitted["spread"], 0.4, atol=0.1)
 
 
 def test_memory_of_the_gradient_grows_with_the_window_only(problem):
@@ -310,9 +324,9 @@ def test_memory_of_the_gradient_grows_with_the_window_only(problem):
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
     short, long = memory(64, 16), memory(1024, 16)
-    # Only the terms of all steps are kept, to choose the best epoch by.
-    assert long - short < 4 * (1024 - 64) * 8
-    assert memory(1024, 1024) > 3 * long
+    # Of all steps only their terms are kept, to choose the best epoch by. A gradient through them
+    # all keeps a hundred numbers a step.
+    assert long - short < 6 * 8 * (1024 - 64)
 
 
 def test_windows_that_cannot_be(batch):
@@ -363,7 +377,8 @@ def test_restarts_are_the_best_of_separate_fits(batch, optimizer, validation_fra
               history.scores[history.best_epoch] for _, history in fits]  # fmt: skip
     best = int(np.argmin(scores))
     together, history = model.fit_sgd(given, props, y, u, num_restarts=3, **options)
-    assert history.restart == best > 0
+    assert history.restart == best
+    assert optimizer is not None or best > 0
     assert_close(together, fits[best][0], rtol=1e-8, atol=1e-8)
     np.testing.assert_allclose(history.losses, fits[best][1].losses, rtol=1e-8)
     np.testing.assert_allclose(history.scores, fits[best][1].scores, rtol=1e-8)
@@ -373,50 +388,42 @@ def test_restarts_are_the_best_of_separate_fits(batch, optimizer, validation_fra
     assert (sgd._run._cache_size(), sgd._start._cache_size()) == before
 
 
-def test_a_bad_restart_loses(problem):
-    model, params, props, y, u = problem
-    stacked = jax.tree.map(lambda x: jnp.stack([x, x]), params)
-    bad = stacked._replace(
-        emissions=stacked.emissions._replace(bias=jnp.asarray([[jnp.nan], [0.0]]))
-    )
+def test_a_bad_restart_loses(walk):
+    model, params, *data = walk
     options = dict(num_epochs=5, num_restarts=2, progress=False)
-    seen = model.given_missing(y)
+    starts = {"drift": jnp.asarray([jnp.nan, 0.0]), "spread": jnp.ones(2)}
     with pytest.warns(RuntimeWarning, match="5 gradient steps were not finite"):
-        fitted, history = learning.fit_sgd(seen, bad, props, y[None], u[None], **options)
+        fitted, history = learning.fit_sgd(model, starts, *data, **options)
     assert history.restart == 1
-    alone, _ = model.fit_sgd(params, props, y, u, num_epochs=5, progress=False)
-    assert_close(fitted, alone, rtol=1e-8)
-    both = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), stacked.emissions.bias)
-    bad = stacked._replace(emissions=stacked.emissions._replace(bias=both))
+    alone, _ = learning.fit_sgd(model, params, *data, num_epochs=5, progress=False)
+    assert_close(fitted, alone, rtol=1e-10)
+    starts = starts | {"drift": jnp.full(2, jnp.nan)}
     with pytest.raises(ValueError, match=r"params: expected a finite loss .* got \[nan, nan\]"):
-        learning.fit_sgd(seen, bad, props, y[None], u[None], **options)
-    with pytest.raises(ValueError, match="params: expected a leading axis .* initial.mean"):
-        learning.fit_sgd(seen, params, props, y[None], u[None], **options)
+        learning.fit_sgd(model, starts, *data, **options)
+    with pytest.raises(ValueError, match="params: expected a leading axis .* got drift of shape"):
+        learning.fit_sgd(model, params, *data, **options)
 
 
-def test_restarts_stop_by_themselves(problem):
-    """One start has no patience left while another goes on; its result stays what it was."""
-    model, params, props, y, u = problem
-    stuck = jax.tree.map(lambda p: ParameterProperties(False, p.constrainer), props,
-                         is_leaf=lambda p: isinstance(p, ParameterProperties))  # fmt: skip
-    stuck = stuck._replace(emissions=stuck.emissions._replace(bias=props.emissions.bias))
-    data = (stuck, y[None], u[None])
-    # The best bias at the start: whatever follows is no better.
-    good, _ = model.fit_sgd(params, *data, optax.lbfgs(), num_epochs=30, progress=False,
-                            validation_fraction=0.0)  # fmt: skip
-    starts = jax.tree.map(lambda a, b: jnp.stack([a, b]), good, params)
-    options = dict(num_epochs=40, patience=3, progress=False, validation_fraction=0.0)
-    optimizer = optax.sgd(1.0, momentum=0.9)
-    alone = [
-        model.fit_sgd(x, *data, optimizer, return_history=True, **options) for x in (good, params)
-    ]
-    _, together = learning.fit_sgd(
-        model.given_missing(y), starts, *data, optimizer, num_restarts=2, **options
-    )
-    assert len(alone[0][1].losses) != len(alone[1][1].losses)
-    best = int(np.argmin([h.scores[h.best_epoch] for _, h in alone]))
-    assert together.restart == best
-    np.testing.assert_allclose(together.losses, alone[best][1].losses, rtol=1e-9)
+def test_restarts_stop_by_themselves(walk):
+    """One start has no patience left while another goes on; what it was stays its result."""
+    model, params, *data = walk
+    fixed = ParameterProperties(False, tfb.Softplus())
+    data[0] = data[0] | {"spread": fixed}
+    options = dict(
+        num_epochs=60, patience=3, progress=False, validation_fraction=0.0,
+        optimizer=optax.sgd(0.05, momentum=0.9),
+    )  # fmt: skip
+    starts = [params | {"drift": jnp.asarray(x)} for x in (0.7, -4.0)]
+    alone = [learning.fit_sgd(model, start, *data, **options) for start in starts]
+    lengths = [len(history.losses) for _, history in alone]
+    assert lengths[0] != lengths[1] and max(lengths) < 60
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *starts)
+    together = learning.fit_sgd(model, stacked, *data, num_restarts=2, **options)
+    best = int(np.argmin([history.scores.min() for _, history in alone]))
+    assert together[1].restart == best
+    assert_close(together[0], alone[best][0], rtol=1e-10)
+    np.testing.assert_allclose(together[1].losses, alone[best][1].losses, rtol=1e-10)
+    assert together[1].stopped_early and together[1].best_epoch == alone[best][1].best_epoch
 
 
 def test_the_recipe_on_noise_and_on_an_autoregression():
