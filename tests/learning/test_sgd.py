@@ -362,6 +362,8 @@ def test_restarts_are_the_best_of_separate_fits(batch, optimizer, validation_fra
         optimizer=optimizer, num_epochs=12, validation_fraction=validation_fraction,
         batch_size=2, shuffle=True, key=key, progress=False, return_history=True,
     )  # fmt: skip
+    if optimizer is not None:  # which wants all the data, and makes much of rounding errors
+        options |= dict(num_epochs=6, batch_size=3)
     num_train = 25 - int(25 * validation_fraction)
     starts = [given]
     for i in (1, 2):
@@ -413,17 +415,18 @@ def test_restarts_stop_by_themselves(walk):
         num_epochs=60, patience=3, progress=False, validation_fraction=0.0,
         optimizer=optax.sgd(0.05, momentum=0.9),
     )  # fmt: skip
-    starts = [params | {"drift": jnp.asarray(x)} for x in (0.7, -4.0)]
+    # One starts at the best drift there is.
+    steps, u = jnp.diff(data[1][..., 0], prepend=0.0), data[2]
+    best = jnp.sum(u * steps) / (jnp.sum(u**2) + 1)
+    starts = [params | {"drift": x} for x in (best, best - 4.0)]
     alone = [learning.fit_sgd(model, start, *data, **options) for start in starts]
     lengths = [len(history.losses) for _, history in alone]
-    assert lengths[0] != lengths[1] and max(lengths) < 60
+    assert lengths[0] < lengths[1] < 60
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *starts)
     together = learning.fit_sgd(model, stacked, *data, num_restarts=2, **options)
-    best = int(np.argmin([history.scores.min() for _, history in alone]))
-    assert together[1].restart == best
-    assert_close(together[0], alone[best][0], rtol=1e-10)
-    np.testing.assert_allclose(together[1].losses, alone[best][1].losses, rtol=1e-10)
-    assert together[1].stopped_early and together[1].best_epoch == alone[best][1].best_epoch
+    assert together[1].restart == 0 and together[1].stopped_early
+    assert_close(together[0], alone[0][0], rtol=1e-10)
+    np.testing.assert_allclose(together[1].losses, alone[0][1].losses, rtol=1e-10)
 
 
 def test_the_recipe_on_noise_and_on_an_autoregression():
