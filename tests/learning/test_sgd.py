@@ -289,7 +289,8 @@ def test_a_window_starts_from_the_law_before_it(batch):
     _, one = window_loss(start, sgd._Window(0, laws))
     _, two = window_loss(start, sgd._Window(0, jax.tree.map(jnp.zeros_like, laws)))
     assert_close(one, two, rtol=0)
-    assert np.abs(one.initial.variances).min() > 0 and np.abs(grad.initial.variances).max() == 0
+    # The prior, which both see, does not tell the columns apart; the data do.
+    assert np.ptp(one.initial.variances) > 1e-3 and np.ptp(grad.initial.variances) < 1e-12
 
 
 @pytest.fixture(scope="module")
