@@ -227,6 +227,7 @@ def test_a_fit_is_prolonged_but_not_shortened(tmp_path, saves):
     assert_same(fit(tmp_path / "early", 300, patience=3), stopped)
 
 
+@pytest.mark.slow
 def test_both_fits_of_the_recipe_have_a_checkpoint(tmp_path):
     model, _, _, y, u = make()
     options = dict(num_epochs=8, num_restarts=2, window_size=10, progress=False)
