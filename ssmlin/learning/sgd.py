@@ -140,9 +140,13 @@ def _cut(x: Array, plan: _Plan, window: Array, axis: int) -> Array:
 def _filter_window(
     params: Any, plan: _Plan, data: _Data, which: Array, window: _Window
 ) -> tuple[Float[Array, "b W"], Any]:
-    """Log predictive densities of a window's steps, and the laws of the states after it."""
+    """Log predictive densities of a window's steps, and the laws of the states after it.
+
+    The gradient is that with respect to the parameters alone, the laws before held fixed; only the
+    model's initial law is a function of them.
+    """
     laws = jax.tree.map(
-        lambda first, law: jnp.where(window.number == 0, first, jax.lax.stop_gradient(law)),
+        lambda first, law: jnp.where(window.number == 0, first, law),
         plan.model.initial_law(params),
         window.laws,
     )

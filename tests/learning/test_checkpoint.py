@@ -1,239 +1,405 @@
-"""Nothing is lost: killed runs resume to the same result, and bad files and disks are told."""
+"""Checkpoints: killed work goes on to bitwise the same end, and no failure costs the old file.
+
+Run as a script this file is the process that is killed.
+"""
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from dynamax.parameters import ParameterProperties
+from tensorflow_probability.substrates.jax import bijectors as tfb
+from walk import Walk
 
 import ssmlin
 from ssmlin import _files
-from ssmlin.learning import checkpoint as module
+from ssmlin.learning import checkpoint, sgd
 from ssmlin.learning.checkpoint import Checkpoint, digest
+from ssmlin.learning.target import property_leaves
 
-STATE = {"x": jnp.arange(4.0), "key": jax.random.key(3), "n": jnp.asarray(2)}
-ARGUMENTS = {"data": np.ones(3), "options": (1, None)}
-
-# Runs one kind of work with checkpoints, slowly where it is to be killed, and keeps its result.
-CHILD = """
-import sys, time, warnings
-import jax, jax.numpy as jnp, numpy as np
-import ssmlin
-from ssmlin.learning import checkpoint, samplers
-
-work, directory, output, slow = sys.argv[1:]
-warnings.simplefilter("ignore")
-checkpoint._SECONDS_BETWEEN = 0.0
-save = checkpoint.Checkpoint.save
-def slowly(self, *args, **options):
-    save(self, *args, **options)
-    time.sleep(0.3)
-if slow == "slow":
-    checkpoint.Checkpoint.save = slowly
-model = ssmlin.LinearAttentionSSM("gated_deltanet", 1, 2, 2, gates="constant")
-rng = np.random.default_rng(0)
-u = jnp.asarray(rng.normal(size=(40, 2)), jnp.float32)
-y = jnp.asarray(rng.normal(size=(40, 1)), jnp.float32)
-params, props = model.initialize(emissions=y, inputs=u)
-options = dict(checkpoint_dir=directory, progress=False)
-if work == "sgd":
-    result = model.fit_sgd(params, props, y, u, num_epochs=400, patience=None,
-                           return_history=True, **options)
-elif work == "em":
-    result = model.fit_em(params, props, y, u, 30, gradient_steps=0, **options)
-else:
-    draws = ssmlin.sample_posterior(
-        jax.random.key(0), model, params, props, y, u, algorithm=work,
-        variables=("alpha", "beta"), num_chains=2, num_warmup=100, num_samples=100, **options)
-    result = [draws.posterior[name].values for name in ("alpha", "beta")]
-np.savez(output, *map(np.asarray, jax.tree.leaves(result)))
-"""
+SAVE = Checkpoint.save
 
 
-def start(work, directory, output, slow, cache):
-    environment = {
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PLATFORMS": "cpu",
-        "PATH": os.environ["PATH"],
-    }
-    command = [sys.executable, "-c", CHILD, work, str(directory), str(output), slow]
-    return subprocess.Popen(command, env=environment, cwd=Path(ssmlin.__file__).parents[1])
+def make():
+    """A small model with three sequences."""
+    model = ssmlin.LinearAttentionSSM("mamba2", 1, 1, 2, gates="constant")
+    rng = np.random.default_rng(0)
+    u = jnp.asarray(rng.normal(size=(3, 20, 1)))
+    y = jnp.asarray(0.5 * np.asarray(u) + rng.normal(size=(3, 20, 1)))
+    return model, *model.initialize(jax.random.key(1), emissions=y, inputs=u), y, u
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("work", "kills"), [("sgd", 2), ("em", 1), ("nuts", 1), ("smc", 1)])
-def test_a_killed_run_resumes_to_the_same_result(work, kills, tmp_path):
-    cache = tmp_path / "cache"
-    whole, resumed = tmp_path / "whole.npz", tmp_path / "resumed.npz"
-    assert start(work, tmp_path / "a", whole, "fast", cache).wait() == 0
-    for _ in range(kills):
-        child = start(work, tmp_path / "b", resumed, "slow", cache)
-        saved = []
-        while len(saved) < 1 + kills and child.poll() is None:
+def fit_model(directory):
+    model, *problem = make()
+    return model.fit_sgd(
+        *problem, batch_size=2, num_epochs=25, shuffle=True, key=jax.random.key(2), window_size=7,
+        num_restarts=2, patience=40, checkpoint_dir=directory, progress=False, return_history=True,
+    )  # fmt: skip
+
+
+def fit_walk(directory):
+    return fit(directory, 25)
+
+
+def fit_by_em(directory):
+    model, *problem = make()
+    return model.fit_em(
+        *problem, num_iters=12, gradient_steps=1, checkpoint_dir=directory, progress=False
+    )
+
+
+def sample(directory, algorithm="nuts"):
+    model, *problem = make()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # so few draws are not good for much
+        draws = ssmlin.sample_posterior(
+            jax.random.key(3), model, *problem, variables="process_noise", num_chains=2,
+            num_warmup=60, num_samples=60, algorithm=algorithm, checkpoint_dir=directory,
+            progress=False,
+        )  # fmt: skip
+    return {name: x.values for name, x in draws.posterior.data_vars.items()}
+
+
+WORK = {
+    "walk": fit_walk,
+    "sgd": fit_model,
+    "em": fit_by_em,
+    "nuts": sample,
+    "smc": partial(sample, algorithm="smc"),
+}
+
+
+def die_slowly(work, directory, moment):
+    """Work, and say when it is the moment to be killed."""
+    checkpoint._SECONDS_BETWEEN = sgd._SECONDS_PER_CALL = 0.0
+    saves = 0
+
+    def wait(handle):
+        print("now", flush=True)
+        time.sleep(600)
+
+    def save(self, state, **options):
+        nonlocal saves
+        if saves == 3 and moment == "writing":
+            os.fsync = wait
+        SAVE(self, state, **options)
+        saves += 1
+        if saves >= 2 and moment == "working":
+            print("now", flush=True)
             time.sleep(0.02)
-            for path in (tmp_path / "b").glob("*.safetensors"):
-                changed = path.stat().st_mtime_ns
-                saved += [] if changed in saved else [changed]
+
+    Checkpoint.save = save
+    WORK[work](directory)
+
+
+def kill(work, directory, moment):
+    """Start the work in another process and kill it."""
+    cache = jax.config.jax_compilation_cache_dir
+    root = str(Path(ssmlin.__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": root, "JAX_ENABLE_X64": "1"}
+    environment |= {"JAX_COMPILATION_CACHE_DIR": cache} if cache else {}
+    arguments = [sys.executable, __file__, work, str(directory), moment]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, env=environment) as child:
+        assert child.stdout.readline() == b"now\n"
+        time.sleep(0.1 * np.random.default_rng().random())
         child.send_signal(signal.SIGKILL)
-        assert child.wait() == -signal.SIGKILL, "the run ended before it was killed"
-    assert not resumed.exists()
-    (tmp_path / "b" / f".{next((tmp_path / 'b').glob('*.safetensors')).name}.left").touch()
-    assert start(work, tmp_path / "b", resumed, "fast", cache).wait() == 0
-    assert len(list((tmp_path / "b").iterdir())) == 1, "temporary files are left"
-    with np.load(whole) as a, np.load(resumed) as b:
-        assert a.files == b.files
-        for name in a.files:
-            np.testing.assert_array_equal(a[name], b[name])
+    assert child.returncode == -signal.SIGKILL
 
 
-def saved(folder):
-    Checkpoint(folder, "work", ARGUMENTS).save(STATE, force=True)
-    return folder / "work.safetensors"
-
-
-def test_round_trip(tmp_path):
-    saved(tmp_path / "made" / "here")
-    state = Checkpoint(tmp_path / "made" / "here", "work", ARGUMENTS).load(STATE)
-    np.testing.assert_array_equal(state["x"], STATE["x"])
-    assert jax.random.bits(state["key"]) == jax.random.bits(STATE["key"])
-    assert state["n"].shape == ()
-    assert Checkpoint(tmp_path, "other", ARGUMENTS).load(STATE) is None
-    assert Checkpoint(None, "work", ARGUMENTS).load(STATE) is None
-    Checkpoint(None, "work", ARGUMENTS).save(STATE, force=True)
-
-
-def test_writes_are_seconds_apart(tmp_path, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    checkpoint = Checkpoint(tmp_path, "work", ARGUMENTS)
-    checkpoint.save(STATE, force=True)
-    for when, expected in ((1.0, 0), (6.0, 7), (7.0, 7)):
-        now[0] = when
-        checkpoint.save(STATE | {"n": jnp.asarray(7 if when > 1 else 5)})
-        n = int(Checkpoint(tmp_path, "work", ARGUMENTS).load(STATE)["n"])
-        assert n == (expected or 2)
-
-
-def test_another_call_is_told_and_the_file_stays(tmp_path):
-    before = saved(tmp_path).read_bytes()
-    other = Checkpoint(tmp_path, "work", ARGUMENTS | {"data": np.ones(3) + 1e-9})
-    with pytest.raises(ValueError, match=r"checkpoint_dir: .* made with another data"):
-        other.load(STATE)
-    with pytest.raises(ValueError, match="this version"):
-        Checkpoint(tmp_path, "work", ARGUMENTS).load(STATE | {"x": jnp.ones((2, 2))})
-    assert (tmp_path / "work.safetensors").read_bytes() == before
-    assert digest((1, None)) != digest((1, 0))
-    assert digest(np.float32(1)) != digest(np.float64(1))
-
-
-@pytest.mark.parametrize("place", np.linspace(0, 0.999, 12))
-@pytest.mark.parametrize("damage", ["flipped", "cut"])
-def test_damaged_files(tmp_path, place, damage):
-    path = saved(tmp_path)
-    data = bytearray(path.read_bytes())
-    at = int(place * len(data))
-    data = data[:at] if damage == "cut" else data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :]
-    path.write_bytes(data)
-    with pytest.raises(ValueError, match="checkpoint_dir: expected a"):
-        Checkpoint(tmp_path, "work", ARGUMENTS).load(STATE)
-    assert path.read_bytes() == data
-
-
-def test_foreign_files(tmp_path):
-    path = tmp_path / "work.safetensors"
-    for content in (b"hello", b"\0" * 100):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match="damaged or foreign"):
-            Checkpoint(tmp_path, "work", ARGUMENTS).load(STATE)
-    _files.write_arrays(path, "model", {"a": np.ones(1)}, {})
-    with pytest.raises(ValueError, match="with a model"):
-        Checkpoint(tmp_path, "work", ARGUMENTS).load(STATE)
+def assert_same(one, two):
+    assert jax.tree.structure(one) == jax.tree.structure(two)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
 @pytest.fixture
-def full_disk():
-    """The kernel refuses files of more than some bytes, as a full disk would."""
+def saves(monkeypatch):
+    """Save at every opportunity, and list whether it was forced; a new start forces the first."""
+    done = []
+
+    def save(self, state, force=False):
+        SAVE(self, state, force=force)
+        done.append(force)
+
+    monkeypatch.setattr(checkpoint, "_SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(Checkpoint, "save", save)
+    return done
+
+
+@pytest.mark.parametrize(
+    ("work", "moment"),
+    [
+        ("walk", "working"),
+        ("walk", "writing"),
+        pytest.param("sgd", "working", marks=pytest.mark.slow),
+        pytest.param("em", "working", marks=pytest.mark.slow),
+        pytest.param("nuts", "working", marks=pytest.mark.slow),
+        pytest.param("smc", "working", marks=pytest.mark.slow),
+    ],
+)
+def test_killed_work_ends_with_the_same_bits(work, moment, tmp_path, saves):
+    expected = WORK[work](tmp_path / "whole")
+    assert saves[0]
+    kill(work, tmp_path / "killed", moment)
+    names = [path.name for path in (tmp_path / "killed").iterdir()]
+    assert len(names) == 2 if moment == "writing" else len(names) >= 1
+    saves.clear()
+    assert_same(WORK[work](tmp_path / "killed"), expected)
+    assert not saves[0]  # it went on
+    assert len(saves) > 1 or moment == "working"
+    assert len(list((tmp_path / "killed").iterdir())) == 1
+    saves.clear()
+    assert_same(WORK[work](tmp_path / "killed"), expected)
+    assert saves == [False]  # nothing was left to do
+
+
+# ------------------------------------------------------------------------ fit_sgd's arguments
+
+
+ARGUMENTS = {
+    "model": Walk(),
+    "params": {"drift": jnp.asarray(0.0), "spread": jnp.asarray(1.0)},
+    "props": {"drift": ParameterProperties(), "spread": ParameterProperties(True, tfb.Softplus())},
+    "emissions": jnp.cumsum(jnp.asarray(np.random.default_rng(0).normal(size=(2, 30, 1))), axis=1),
+    "inputs": jnp.ones((2, 30)),
+    "optimizer": None,
+    "batch_size": 1,
+    "shuffle": True,
+    "key": jax.random.key(0),
+    "validation_fraction": 0.3,
+    "patience": 100,
+    "window_size": 10,
+    "num_restarts": 1,
+}
+OTHERS = {
+    "model": Walk(2.0),
+    "params": {"drift": jnp.asarray(1e-12), "spread": jnp.asarray(1.0)},
+    "props": {"drift": ParameterProperties(False), "spread": ARGUMENTS["props"]["spread"]},
+    "constrainer": {
+        "drift": ParameterProperties(),
+        "spread": ParameterProperties(True, tfb.Softplus(low=jnp.asarray(1e-6))),
+    },
+    "emissions": ARGUMENTS["emissions"].at[1, 29, 0].set(np.nan),
+    "inputs": ARGUMENTS["inputs"].at[0, 0].set(2.0),
+    "optimizer": optax.sgd(1e-2, momentum=0.9),
+    "batch_size": None,
+    "shuffle": False,
+    "key": jax.random.key(1),
+    "validation_fraction": 0.0,
+    "patience": None,
+    "window_size": 5,
+    "num_restarts": 2,
+}
+
+
+def fit(directory, num_epochs=5, **changes):
+    return sgd.fit_sgd(
+        **ARGUMENTS | changes, num_epochs=num_epochs, checkpoint_dir=directory, progress=False
+    )
+
+
+def test_the_checkpoint_of_another_call_is_left_alone(tmp_path):
+    expected = fit(tmp_path)
+    (path,) = tmp_path.iterdir()
+    before = path.read_bytes()
+    for name, value in OTHERS.items():
+        name = "props" if name == "constrainer" else name
+        changes = {name: value}
+        if name == "num_restarts":
+            changes["params"] = jax.tree.map(lambda x: jnp.stack([x, x]), ARGUMENTS["params"])
+        with pytest.raises(ValueError, match=f"checkpoint_dir: .* another .*{name}"):
+            fit(tmp_path, **changes)
+        assert path.read_bytes() == before
+    assert_same(fit(tmp_path), expected)
+
+
+def test_a_fit_is_prolonged_but_not_shortened(tmp_path, saves):
+    fit(tmp_path, 7)
+    assert_same(fit(tmp_path, 40), fit(None, 40))
+    with pytest.raises(ValueError, match="num_epochs: expected at least the 40 epochs"):
+        fit(tmp_path, 39)
+    # One that stopped early is at its end.
+    stopped = fit(tmp_path / "early", 200, patience=3)
+    assert stopped[1].stopped_early
+    assert_same(fit(tmp_path / "early", 300, patience=3), stopped)
+
+
+@pytest.mark.slow
+def test_both_fits_of_the_recipe_have_a_checkpoint(tmp_path):
+    model, _, _, y, u = make()
+    options = dict(num_epochs=8, num_restarts=2, window_size=10, progress=False)
+    expected = model.fit(y, u, checkpoint_dir=tmp_path, **options)
+    assert expected[1].best_epoch > 0
+    assert len(list(tmp_path.rglob("fit_sgd.safetensors"))) == 2
+    assert_same(model.fit(y, u, checkpoint_dir=tmp_path, **options), expected)
+    assert_same(model.fit(y, u, **options), expected)
+
+
+# ------------------------------------------------------------------------------------ failures
+
+
+@pytest.fixture(params=["full disk", "limit", "removed", "read-only"])
+def breakage(request, tmp_path):
+    """A directory, and how to break and to mend it."""
+    directory = tmp_path / "small"
+    directory.mkdir()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
-    def fill(size=16):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    def fill():
+        with pytest.raises(OSError), (directory / "filler").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
 
-    yield fill
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    signal.signal(signal.SIGXFSZ, handler)
+    if request.param == "full disk":
+        mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(directory)]
+        if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+            pytest.skip("mounting a small file system is not allowed here")
+        yield directory, fill, (directory / "filler").unlink
+        subprocess.run(["umount", str(directory)], check=True)
+    elif request.param == "limit":
+        yield (
+            directory,
+            lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard)),
+            lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard)),
+        )
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    elif request.param == "removed":
+        aside = tmp_path / "aside"
+        yield directory, lambda: directory.rename(aside), lambda: aside.rename(directory)
+    else:
+        if os.geteuid() == 0:
+            pytest.skip("no directory is read-only for root")
+        yield directory, lambda: directory.chmod(0o500), lambda: directory.chmod(0o700)
+        directory.chmod(0o700)
 
 
-def test_a_disk_that_fills_up(tmp_path, full_disk):
-    checkpoint = Checkpoint(tmp_path, "work", ARGUMENTS)
-    checkpoint.save(STATE, force=True)
-    before = (tmp_path / "work.safetensors").read_bytes()
-    full_disk()
-    with pytest.warns(RuntimeWarning, match="the work goes on") as caught:
-        for _ in range(3):
-            checkpoint.save(STATE | {"n": jnp.asarray(5)}, force=True)
-    assert len(caught) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["work.safetensors"]
-    assert (tmp_path / "work.safetensors").read_bytes() == before
-    with pytest.raises(ValueError, match="checkpoint_dir: expected a directory that can be"):
-        Checkpoint(tmp_path, "first", ARGUMENTS).save(STATE, force=True)
+def test_a_fit_outlives_its_checkpoint(breakage, saves, monkeypatch):
+    directory, break_it, mend = breakage
+    path, contents = directory / "fit_sgd.safetensors", []
+    expected = fit(None, 60)
+    saves.clear()
+    count = Checkpoint.save
+
+    def save(self, state, **options):
+        count(self, state, **options)
+        if len(saves) == 2:
+            contents.append(path.read_bytes())
+            break_it()
+
+    monkeypatch.setattr(Checkpoint, "save", save)
+    with pytest.warns(RuntimeWarning, match="checkpoint_dir: .* could not be replaced") as caught:
+        result = fit(directory, 60)
+    mend()
+    assert len(saves) > 5 and len(caught) == 1
+    assert_same(result, expected)
+    assert path.read_bytes() == contents[0]
+    assert [p.name for p in directory.iterdir()] == [path.name]
+    assert_same(fit(directory, 60), expected)
+    assert path.read_bytes() != contents[0]
 
 
-def test_a_directory_that_cannot_be_written(tmp_path):
+def test_a_directory_that_cannot_be_written_is_an_error_at_once(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(ValueError, match="checkpoint_dir: expected a directory"):
-            Checkpoint(folder, "work", ARGUMENTS)
-    sealed = tmp_path / "sealed"
-    sealed.mkdir(mode=0o500)
-    try:
-        (sealed / "probe").touch()
-    except PermissionError:
-        with pytest.raises(ValueError, match="checkpoint_dir: expected a directory"):
-            Checkpoint(sealed, "work", ARGUMENTS).save(STATE, force=True)
-    # A folder that disappears is a late failure.
-    gone = Checkpoint(tmp_path / "gone", "work", ARGUMENTS)
-    (tmp_path / "gone").rmdir()
-    with pytest.raises(ValueError, match="checkpoint_dir"):
-        gone.save(STATE, force=True)
+    monkeypatch.setattr(sgd, "_run", None)  # no work is done
+    for directory in (tmp_path / "file", tmp_path / "file" / "inside"):
+        with pytest.raises(ValueError, match="checkpoint_dir: expected a directory that can be"):
+            fit(directory)
+
+    def fail(*args):
+        raise OSError("no space")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(ValueError, match="checkpoint_dir: .* can be written, got .*no space"):
+        fit(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_fits_end_at_once_when_done_and_can_be_prolonged(tmp_path):
-    model = ssmlin.LinearAttentionSSM("mamba2", 1, 1, 2, gates="constant")
-    y = jnp.sin(jnp.arange(30.0))[:, None]
-    u = jnp.ones((30, 1))
-    params, props = model.initialize(emissions=y, inputs=u)
-    options = dict(patience=None, progress=False)
+def test_any_damage_is_found_and_left_alone(tmp_path):
+    state = {"x": jnp.arange(3.0), "key": jax.random.key(4), "n": jnp.asarray(7)}
 
-    def fit(folder, num_epochs):
-        return model.fit_sgd(
-            params, props, y, u, num_epochs=num_epochs, checkpoint_dir=folder, **options
-        )
+    def open_it(name="work"):
+        return Checkpoint(tmp_path, name, {"a": 1})
 
-    first, losses = fit(tmp_path / "a", 40)
-    written = (tmp_path / "a" / "fit_sgd.safetensors").stat().st_mtime_ns
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        again, same = fit(tmp_path / "a", 40)
-    assert (tmp_path / "a" / "fit_sgd.safetensors").stat().st_mtime_ns == written
-    np.testing.assert_array_equal(losses, same)
-    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(again), strict=True):
-        np.testing.assert_array_equal(a, b)
-    _, longer = fit(tmp_path / "a", 80)
-    _, whole = fit(tmp_path / "b", 80)
-    np.testing.assert_array_equal(longer, whole)
-    with pytest.raises(ValueError, match="another emissions"):
-        model.fit_sgd(params, props, 2 * y, u, checkpoint_dir=tmp_path / "a", **options)
-    with pytest.raises(ValueError, match="another model"):
-        ssmlin.LinearAttentionSSM("retnet", 1, 1, 2).fit_sgd(
-            params, props, y, u, checkpoint_dir=tmp_path / "a", **options
-        )
+    assert open_it().load(state) is None
+    open_it().save(state, force=True)
+    assert_same(
+        jax.tree.map(jax.random.key_data, open_it().load(state)["key"]),
+        jax.random.key_data(state["key"]),
+    )
+    np.testing.assert_array_equal(open_it().load(state)["x"], state["x"])
+    path = tmp_path / "work.safetensors"
+    whole = path.read_bytes()
+    damaged = [whole[:size] for size in [*range(0, len(whole), 5), len(whole) - 1]]
+    for i in range(len(whole)):
+        damaged.append(whole[:i] + bytes([whole[i] ^ (1 << i % 8)]) + whole[i + 1 :])
+    for data in damaged:
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match="checkpoint_dir: expected a file of ssmlin with a"):
+            open_it().load(state)
+        assert path.read_bytes() == data
+    # Another work's, another kind of state's, and no file at all.
+    path.write_bytes(whole)
+    path.rename(tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="got one with a checkpoint of work"):
+        open_it("other").load(state)
+    (tmp_path / "other.safetensors").rename(path)
+    with pytest.raises(ValueError, match="of this version of ssmlin"):
+        open_it().load(state | {"x": jnp.arange(3)})
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ValueError, match="checkpoint_dir: expected a file that can be read"):
+        open_it().load(state)
+
+
+def test_leftovers_of_killed_writers_are_removed(tmp_path):
+    for name in (".work.safetensors.0a1b", ".other.safetensors.0a1b", "work.txt"):
+        (tmp_path / name).touch()
+    Checkpoint(tmp_path, "work", {})
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".other.safetensors.0a1b", "work.txt"]
+
+
+def test_writings_keep_their_distance(tmp_path, monkeypatch):
+    now, written = [100.0], []
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(checkpoint, "write_arrays", lambda *args: written.append(now[0]))
+    work = Checkpoint(tmp_path, "work", {})
+    for now[0] in (101.0, 104.9, 105.0, 109.0, 111.0):
+        work.save({}, force=now[0] == 101.0)
+    assert written == [101.0, 109.0]
+
+
+def test_digests_tell_values_apart_but_not_processes():
+    model, params, props, y, u = make()
+    optimizer = optax.chain(optax.clip(1.0), optax.adamw(1e-2))
+    flags = [(p.trainable, p.constrainer) for p in property_leaves(props)]
+    things = [model, params, flags, optimizer.init(params), y, jax.random.key(0), None, ("a", 1)]
+    assert len({digest(x) for x in things}) == len(things)
+    assert digest(y) != digest(y.at[0, 0, 0].add(1e-15)) != digest(y.astype(jnp.float32))
+
+    class Plain:
+        pass
+
+    assert digest(Plain()) == digest(Plain()) and digest([Plain()]) != digest([object()])
+
+
+def test_the_format_is_told_apart(tmp_path, monkeypatch):
+    fit(tmp_path)
+    monkeypatch.setattr(_files, "_FORMAT", 2)
+    with pytest.raises(ValueError, match="checkpoint_dir: .* of format 2, got format 1"):
+        fit(tmp_path)
+
+
+if __name__ == "__main__":
+    die_slowly(*sys.argv[1:])

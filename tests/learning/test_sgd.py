@@ -5,8 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from dynamax.parameters import ParameterProperties, from_unconstrained, to_unconstrained
+from tensorflow_probability.substrates.jax import bijectors as tfb
+from walk import Walk
 
 import ssmlin
+from ssmlin import learning
 from ssmlin.learning import sgd
 
 
@@ -199,6 +203,232 @@ def test_fitting_again_does_not_compile_again(problem):
     assert sgd._run._cache_size() == before
 
 
+def assert_close(one, two, **tolerance):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_allclose(a, b, **tolerance)
+
+
+@pytest.fixture(scope="module")
+def batch(problem):
+    """Three sequences of 25 steps, some missing, whose start is far from the best."""
+    model, params, props, y, u = problem
+    ys, us = y[:75].reshape(3, 25, 1), u[:75].reshape(3, 25, 2)
+    return model, params, props, ys.at[1, 9].set(np.nan).at[0, 20:].set(np.nan), us
+
+
+def make_plan(model, data, window_size, num_windows):
+    optimizer = sgd._with_extra_args(sgd.default_optimizer())
+    seen = model.given_missing(data.emissions)
+    return sgd._Plan(seen, optimizer, len(data.emissions), False, window_size, num_windows, 1)
+
+
+def test_one_window_is_the_ordinary_fit(batch):
+    model, *problem = batch
+    options = dict(num_epochs=15, progress=False, return_history=True)
+    one, history = model.fit_sgd(*problem, **options)
+    two, windowed = model.fit_sgd(*problem, window_size=99, **options)
+    assert_close(one, two, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(history.losses, windowed.losses, rtol=1e-10)
+    np.testing.assert_allclose(history.scores, windowed.scores, rtol=1e-10)
+    assert windowed.best_epoch == history.best_epoch > 0
+
+
+def test_windows_of_frozen_parameters_add_up(batch):
+    model, params, props, y, u = batch
+    terms = jax.vmap(lambda y, u: model.log_predictive(params, y, u))(y, u)
+    _, history = model.fit_sgd(
+        params, props, y, u, optax.sgd(0.0), window_size=7, num_epochs=2, validation_fraction=0.3,
+        progress=False, return_history=True,
+    )  # fmt: skip
+    seen = np.isfinite(np.asarray(y))  # 18 steps are fitted, in windows of 7, 7 and 4
+    loss = -(model.log_prior(params) + terms[:, :18].sum()) / seen[:, :18].sum()
+    np.testing.assert_allclose(history.losses, loss, rtol=1e-10)
+    np.testing.assert_allclose(history.scores, -terms[:, 18:].sum() / seen[:, 18:].sum(), rtol=1e-9)
+
+    data = sgd._padded(sgd._Data(y, u, jnp.ones(25, bool)), 3)
+    plan = make_plan(model, data, 7, 4)
+    by_windows = sgd._log_predictive(params, plan, data, jnp.arange(3))
+    np.testing.assert_allclose(by_windows[:, :25], terms, rtol=1e-9, atol=1e-9)
+    np.testing.assert_array_equal(by_windows[:, 25:], 0.0)
+
+
+def test_a_window_starts_from_the_law_before_it(batch):
+    """The gradient of a window: of its steps' densities given the law before, held fixed."""
+    model, params, props, y, u = batch
+    data = sgd._Data(y, u, jnp.ones(25, bool))
+    plan = make_plan(model, data, 5, 5)
+    everything = sgd._Batch(jnp.arange(3), jnp.ones(3))
+    before = [model.filter(params, y[b, :15], u[b, :15], store="last") for b in range(3)]
+    laws = (
+        jnp.concatenate([p.filtered_means for p in before]),
+        jnp.concatenate([p.filtered_covariances for p in before]),
+    )
+    values = np.isfinite(np.asarray(y)).sum()
+    share = np.isfinite(np.asarray(y[:, 15:20])).sum() / values
+
+    def loss(unconstrained):
+        p = from_unconstrained(unconstrained, props)
+        total = share * model.log_prior(p)
+        for b in range(3):
+            steps = (y[b, 15:20], u[b, 15:20])
+            total += model.filter_window(p, (laws[0][b], laws[1][b]), *steps)[0].sum()
+        return -5 * total / values
+
+    @jax.jit
+    @jax.value_and_grad
+    def window_loss(unconstrained, window):
+        return sgd._loss(unconstrained, plan, props, data, everything, window)[0]
+
+    start = to_unconstrained(params, props)
+    value, grad = window_loss(start, sgd._Window(3, laws))
+    expected, expected_grad = jax.jit(jax.value_and_grad(loss))(start)
+    np.testing.assert_allclose(value, expected, rtol=1e-10)
+    assert_close(grad, expected_grad, rtol=1e-8, atol=1e-12)
+    # The first window's law is the model's, with its gradient; what is given does not count.
+    _, one = window_loss(start, sgd._Window(0, laws))
+    _, two = window_loss(start, sgd._Window(0, jax.tree.map(jnp.zeros_like, laws)))
+    assert_close(one, two, rtol=0)
+    # The prior, which both see, does not tell the columns apart; the data do.
+    assert np.ptp(one.initial.variances) > 1e-3 and np.ptp(grad.initial.variances) < 1e-12
+
+
+@pytest.fixture(scope="module")
+def walk():
+    """Three walks of 40 steps, and where to start."""
+    rng = np.random.default_rng(3)
+    u = rng.normal(size=(3, 40))
+    y = jnp.asarray(np.cumsum(0.7 * u + 0.4 * rng.normal(size=u.shape), axis=1)[:, :, None])
+    params = {"drift": jnp.asarray(0.0), "spread": jnp.asarray(1.0)}
+    props = {"drift": ParameterProperties(), "spread": ParameterProperties(True, tfb.Softplus())}
+    return Walk(), params, props, y, jnp.asarray(u)
+
+
+def test_windows_learn_and_take_minibatches(walk):
+    fitted, history = learning.fit_sgd(
+        *walk, optax.adam(3e-2), 2, 60, True, jax.random.key(1), window_size=7, progress=False
+    )
+    assert np.isfinite(history.losses).all() and history.losses[-1] < history.losses[0] - 0.3
+    np.testing.assert_allclose(fitted["drift"], 0.7, atol=0.1)
+    np.testing.assert_allclose(fitted["spread"], 0.4, atol=0.1)
+
+
+def test_memory_of_the_gradient_grows_with_the_window_only(problem):
+    model, params, props, _, _ = problem
+
+    def memory(steps, size):
+        data = sgd._Data(jnp.zeros((1, steps, 1)), jnp.zeros((1, steps, 2)), jnp.ones(steps, bool))
+        plan = make_plan(model, data, size, steps // size)
+        fit = sgd._start(params, plan, props, data)
+        limits = sgd._Limits(1, 1)
+        lowered = sgd._run.lower(fit, jax.random.key(0), limits, plan, props, data)
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    short, long = memory(64, 16), memory(1024, 16)
+    # Of all steps only their terms are kept, to choose the best epoch by. A gradient through them
+    # all keeps a hundred numbers a step.
+    assert long - short < 6 * 8 * (1024 - 64)
+
+
+def test_windows_that_cannot_be(batch):
+    model, params, props, y, u = batch
+    for size in (0, -1):
+        with pytest.raises(ValueError, match="window_size: expected an integer >= 1"):
+            model.fit_sgd(params, props, y, u, window_size=size, progress=False)
+    two = ssmlin.LinearAttentionSSM("mamba2", 2, 1, 2, gates="constant")
+    params, props = two.initialize()
+    partly = jnp.zeros((10, 2)).at[3, 0].set(jnp.nan)
+    with pytest.raises(ValueError, match="window_size: expected None where .* partly missing"):
+        two.fit_sgd(params, props, partly, jnp.zeros((10, 1)), window_size=4, progress=False)
+
+    class Plain:
+        log_prior, log_predictive = two.log_prior, two.log_predictive
+
+    with pytest.raises(ValueError, match="window_size: expected None for a model without"):
+        learning.fit_sgd(Plain(), params, props, jnp.zeros((1, 10, 2)), window_size=4)
+
+
+@pytest.mark.parametrize("validation_fraction", [0.0, 0.25])
+@pytest.mark.parametrize(
+    "optimizer", [None, pytest.param(optax.lbfgs(), marks=pytest.mark.slow)], ids=["adam", "lbfgs"]
+)
+def test_restarts_are_the_best_of_separate_fits(batch, optimizer, validation_fraction):
+    model, given, props, y, u = batch
+    key = jax.random.key(8)
+    # A given start that is not the best, with something in it that is not trainable.
+    given = given._replace(emissions=given.emissions._replace(row_cov=jnp.asarray([9.0])))
+    fixed = ParameterProperties(False, props.initial.variances.constrainer)
+    props = props._replace(initial=props.initial._replace(variances=fixed))
+    options = dict(
+        optimizer=optimizer, num_epochs=12, validation_fraction=validation_fraction,
+        batch_size=2, shuffle=True, key=key, progress=False, return_history=True,
+    )  # fmt: skip
+    if optimizer is not None:  # which wants all the data, and makes much of rounding errors
+        options |= dict(num_epochs=6, batch_size=3)
+    num_train = 25 - int(25 * validation_fraction)
+    starts = [given]
+    for i in (1, 2):
+        start, _ = model.initialize(
+            jax.random.fold_in(key, i), emissions=y[:, :num_train], inputs=u[:, :num_train]
+        )
+        starts.append(start._replace(initial=given.initial))
+        starts[-1] = starts[-1]._replace(
+            emissions=start.emissions._replace(noise=given.emissions.noise)
+        )
+    fits = [model.fit_sgd(start, props, y, u, **options) for start in starts]
+    scores = [history.scores.min() if validation_fraction == 0 else
+              history.scores[history.best_epoch] for _, history in fits]  # fmt: skip
+    best = int(np.argmin(scores))
+    together, history = model.fit_sgd(given, props, y, u, num_restarts=3, **options)
+    assert history.restart == best
+    assert optimizer is not None or best > 0
+    assert_close(together, fits[best][0], rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(history.losses, fits[best][1].losses, rtol=1e-8)
+    np.testing.assert_allclose(history.scores, fits[best][1].scores, rtol=1e-8)
+    assert history[2:] == (*fits[best][1][2:4], best)
+    before = sgd._run._cache_size(), sgd._start._cache_size()
+    model.fit_sgd(given, props, y + 1, u, num_restarts=3, **options | {"num_epochs": 7})
+    assert (sgd._run._cache_size(), sgd._start._cache_size()) == before
+
+
+def test_a_bad_restart_loses(walk):
+    model, params, *data = walk
+    options = dict(num_epochs=5, num_restarts=2, progress=False)
+    starts = {"drift": jnp.asarray([jnp.nan, 0.0]), "spread": jnp.ones(2)}
+    with pytest.warns(RuntimeWarning, match="5 gradient steps were not finite"):
+        fitted, history = learning.fit_sgd(model, starts, *data, **options)
+    assert history.restart == 1
+    alone, _ = learning.fit_sgd(model, params, *data, num_epochs=5, progress=False)
+    assert_close(fitted, alone, rtol=1e-10)
+    starts = starts | {"drift": jnp.full(2, jnp.nan)}
+    with pytest.raises(ValueError, match=r"params: expected a finite loss .* got \[nan, nan\]"):
+        learning.fit_sgd(model, starts, *data, **options)
+    with pytest.raises(ValueError, match="params: expected a leading axis .* got drift of shape"):
+        learning.fit_sgd(model, params, *data, **options)
+
+
+def test_restarts_stop_by_themselves(walk):
+    """One start has no patience left while another goes on; what it was stays its result."""
+    model, params, *data = walk
+    fixed = ParameterProperties(False, tfb.Softplus())
+    data[0] = data[0] | {"spread": fixed}
+    options = dict(
+        num_epochs=60, patience=3, progress=False, validation_fraction=0.0,
+        optimizer=optax.sgd(0.05, momentum=0.9),
+    )  # fmt: skip
+    # One starts at the best drift there is.
+    steps, u = jnp.diff(data[1][..., 0], prepend=0.0), data[2]
+    best = jnp.sum(u * steps) / (jnp.sum(u**2) + 1)
+    starts = [params | {"drift": x} for x in (best, best - 4.0)]
+    alone = [learning.fit_sgd(model, start, *data, **options) for start in starts]
+    lengths = [len(history.losses) for _, history in alone]
+    assert lengths[0] < lengths[1] < 60
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *starts)
+    together = learning.fit_sgd(model, stacked, *data, num_restarts=2, **options)
+    assert together[1].restart == 0 and together[1].stopped_early
+    assert_close(together[0], alone[0][0], rtol=1e-10)
+    np.testing.assert_allclose(together[1].losses, alone[0][1].losses, rtol=1e-10)
+
+
 def test_the_recipe_on_noise_and_on_an_autoregression():
     """Held out, the fit may not lose more than its parameters explain (ΔAIC-like: k/n nats)."""
     rng = np.random.default_rng(1)
@@ -224,68 +454,3 @@ def test_the_recipe_on_noise_and_on_an_autoregression():
         best = truth(y, np.asarray(inputs))[200:].mean()
         parameters = sum(x.size for x in jax.tree.leaves(params))
         assert ours > best - parameters / 200
-
-
-@pytest.mark.parametrize("validation_fraction", [0.0, 0.25])
-def test_restarts_are_the_best_of_separate_fits(problem, validation_fraction):
-    model, params, props, y, u = problem
-    options = dict(
-        num_epochs=60, patience=15, validation_fraction=validation_fraction,
-        progress=False, return_history=True,
-    )  # fmt: skip
-    key = jax.random.key(5)
-    best, history = model.fit_sgd(params, props, y, u, key=key, num_restarts=3, **options)
-    train = slice(0, 80 - int(validation_fraction * 80))
-    starts = [params]
-    for i in (1, 2):
-        start, _ = model.initialize(jax.random.fold_in(key, i), emissions=y[train], inputs=u[train])
-        start = jax.tree.map(lambda x: x.astype(jnp.float64), start)
-        starts.append(
-            start._replace(
-                initial=start.initial._replace(mean=params.initial.mean),
-                emissions=start.emissions._replace(noise=params.emissions.noise),
-            )
-        )
-    separate = [model.fit_sgd(start, props, y, u, **options) for start in starts]
-    scores = [float(h.scores[h.best_epoch]) for _, h in separate]
-    assert history.restart == int(np.argmin(scores))
-    expected, alone = separate[history.restart]
-    np.testing.assert_allclose(history.losses, alone.losses, rtol=1e-8)
-    assert (history.best_epoch, history.stopped_early) == (alone.best_epoch, alone.stopped_early)
-    for a, b in zip(jax.tree.leaves(best), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-8)
-    before = sgd._run._cache_size()
-    model.fit_sgd(params, props, y, u, key=jax.random.key(6), num_restarts=3, **options)
-    assert sgd._run._cache_size() == before
-
-
-def test_restarts_by_line_search_and_by_the_recipe(problem):
-    model, params, props, y, u = problem
-    _, losses = model.fit_sgd(
-        params, props, y, u, optax.lbfgs(), num_epochs=20, num_restarts=2,
-        validation_fraction=0.0, progress=False,
-    )  # fmt: skip
-    assert losses[-1] < losses[0]
-    _, history = model.fit(y, u, num_epochs=20, num_restarts=2, progress=False)
-    assert history.restart in (0, 1)
-
-
-def test_windows_cover_the_likelihood_and_a_single_one_is_the_ordinary_fit(problem):
-    model, params, props, y, u = problem
-    seen = model.given_missing(y[None])
-    law, terms = seen.initial_law(params), []
-    for start in range(0, 80, 16):
-        part = slice(start, start + 16)
-        term, law = seen.filter_window(params, law, y[part], u[part])
-        terms.append(term)
-    np.testing.assert_allclose(
-        jnp.concatenate(terms), model.log_predictive(params, y, u), rtol=1e-9
-    )
-    options = dict(num_epochs=20, validation_fraction=0.0, patience=None, progress=False)
-    whole, losses = model.fit_sgd(params, props, y, u, **options)
-    one, same = model.fit_sgd(params, props, y, u, window_size=100, **options)
-    np.testing.assert_allclose(losses, same, rtol=1e-9)
-    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(one), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-9)
-    _, by_windows = model.fit_sgd(params, props, y, u, window_size=24, **options)
-    assert by_windows[-1] < by_windows[0] - 0.05
