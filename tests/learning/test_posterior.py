@@ -1,5 +1,8 @@
 """Sampling the parameters' posterior, against grids, known truths and the model's own densities."""
 
+import os
+import subprocess
+import sys
 import warnings
 from functools import partial
 
@@ -327,6 +330,48 @@ def test_single_precision():
     )  # fmt: skip
     assert draws.posterior["alpha"].dtype == np.float32
     assert int(draws.sample_stats["diverging"].sum()) == 0
+
+
+SHARED_OUT = """
+import jax, jax.numpy as jnp, numpy as np, warnings
+import ssmlin
+from ssmlin.learning import samplers
+
+model = ssmlin.LinearAttentionSSM("mamba2", 1, 1, 2, gates="constant")
+rng = np.random.default_rng(0)
+y, u = jnp.asarray(rng.normal(size=(2, 20, 1)))
+params, props = model.initialize(emissions=y, inputs=u)
+assert len(jax.devices()) == 2
+warnings.simplefilter("ignore")
+
+def sample():
+    draws = ssmlin.sample_posterior(
+        jax.random.key(0), model, params, props, y, u, variables="process_noise", num_chains=2,
+        num_warmup=30, num_samples=30, trajectories=False, progress=False)
+    return draws.posterior["process_noise"].values
+
+spread = samplers._over_devices
+used = []
+def watched(tree, num_chains):
+    tree = spread(tree, num_chains)
+    used.append({len(x.sharding.device_set) for x in jax.tree.leaves(tree)})
+    return tree
+samplers._over_devices = watched
+one = sample()
+assert used == [{2}], used
+samplers._over_devices = lambda tree, num_chains: tree
+np.testing.assert_allclose(one, sample(), rtol=1e-6)
+"""
+
+
+@pytest.mark.slow
+def test_chains_are_shared_out_over_devices():
+    """On two devices the draws are those of one."""
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "JAX_ENABLE_X64": "1",
+    }
+    subprocess.run([sys.executable, "-c", SHARED_OUT], check=True, env=environment)
 
 
 @pytest.mark.slow
