@@ -42,13 +42,13 @@ def demo(
 
     lines: list[str] = []
     results = run_demo(output, seed=seed, workers=workers, progress=not quiet, report=lines.append)
-    for series, rows in results.items():
+    for series, comparison in results.items():
         table = Table(title=f"{series}: held out, one step ahead", title_justify="left")
         table.add_column("model")
         table.add_column("setting")
         for heading in ("log density", "RMSE", "parameters", "seconds"):
             table.add_column(heading, justify="right")
-        for r in rows:
+        for r in comparison.results:
             setting = ", ".join(f"{k}={v}" for k, v in r.setting.items())
             if r.failure is not None:
                 table.add_row(r.name, setting, "failed", "", "", f"{r.seconds:.1f}")

@@ -1,18 +1,39 @@
-"""Baselines, held-out scores and the demonstration."""
+"""Baselines, held-out scores, comparisons, figures and the demonstration."""
 
+from ssmlin.evaluation.comparison import Comparison, compare, compare_models, compare_series
 from ssmlin.evaluation.datasets import Series, Split, load_macro, load_sunspots, train_test_split
-from ssmlin.evaluation.forecasters import Fitted, Forecaster, OneStep, Result, evaluate, grid
+from ssmlin.evaluation.forecasters import (
+    Ahead,
+    Fitted,
+    Forecaster,
+    Observed,
+    Result,
+    evaluate,
+    grid,
+)
+from ssmlin.evaluation.predictive import Predictive
+from ssmlin.evaluation.scores import PathScores, Scores, score, score_paths
 
 __all__ = [
+    "Ahead",
+    "Comparison",
     "Fitted",
     "Forecaster",
-    "OneStep",
+    "Observed",
+    "PathScores",
+    "Predictive",
     "Result",
+    "Scores",
     "Series",
     "Split",
+    "compare",
+    "compare_models",
+    "compare_series",
     "evaluate",
     "grid",
     "load_macro",
     "load_sunspots",
+    "score",
+    "score_paths",
     "train_test_split",
 ]

@@ -1,11 +1,13 @@
-"""Real series that ship with statsmodels, and splitting them in time."""
+"""Real series that ship with packages, and splitting them in time."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from ssmlin import _checks
+from ssmlin.evaluation.forecasters import Observed
 
 
 @dataclass(frozen=True)
@@ -14,17 +16,21 @@ class Series:
 
     Args:
         name: what it is called.
-        values: (T, m).
+        values: (T, m); NaN means missing.
         times: (T,).
         columns: names of the m columns.
         source: where it comes from and how it was transformed.
+        inputs: exogenous inputs, (T, k), or None.
+        period: steps a season, or None.
     """
 
     name: str
     values: Float[np.ndarray, "T m"]
-    times: Float[np.ndarray, " T"]
+    times: np.ndarray
     columns: tuple[str, ...]
     source: str
+    inputs: Float[np.ndarray, "T k"] | None = None
+    period: int | None = None
 
 
 @dataclass(frozen=True)
@@ -33,27 +39,27 @@ class Split:
 
     Args:
         series: the series in its own units.
-        values: the standardised series, (T, m).
+        observed: values and inputs, standardised.
         num_train: the number of steps of the training part.
         mean: of the training part, (m,).
         scale: standard deviation of the training part, (m,).
     """
 
     series: Series
-    values: Float[np.ndarray, "T m"]
+    observed: Observed
     num_train: int
     mean: Float[np.ndarray, " m"]
     scale: Float[np.ndarray, " m"]
 
     @property
-    def train(self) -> Float[np.ndarray, "T1 m"]:
+    def train(self) -> Observed:
         """The standardised training part."""
-        return self.values[: self.num_train]
+        return self.observed.until(self.num_train)
 
     @property
     def test(self) -> Float[np.ndarray, "T2 m"]:
-        """The standardised held-out part."""
-        return self.values[self.num_train :]
+        """The standardised values of the held-out part."""
+        return self.observed.values[self.num_train :]
 
 
 def load_sunspots() -> Series:
@@ -95,38 +101,153 @@ _GROWTH = ("realgdp", "realcons")
 _LEVELS = ("infl", "unemp", "tbilrate")
 
 
+def load_nile() -> Series:
+    """Yearly flow of the Nile at Aswan 1871-1970."""
+    from statsmodels.api import datasets
+
+    data = datasets.nile.load_pandas().data
+    values, times = data[["volume"]].to_numpy(np.float64), data["year"].to_numpy(np.float64)
+    return Series("nile", values, times, ("volume",), "statsmodels nile (Durbin and Koopman)")
+
+
+def load_co2() -> Series:
+    """Monthly change of the carbon dioxide at Mauna Loa 1958-2001."""
+    from statsmodels.api import datasets
+
+    monthly = datasets.co2.load_pandas().data["co2"].resample("MS").mean().interpolate()
+    values = np.diff(monthly.to_numpy(np.float64))[:, None]
+    source = "statsmodels co2 (Scripps), monthly means, gaps interpolated, differences"
+    return Series("co2", values, _years(monthly.index[1:]), ("Δ co2",), source, period=12)
+
+
+def load_elnino() -> Series:
+    """Monthly temperature of the sea surface, Niño 1+2, 1950-2010, less its mean seasons.
+
+    The seasons are those of the first 70 %.
+    """
+    from statsmodels.api import datasets
+
+    table = datasets.elnino.load_pandas().data
+    months = table.drop(columns="YEAR").to_numpy(np.float64)
+    months = months - months[: int(0.7 * len(months))].mean(axis=0)
+    times = (table["YEAR"].to_numpy(np.float64)[:, None] + np.arange(12) / 12).ravel()
+    values = months.reshape(-1, 1)
+    source = "statsmodels elnino (NOAA), less the monthly means of the first 70 %"
+    return Series("elnino", values, times, ("anomaly",), source, period=12)
+
+
+def load_interest_inflation() -> Series:
+    """German interest and inflation rates, quarterly, 1972-1998."""
+    from statsmodels.api import datasets
+
+    data = datasets.interest_inflation.load_pandas().data
+    times = data["year"].to_numpy(np.float64) + (data["quarter"].to_numpy(np.float64) - 1) / 4
+    values = data[["Dp", "R"]].to_numpy(np.float64)
+    source = "statsmodels interest_inflation (Lütkepohl)"
+    return Series("interest", values, times, ("inflation", "interest"), source, period=4)
+
+
+def load_weather() -> Series:
+    """Daily highest and lowest temperature in Seattle 2012-2015."""
+    data = _vega("seattle_weather")
+    values = data[["temp_max", "temp_min"]].to_numpy(np.float64)
+    source = "vega_datasets seattle_weather (NOAA)"
+    return Series("weather", values, _years(data["date"]), ("high", "low"), source)
+
+
+def load_stocks() -> Series:
+    """Monthly log returns of four shares 2000-2010, in percent."""
+    table = _vega("stocks").pivot(index="date", columns="symbol", values="price")
+    names = ("AAPL", "AMZN", "IBM", "MSFT")
+    values = 100 * np.diff(np.log(table[list(names)].to_numpy(np.float64)), axis=0)
+    source = "vega_datasets stocks, 100 × the differences of logarithms"
+    return Series("stocks", values, _years(table.index[1:]), names, source)
+
+
+def load_employment() -> Series:
+    """Monthly growth of US employment 2006-2015, in three sectors, in percent."""
+    data = _vega("us_employment")
+    names = ("construction", "manufacturing", "government")
+    values = 100 * np.diff(np.log(data[list(names)].to_numpy(np.float64)), axis=0)
+    source = "vega_datasets us_employment (BLS), 100 × the differences of logarithms"
+    times = _years(data["month"][1:])
+    return Series("employment", values, times, names, source, period=12)
+
+
+def _vega(name: str) -> Any:
+    """A data set of the package vega_datasets."""
+    try:
+        from vega_datasets import local_data
+    except ImportError as error:
+        raise ValueError(
+            f"name: expected the package vega_datasets for {name}; pip install ssmlin[results]"
+        ) from error
+    return getattr(local_data, name)()
+
+
+def _years(dates: Any) -> np.ndarray:
+    """Dates as fractions of years."""
+    import pandas as pd
+
+    index = pd.DatetimeIndex(dates)
+    return index.year.to_numpy() + (index.dayofyear.to_numpy() - 1) / 365.25
+
+
+#: The series of the results in the documentation.
+DATASETS = {
+    "sunspots": load_sunspots,
+    "macro": load_macro,
+    "nile": load_nile,
+    "co2": load_co2,
+    "elnino": load_elnino,
+    "interest": load_interest_inflation,
+    "weather": load_weather,
+    "stocks": load_stocks,
+    "employment": load_employment,
+}
+
+
 def train_test_split(series: Series, test_fraction: float = 0.3) -> Split:
     """Split a series in time and standardise it by its first part.
 
     Args:
-        series: the series, finite.
+        series: the series.
         test_fraction: the share of the last steps to hold out, in (0, 1).
 
     Returns:
         The standardised series and where it was cut.
 
     Raises:
-        ValueError: a share out of range, a part left without steps, values that are not finite,
-            or a column that is constant on the training part.
+        ValueError: a share out of range, a part left without steps, infinite values, missing
+            inputs, or a column that is constant on the training part.
     """
     if not 0 < test_fraction < 1:
         raise ValueError(f"test_fraction: expected a number in (0, 1), got {test_fraction}")
-    values = series.values
-    if values.ndim != 2 or not np.isfinite(values).all():
+    values, inputs = series.values, series.inputs
+    if values.ndim != 2 or np.isinf(values).any() or np.isnan(values).all():
         raise ValueError(
-            "series.values: expected a finite array of shape (T, m), got "
+            "series.values: expected an array of shape (T, m) without infinite values, got "
             f"{_checks.describe(values)} with {int((~np.isfinite(values)).sum())} not finite"
+        )
+    inputs = np.zeros((len(values), 0)) if inputs is None else inputs
+    if inputs.ndim != 2 or len(inputs) != len(values) or not np.isfinite(inputs).all():
+        raise ValueError(
+            f"series.inputs: expected a finite array of shape ({len(values)}, k), got "
+            f"{_checks.describe(inputs)} with {int((~np.isfinite(inputs)).sum())} not finite"
         )
     num_train = len(values) - round(test_fraction * len(values))
     if not 1 < num_train < len(values):
         raise ValueError(
             f"test_fraction: expected steps in both parts of {len(values)}, got {test_fraction}"
         )
-    mean, scale = values[:num_train].mean(axis=0), values[:num_train].std(axis=0)
+    mean, scale = np.nanmean(values[:num_train], axis=0), np.nanstd(values[:num_train], axis=0)
     for column, spread in zip(series.columns, scale, strict=True):
-        if spread == 0:
+        if not spread > 0:
             raise ValueError(
-                f"series.values: expected varying columns, got {column!r} constant on the "
-                "training part"
+                f"series.values: expected varying columns, got {column!r} constant or missing on "
+                "the training part"
             )
-    return Split(series, (values - mean) / scale, num_train, mean, scale)
+    spread = inputs[:num_train].std(axis=0)
+    # An input that does not vary yet is left in its own units.
+    inputs = (inputs - inputs[:num_train].mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    return Split(series, Observed((values - mean) / scale, inputs), num_train, mean, scale)

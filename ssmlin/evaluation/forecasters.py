@@ -1,45 +1,80 @@
-"""One interface for everything that predicts a series one step ahead, and the choice of settings.
+"""One interface for everything that predicts a series, the choice of settings, and held-out scores.
 
-A forecaster is fitted on training data and then says the predictive density and mean of every
-step of a longer series, given all earlier steps.
+A forecaster is fitted on training data and then says, for every step of a longer series, the
+predictive law given all earlier steps, and from any step on sampled paths of the steps to come.
 """
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
+
+from ssmlin.evaluation.predictive import Predictive
+from ssmlin.evaluation.scores import PathScores, Scores, score, score_paths
 
 Values = Float[np.ndarray, "T m"]
 
 
-class OneStep(NamedTuple):
-    """One-step-ahead predictions of a whole series.
+class Observed(NamedTuple):
+    """A series and what is known beside it.
 
     Attributes:
-        log_density: log p(y_t | y_{1:t-1}), (T,).
-        means: E[y_t | y_{1:t-1}], (T, m).
+        values: y, (T, m); NaN means missing.
+        inputs: exogenous inputs, (T, k), known at each step before y_t is; k may be 0.
     """
 
-    log_density: Float[np.ndarray, " T"]
-    means: Values
+    values: Values
+    inputs: Float[np.ndarray, "T k"]
+
+    @classmethod
+    def of(cls, values: Values, inputs: Float[np.ndarray, "T k"] | None = None) -> "Observed":
+        """A series, without inputs if none are given."""
+        return cls(values, np.zeros((len(values), 0)) if inputs is None else inputs)
+
+    def until(self, end: int) -> "Observed":
+        """The first `end` steps."""
+        return Observed(self.values[:end], self.inputs[:end])
+
+
+class Ahead(NamedTuple):
+    """What paths are asked for.
+
+    Attributes:
+        origins: numbers of steps seen, (N,): a path from origin t begins with step t + 1.
+        horizon: H, the length of the paths; all steps up to t + H have inputs.
+        num_samples: n, the paths from each origin.
+        seed: of the draws.
+    """
+
+    origins: Int[np.ndarray, " N"]
+    horizon: int
+    num_samples: int = 200
+    seed: int = 0
+
+    def future(self, inputs: Float[np.ndarray, "T k"]) -> Float[np.ndarray, "N H k"]:
+        """Values of the steps to come, from each origin."""
+        return inputs[self.origins[:, None] + np.arange(self.horizon)]
 
 
 class Fitted(NamedTuple):
     """A fitted forecaster.
 
     Attributes:
-        predict: from a series, the training part first, to its one-step predictions.
+        predict: from a series, the training part first, to the laws of all its steps.
         num_parameters: how many numbers were fitted.
+        simulate: from a series and what is asked for to sampled paths, (N, n, H, m).
         validation: for a fit that held out the end of its training data itself, the mean log
             density it reached there before it went on to use all of them.
-        details: whatever the forecaster's report may show.
+        details: whatever a report may show.
     """
 
-    predict: Callable[[Values], OneStep]
+    predict: Callable[[Observed], Predictive]
     num_parameters: int
+    simulate: Callable[[Observed, Ahead], Float[np.ndarray, "N n H m"]] | None = None
     validation: float | None = None
     details: Any = None
 
@@ -65,7 +100,7 @@ class Forecaster:
 
     name: str
     fit: Fit
-    settings: tuple[dict[str, Any], ...]
+    settings: tuple[dict[str, Any], ...] = ({},)
     validates_itself: bool = False
 
 
@@ -75,32 +110,45 @@ class Result(NamedTuple):
     Attributes:
         name: the forecaster.
         setting: the chosen setting.
-        log_density: mean log predictive density a step, and NaN if it failed.
-        rmse: root mean squared error of the predictive means, over steps and columns.
+        scores: one-step scores, or None if it failed.
+        paths: scores of paths, or None if it failed or none were asked for.
+        predictive: the laws of the held-out steps, or None if it failed.
         num_parameters: how many numbers were fitted.
         seconds: time for choosing, fitting and predicting.
-        one_step: the predictions of the whole series, or None if it failed.
         details: what the fit left for a report, or None.
         failure: why it failed, or None.
     """
 
     name: str
     setting: dict[str, Any]
-    log_density: float
-    rmse: float
+    scores: Scores | None
+    paths: PathScores | None
+    predictive: Predictive | None
     num_parameters: int
     seconds: float
-    one_step: OneStep | None
     details: Any = None
     failure: str | None = None
+
+    @property
+    def log_density(self) -> float:
+        """Mean log predictive density a step, or NaN."""
+        return np.nan if self.scores is None else float(self.scores.log_density.mean())
+
+    @property
+    def rmse(self) -> float:
+        """Root mean squared error of the predictive means, over steps and columns, or NaN."""
+        return np.nan if self.scores is None else self.scores.summary()["rmse"]
 
 
 def evaluate(
     forecaster: Forecaster,
-    values: Values,
+    observed: Observed,
     num_train: int,
     *,
+    horizon: int = 1,
+    num_refits: int = 0,
     validation_fraction: float = 0.2,
+    max_origins: int = 50,
     seed: int = 0,
 ) -> Result:
     """Choose a setting on the end of the training part, refit, and score the held-out part.
@@ -110,18 +158,78 @@ def evaluate(
 
     Args:
         forecaster: what to fit.
-        values: the standardised series, (T, m).
+        observed: the standardised series.
         num_train: the number of training steps.
+        horizon: score sampled paths of so many steps, too, if it is more than 1.
+        num_refits: leave-future-out: cut the held-out part in num_refits + 1 blocks and fit
+            anew, with the chosen setting, before each.
         validation_fraction: the share of the training part to choose by.
-        seed: for random starts.
+        max_origins: paths start at so many steps of the held-out part, at most.
+        seed: for random starts and draws.
 
     Returns:
         Scores of the held-out part.
     """
     begin = time.perf_counter()
-    train = values[:num_train]
+    setting: dict[str, Any] = forecaster.settings[0]
+    try:
+        with warnings.catch_warnings():
+            # Each library's complaints about single fits; what counts is the held-out part.
+            warnings.simplefilter("ignore")
+            setting, fitted = _choose(forecaster, observed.until(num_train), validation_fraction,
+                                      seed)  # fmt: skip
+            count, details = fitted.num_parameters, fitted.details
+            laws, paths, truths = [], [], []
+            steps = len(observed.values)
+            bounds = np.linspace(num_train, steps, num_refits + 2).round().astype(int)
+            origins = _origins(num_train, steps, horizon, max_origins)
+            for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+                if start > num_train:
+                    fitted = forecaster.fit(observed.until(start), seed, **setting)
+                laws.append(_checked(fitted.predict(observed.until(end)).steps(slice(start, end))))
+                here = origins[(origins >= start) & (origins < end)]
+                if horizon > 1 and len(here) > 0 and fitted.simulate is not None:
+                    ahead = Ahead(here, horizon, seed=seed)
+                    paths.append(fitted.simulate(observed, ahead))
+                    truths.append(ahead.future(observed.values))
+            predictive = Predictive.join(laws)
+            scores = score(predictive, observed.values[num_train:], seed)
+            if not np.isfinite(scores.log_density).all():
+                raise ArithmeticError("the log density is not finite")
+            path_scores = None
+            if paths:
+                path_scores = score_paths(np.concatenate(paths), np.concatenate(truths))
+    except FAILURES as error:
+        failure = f"{type(error).__name__}: {error}"
+        seconds = time.perf_counter() - begin
+        return Result(forecaster.name, setting, None, None, None, 0, seconds, None, failure)
+    return Result(
+        name=forecaster.name,
+        setting=setting,
+        scores=scores,
+        paths=path_scores,
+        predictive=predictive,
+        num_parameters=count,
+        seconds=time.perf_counter() - begin,
+        details=details,
+    )
+
+
+def _origins(num_train: int, steps: int, horizon: int, max_origins: int) -> Int[np.ndarray, " N"]:
+    """Where paths start: evenly over the held-out part, all their steps inside it."""
+    last = steps - horizon
+    if last < num_train:
+        return np.zeros(0, int)
+    count = min(max_origins, last - num_train + 1)
+    return np.unique(np.linspace(num_train, last, count).round().astype(int))
+
+
+def _choose(
+    forecaster: Forecaster, train: Observed, validation_fraction: float, seed: int
+) -> tuple[dict[str, Any], Fitted]:
+    """The best setting, fitted to the training part; raises the last failure if all fail."""
     candidates: list[tuple[float, dict[str, Any], Fitted | None]] = []
-    failure = None
+    failure: Exception | None = None
     for setting in forecaster.settings:
         try:
             if len(forecaster.settings) == 1:
@@ -129,36 +237,23 @@ def evaluate(
             else:
                 candidates.append(_validate(forecaster, setting, train, validation_fraction, seed))
         except FAILURES as error:
-            failure = f"{type(error).__name__}: {error}"
-    fitted, one_step, setting = None, None, forecaster.settings[0]
-    if candidates:
-        failure = None
-        _, setting, fitted = max(candidates, key=lambda candidate: candidate[0])
+            failure = error
+    if not candidates and failure is not None:
+        raise failure
+    # What was fitted on less may fail on all; then the next best is taken.
+    for _, setting, fitted in sorted(candidates, key=lambda candidate: -candidate[0]):
         try:
-            fitted = forecaster.fit(train, seed, **setting) if fitted is None else fitted
-            one_step = _checked(fitted.predict(values))
+            return setting, forecaster.fit(train, seed, **setting) if fitted is None else fitted
         except FAILURES as error:
-            failure = f"{type(error).__name__}: {error}"
-    seconds = time.perf_counter() - begin
-    if failure is not None or fitted is None or one_step is None:
-        return Result(forecaster.name, setting, np.nan, np.nan, 0, seconds, None, None, failure)
-    residual = (values - one_step.means)[num_train:]
-    return Result(
-        name=forecaster.name,
-        setting=setting,
-        log_density=float(one_step.log_density[num_train:].mean()),
-        rmse=float(np.sqrt(np.mean(residual**2))),
-        num_parameters=fitted.num_parameters,
-        seconds=seconds,
-        one_step=one_step,
-        details=fitted.details,
-    )
+            failure = error
+    assert failure is not None
+    raise failure
 
 
 def _validate(
     forecaster: Forecaster,
     setting: dict[str, Any],
-    train: Values,
+    train: Observed,
     validation_fraction: float,
     seed: int,
 ) -> tuple[float, dict[str, Any], Fitted | None]:
@@ -168,17 +263,23 @@ def _validate(
         if fitted.validation is None or not np.isfinite(fitted.validation):
             raise ArithmeticError(f"the validation score is {fitted.validation}")
         return fitted.validation, setting, fitted
-    cut = len(train) - int(validation_fraction * len(train))
-    one_step = _checked(forecaster.fit(train[:cut], seed, **setting).predict(train))
-    return float(one_step.log_density[cut:].mean()), setting, None
+    steps = len(train.values)
+    cut = steps - int(validation_fraction * steps)
+    laws = forecaster.fit(train.until(cut), seed, **setting).predict(train)
+    part = slice(cut, steps)
+    value = float(score(_checked(laws.steps(part)), train.values[part], seed).log_density.mean())
+    if not np.isfinite(value):
+        raise ArithmeticError(f"the validation score is {value}")
+    return value, setting, None
 
 
-def _checked(one_step: OneStep) -> OneStep:
+def _checked(law: Predictive) -> Predictive:
     """The predictions, or ArithmeticError where they are not finite."""
-    for name, x in one_step._asdict().items():
+    for name in ("weights", "means", "scales"):
+        x = getattr(law, name)
         if not np.isfinite(x).all():
             raise ArithmeticError(f"{name} is not finite at {int((~np.isfinite(x)).sum())} places")
-    return one_step
+    return law
 
 
 def grid(**choices: Sequence[Any]) -> tuple[dict[str, Any], ...]:

@@ -237,7 +237,7 @@ def prediction_figure(panels: Sequence[tuple[Split, int, FittedAttention, Fitted
     for (split, column, predictor, gated), (top, bottom) in zip(panels, axes.T, strict=True):
         times, start = split.series.times, split.num_train
         model, params = predictor.model, predictor.params
-        posterior = model.filter(params, *with_lags(model, split.values), store="loglik")
+        posterior = model.filter(params, *with_lags(model, split.observed), store="loglik")
         unit, offset = split.scale[column], split.mean[column]
         mean = np.asarray(posterior.emission_means)[:, column] * unit + offset
         variance = np.asarray(posterior.emission_scales * posterior.row_cov[column, column])
@@ -258,7 +258,7 @@ def prediction_figure(panels: Sequence[tuple[Split, int, FittedAttention, Fitted
         top.set_ylabel(split.series.columns[column])
 
         model, params = gated.model, gated.params
-        _, inputs = with_lags(model, split.values)
+        _, inputs = with_lags(model, split.observed)
         alpha = np.asarray(model.gate_values(params, inputs)["alpha"])
         bottom.plot(times[seen], alpha[seen], color="C1", lw=0.8)
         bottom.set_ylabel(f"α_t, {model.mechanism.name}")

@@ -1,0 +1,99 @@
+"""The models that `compare` knows by name, with the settings each chooses among."""
+
+from functools import partial
+from typing import Any
+
+from ssmlin.evaluation.attention import fit_attention
+from ssmlin.evaluation.dynamax_models import fit_arhmm, fit_gaussian_hmm, fit_lds
+from ssmlin.evaluation.forecasters import Forecaster, Observed, grid
+from ssmlin.evaluation.regressions import choose_num_lags, fit_autoregression, fit_naive
+from ssmlin.evaluation.statsmodels_models import fit_sarimax, fit_unobserved_components
+from ssmlin.mechanisms import MECHANISMS
+
+BASELINES = (
+    "persistence",
+    "seasonal_naive",
+    "autoregression",
+    "sarimax",
+    "unobserved_components",
+    "hmm",
+    "arhmm",
+    "lds",
+)
+#: What is compared unless models are named.
+DEFAULT = (*BASELINES, "mamba2", "deltanet", "gated_deltanet", "bayesian_memory")
+
+_KEY_DIM = 4
+
+
+def forecasters(
+    train: Observed, names: tuple[str, ...] = DEFAULT, period: int | None = None
+) -> tuple[Forecaster, ...]:
+    """The named models for a series.
+
+    All that regress on lagged values share their number, which the corrected Akaike criterion of
+    an autoregression chooses on the training part; other settings are each model's own choice on
+    the end of the training part. Without a period there is no seasonal model.
+
+    Args:
+        train: the standardised training part.
+        names: of models: baselines, or mechanisms of ``ssmlin.MECHANISMS``; "all" for all.
+        period: steps a season.
+
+    Returns:
+        The forecasters, in the order of the names.
+
+    Raises:
+        ValueError: an unknown name, or a period that is not an integer above 1.
+    """
+    known = (*BASELINES, *MECHANISMS)
+    if period is not None and (not isinstance(period, int) or period < 2):
+        raise ValueError(f"period: expected an integer > 1 or None, got {period!r}")
+    chosen: list[str] = []
+    for name in names:
+        if name != "all" and name not in known:
+            raise ValueError(f"models: expected names among all, {', '.join(known)}; got {name!r}")
+        chosen += [one for one in (known if name == "all" else (name,)) if one not in chosen]
+    if period is None:
+        chosen = [name for name in chosen if name != "seasonal_naive"]
+    lags = choose_num_lags(train)
+    return tuple(_forecaster(name, lags, period) for name in chosen)
+
+
+def _forecaster(name: str, num_lags: int, period: int | None) -> Forecaster:
+    """One model."""
+    lags = {"num_lags": (num_lags,)}
+    settings: tuple[dict[str, Any], ...]
+    if name == "persistence":
+        return Forecaster(name, fit_naive)
+    if name == "seasonal_naive":
+        return Forecaster(name, fit_naive, ({"period": period},))
+    if name == "autoregression":
+        return Forecaster(name, fit_autoregression, grid(**lags))
+    if name == "sarimax":
+        settings = grid(order=((num_lags, 0, 0), (2, 0, 1), (1, 1, 1), (2, 1, 2), (0, 1, 1)))
+        if period is not None:
+            seasons = ((1, 0, 0, period), (0, 1, 1, period))
+            settings += grid(order=((1, 0, 0), (2, 0, 1), (0, 1, 1)), seasonal_order=seasons)
+        return Forecaster(name, fit_sarimax, settings)
+    if name == "unobserved_components":
+        settings = (
+            {"level": "llevel"},
+            {"level": "lltrend"},
+            {"level": "llevel", "autoregressive": 2},
+            {"level": "fixed intercept", "cycle": True},
+            {"level": "fixed intercept", "cycle": True, "autoregressive": 2},
+        )
+        if period is not None:
+            settings += tuple(one | {"seasonal": period} for one in settings[:3])
+        return Forecaster(name, fit_unobserved_components, settings)
+    if name == "hmm":
+        return Forecaster(name, fit_gaussian_hmm, grid(num_states=(2, 4, 8)))
+    if name == "arhmm":
+        return Forecaster(name, fit_arhmm, grid(num_states=(2, 3), **lags))
+    if name == "lds":
+        by_em, by_sgd = grid(state_dim=(2, 4, 6)), grid(state_dim=(4,), method=("sgd",))
+        return Forecaster(name, fit_lds, by_em + by_sgd)
+    # The keys of a Bayesian memory are the inputs themselves.
+    key_dims: dict[str, Any] = {} if name == "bayesian_memory" else {"key_dim": (_KEY_DIM,)}
+    return Forecaster(name, partial(fit_attention, mechanism=name), grid(**key_dims, **lags))

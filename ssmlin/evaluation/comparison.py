@@ -1,0 +1,287 @@
+"""Which model predicts a series best, by how much, and may its uncertainty be believed?"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from contextlib import nullcontext
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ssmlin import _checks
+from ssmlin._progress import progress_bar
+from ssmlin.evaluation.candidates import DEFAULT, forecasters
+from ssmlin.evaluation.datasets import Series, Split, train_test_split
+from ssmlin.evaluation.forecasters import Forecaster, Result, evaluate
+from ssmlin.evaluation.scores import standard_error
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class Comparison(NamedTuple):
+    """What :func:`compare_models` returns.
+
+    Attributes:
+        split: the series, standardised, and where it was cut.
+        results: of every model, the best first, failures last.
+        horizon: the length of the sampled paths.
+        num_refits: how often models were fitted anew in the held-out part.
+        seed: of all random starts.
+    """
+
+    split: Split
+    results: tuple[Result, ...]
+    horizon: int = 1
+    num_refits: int = 0
+    seed: int = 0
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """The table that :func:`ssmlin.compare` describes."""
+        import pandas as pd
+
+        return pd.DataFrame(_rows(self.results))
+
+
+def compare(
+    emissions: Any,
+    inputs: Any = None,
+    models: str | Sequence[str | Forecaster] | None = None,
+    test_fraction: float = 0.3,
+    *,
+    horizon: int = 1,
+    num_refits: int = 0,
+    period: int | None = None,
+    seed: int = 0,
+    workers: int = 1,
+    progress: bool = True,
+) -> "pandas.DataFrame":
+    """Fit models to the first part of a series and score how they predict the rest.
+
+    Every model says the law of each held-out step given all steps before it. Its parameters are
+    fitted, and its settings chosen, on the training part alone. All is in units of the training
+    part's standard deviation, for each column.
+
+    Args:
+        emissions: the series: a DataFrame, or an array (T,) or (T, m); NaN means missing.
+        inputs: what is known at each step before the emission is, (T,) or (T, k), or None.
+        models: names of baselines and mechanisms, "all", or forecasters of your own; default
+            eight baselines and four mechanisms.
+        test_fraction: the share of the steps, at the end, that is held out.
+        horizon: if more than 1, score sampled paths of so many steps, too, from 50 places of the
+            held-out part at most; inputs to come count as known.
+        num_refits: leave-future-out: fit anew, on all steps before, so many times in the held-out
+            part.
+        period: steps a season, for the seasonal baselines.
+        seed: for random starts; the same seed gives the same table.
+        workers: models fitted at the same time, each in a process of its own; a script that asks
+            for more than 1 needs ``if __name__ == "__main__":``.
+        progress: show a progress bar.
+
+    Returns:
+        A row for each model, the best first, with `log_density` (mean held-out log density a
+        step) and its standard error; `difference` to the best model, paired, and its standard
+        error; `crps`, `energy`, `rmse` and `mae`; `coverage_50`, `_80` and `_95`, the shares of
+        values inside central intervals; `pit_p`, the p-value of calibration; with a horizon the
+        scores of paths, `path_...`; `num_parameters`, `seconds`, `setting`, and `failure` with the
+        reason where a model failed.
+
+    Raises:
+        ValueError: an argument of the wrong shape or range, or an unknown model.
+
+    Example:
+        >>> import numpy as np, ssmlin
+        >>> rng = np.random.default_rng(0)
+        >>> y = np.cumsum(rng.normal(size=60))
+        >>> table = ssmlin.compare(y, models=["persistence", "autoregression"], progress=False)
+        >>> sorted(table.model)
+        ['autoregression', 'persistence']
+    """
+    values, columns, times = _table("emissions", emissions)
+    outside = None
+    if inputs is not None:
+        outside, _, _ = _table("inputs", inputs)
+    series = Series("series", values, times, columns, "", outside, period)
+    return compare_models(
+        series,
+        models,
+        test_fraction,
+        horizon=horizon,
+        num_refits=num_refits,
+        seed=seed,
+        workers=workers,
+        progress=progress,
+    ).to_frame()
+
+
+def compare_models(
+    series: Series,
+    models: str | Sequence[str | Forecaster] | None = None,
+    test_fraction: float = 0.3,
+    *,
+    horizon: int = 1,
+    num_refits: int = 0,
+    seed: int = 0,
+    workers: int = 1,
+    progress: bool = True,
+) -> Comparison:
+    """Compare models on a named series; arguments as in :func:`ssmlin.compare`."""
+    return compare_series(
+        [series],
+        models,
+        test_fraction,
+        horizon=horizon,
+        num_refits=num_refits,
+        seed=seed,
+        workers=workers,
+        progress=progress,
+    )[series.name]
+
+
+def compare_series(
+    several: Sequence[Series],
+    models: str | Sequence[str | Forecaster] | None = None,
+    test_fraction: float = 0.3,
+    *,
+    horizon: int = 1,
+    num_refits: int = 0,
+    seed: int = 0,
+    workers: int = 1,
+    progress: bool = True,
+) -> dict[str, Comparison]:
+    """Compare models on each of several series, all fits in one queue.
+
+    Args:
+        several: series with different names.
+        models: as in :func:`ssmlin.compare`, as are all further arguments.
+        test_fraction: the share of the steps that is held out.
+        horizon: the length of sampled paths.
+        num_refits: how often to fit anew in the held-out part.
+        seed: for random starts.
+        workers: how many processes.
+        progress: show a progress bar.
+
+    Returns:
+        For each name the comparison.
+
+    Raises:
+        ValueError: an argument of the wrong shape or range, or an unknown model.
+    """
+    _checks.positive_int("horizon", horizon)
+    _checks.positive_int("num_refits", num_refits, minimum=0)
+    _checks.positive_int("workers", workers)
+    splits = {series.name: train_test_split(series, test_fraction) for series in several}
+    for name, split in splits.items():
+        if len(split.test) < max(horizon, num_refits + 1):
+            raise ValueError(
+                f"horizon: expected at most the {len(split.test)} held-out steps of {name}, got "
+                f"a horizon of {horizon} and {num_refits} refits"
+            )
+        if not np.isfinite(split.test).all(axis=1).any():
+            raise ValueError(
+                f"emissions: expected a held-out step of {name} without missing values"
+            )
+    jobs = []
+    for name, split in splits.items():
+        for forecaster in _forecasters(split, models):
+            jobs.append((name, forecaster, split.observed, split.num_train))
+    jobs.sort(key=lambda job: -len(job[1].settings))  # the longest first
+    options = {"horizon": horizon, "num_refits": num_refits, "seed": seed}
+    results: dict[str, list[Result]] = {name: [] for name in splits}
+    with _executor(workers) as pool, progress_bar(progress) as bar:
+        task = bar.add_task("compare", total=len(jobs), note="")
+        for name, result in _run(jobs, pool, options):
+            results[name].append(result)
+            bar.update(task, advance=1, note=f"{name}: {result.name}")
+    return {
+        name: Comparison(
+            splits[name],
+            tuple(sorted(rows, key=lambda r: (r.failure is not None, -r.log_density, r.name))),
+            horizon,
+            num_refits,
+            seed,
+        )
+        for name, rows in results.items()
+    }
+
+
+def _forecasters(
+    split: Split, models: str | Sequence[str | Forecaster] | None
+) -> tuple[Forecaster, ...]:
+    """The models to compare: names looked up, the rest as given."""
+    chosen = DEFAULT if models is None else [models] if isinstance(models, str) else models
+    if len(chosen) == 0:
+        raise ValueError("models: expected at least one, got none")
+    names = tuple(model for model in chosen if isinstance(model, str))
+    given = tuple(model for model in chosen if not isinstance(model, str))
+    for model in given:
+        if not isinstance(model, Forecaster):
+            raise TypeError(f"models: expected names or Forecasters, got {_checks.describe(model)}")
+    return forecasters(split.train, names, split.series.period) + given
+
+
+Job = tuple[str, Forecaster, Any, int]
+
+
+def _executor(workers: int) -> Any:
+    """A pool of fresh processes, or nothing for one worker: the work is then done here."""
+    if workers == 1:
+        return nullcontext()
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+
+
+def _run(
+    jobs: list[Job], pool: Executor | None, options: dict[str, Any]
+) -> Iterator[tuple[str, Result]]:
+    """Series and result of every job, as they are done."""
+    if pool is None:
+        for name, *job in jobs:
+            yield name, evaluate(*job, **options)
+        return
+    running: dict[Future[Result], str] = {
+        pool.submit(evaluate, *job, **options): name for name, *job in jobs
+    }
+    for done in as_completed(running):
+        yield running[done], done.result()
+
+
+def _table(name: str, data: Any) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:
+    """Values (T, m), names of columns, and labels of the steps, of a DataFrame or an array."""
+    index = getattr(data, "index", None)
+    labels = None if callable(index) else index  # a list has a method of this name
+    try:
+        values = np.asarray(data, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: expected numbers, got {_checks.describe(data)}") from error
+    names = [str(column) for column in getattr(data, "columns", ())]
+    values = values[:, None] if values.ndim == 1 else values
+    if values.ndim != 2 or 0 in values.shape:
+        raise ValueError(f"{name}: expected shape (T,) or (T, m), got {values.shape}")
+    times = np.arange(len(values)) if labels is None else np.asarray(labels)
+    return values, tuple(names or (f"y{i}" for i in range(values.shape[1]))), times
+
+
+def _rows(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """A row a result; all have the same columns."""
+    best = results[0].scores
+    rows = []
+    for r in results:
+        row: dict[str, Any] = {"model": r.name}
+        if r.scores is not None and best is not None:
+            difference = r.scores.log_density - best.log_density
+            summary = r.scores.summary()
+            row |= {key: summary.pop(key) for key in ("log_density", "log_density_se")}
+            row |= {
+                "difference": float(difference.mean()),
+                "difference_se": standard_error(difference),
+            }
+            row |= summary
+            row |= {} if r.paths is None else r.paths.summary()
+        row["num_parameters"] = r.num_parameters
+        row["seconds"] = round(r.seconds, 2)
+        row["setting"] = ", ".join(f"{k}={v}" for k, v in r.setting.items())
+        row["failure"] = r.failure or ""
+        rows.append(row)
+    # The first row that has them all says the order of the columns.
+    order = max(rows, key=len)
+    return [{key: row.get(key, np.nan) for key in order} for row in rows]

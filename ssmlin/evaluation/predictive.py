@@ -1,0 +1,125 @@
+"""Predictive distributions of a series: one class for all models, so that all are scored alike."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy import special, stats
+
+
+class Predictive(NamedTuple):
+    r"""For every step a mixture of multivariate Gaussian or Student-t laws.
+
+    $$p(y_t) = \sum_k w_{tk} \, t_{n_t}(y_t; \mu_{tk}, C_{tk})$$
+
+    Attributes:
+        weights: w, (T, K), each row sums to one.
+        means: μ, (T, K, m).
+        scales: C, (T, K, m, m): covariances, or scale matrices where there are degrees of freedom.
+        df: degrees of freedom n, (T,); None for Gaussian laws.
+
+    Example:
+        >>> import numpy as np
+        >>> from ssmlin.evaluation import Predictive
+        >>> law = Predictive.gaussian(np.zeros((2, 1)), np.eye(1))
+        >>> law.log_prob(np.array([[0.0], [1.0]])).round(3).tolist()
+        [-0.919, -1.419]
+    """
+
+    weights: Float[np.ndarray, "T K"]
+    means: Float[np.ndarray, "T K m"]
+    scales: Float[np.ndarray, "T K m m"]
+    df: Float[np.ndarray, " T"] | None = None
+
+    @classmethod
+    def gaussian(
+        cls,
+        means: Float[np.ndarray, "T m"],
+        covariances: Float[np.ndarray, "T m m"] | Float[np.ndarray, "m m"],
+    ) -> "Predictive":
+        """One Gaussian a step."""
+        steps, m = means.shape
+        covariances = np.broadcast_to(covariances, (steps, m, m))
+        return cls(np.ones((steps, 1)), np.asarray(means)[:, None], covariances[:, None])
+
+    def steps(self, part: slice) -> "Predictive":
+        """The laws of some of the steps."""
+        df = None if self.df is None else self.df[part]
+        return Predictive(self.weights[part], self.means[part], self.scales[part], df)
+
+    @staticmethod
+    def join(parts: list["Predictive"]) -> "Predictive":
+        """Laws of consecutive parts, of the same kind, as one."""
+        weights, means, scales = (
+            np.concatenate(x) for x in zip(*(part[:3] for part in parts), strict=True)
+        )
+        df = [part.df for part in parts if part.df is not None]
+        return Predictive(weights, means, scales, np.concatenate(df) if df else None)
+
+    @property
+    def mean(self) -> Float[np.ndarray, "T m"]:
+        """E[y_t]."""
+        return np.einsum("tk,tkm->tm", self.weights, self.means)
+
+    @property
+    def deviations(self) -> Float[np.ndarray, "T K m"]:
+        """Square roots of the diagonals of the scales."""
+        return np.sqrt(np.diagonal(self.scales, axis1=-2, axis2=-1))
+
+    def log_prob(self, values: Float[np.ndarray, "T m"]) -> Float[np.ndarray, " T"]:
+        """Log density of every step."""
+        m = values.shape[1]
+        roots = np.linalg.cholesky(self.scales)
+        centred = (values[:, None] - self.means)[..., None]
+        white = np.linalg.solve(roots, centred)[..., 0]
+        squares = np.sum(white**2, axis=-1)
+        log_dets = 2 * np.log(np.diagonal(roots, axis1=-2, axis2=-1)).sum(axis=-1)
+        if self.df is None:
+            terms = -0.5 * (squares + log_dets + m * np.log(2 * np.pi))
+        else:
+            n = self.df[:, None]
+            terms = special.gammaln((n + m) / 2) - special.gammaln(n / 2)
+            terms = terms - 0.5 * (m * np.log(n * np.pi) + log_dets)
+            terms = terms - 0.5 * (n + m) * np.log1p(squares / n)
+        return special.logsumexp(terms, b=self.weights, axis=1)
+
+    def _standard_cdf(self, z: np.ndarray) -> np.ndarray:
+        """Of single components; time leads."""
+        if self.df is None:
+            return stats.norm.cdf(z)
+        return stats.t.cdf(z, self.df.reshape(-1, *[1] * (z.ndim - 1)))
+
+    def cdf(self, values: Float[np.ndarray, "T m"]) -> Float[np.ndarray, "T m"]:
+        """Marginal distribution functions."""
+        z = (values[:, None] - self.means) / self.deviations
+        return np.einsum("tk,tkm->tm", self.weights, self._standard_cdf(z))
+
+    def quantile(self, level: float) -> Float[np.ndarray, "T m"]:
+        """Marginal quantiles, by bisection where there are several components."""
+        df = None if self.df is None else self.df[:, None, None]
+        z = stats.norm.ppf(level) if df is None else stats.t.ppf(level, df)
+        ends = self.means + z * self.deviations
+        low, high = ends.min(axis=1), ends.max(axis=1)
+        if self.weights.shape[1] > 1:
+            # A mixture's quantile lies between those of its components.
+            for _ in range(60):
+                middle = 0.5 * (low + high)
+                above = self.cdf(middle) > level
+                low, high = np.where(above, low, middle), np.where(above, middle, high)
+        return 0.5 * (low + high)
+
+    def sample(
+        self, rng: np.random.Generator, num_samples: int
+    ) -> Float[np.ndarray, "T num_samples m"]:
+        """Independent draws at every step."""
+        steps, num_components, m = self.means.shape
+        bounds = np.cumsum(self.weights, axis=1)[:, None, :]
+        u = rng.uniform(size=(steps, num_samples, 1)) * bounds[..., -1:]
+        which = np.minimum((u > bounds).sum(axis=-1), num_components - 1)
+        rows = np.arange(steps)[:, None]
+        noise = rng.normal(size=(steps, num_samples, m))
+        if self.df is not None:
+            chi = rng.chisquare(np.broadcast_to(self.df[:, None], (steps, num_samples)))
+            noise *= np.sqrt(self.df[:, None] / chi)[..., None]
+        roots = np.linalg.cholesky(self.scales)[rows, which]
+        return self.means[rows, which] + np.einsum("tnij,tnj->tni", roots, noise)

@@ -1,0 +1,201 @@
+"""Baselines in closed form: the last value, the last season, and least-squares autoregression."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from ssmlin.evaluation.forecasters import Ahead, Fitted, Observed, Values
+from ssmlin.evaluation.predictive import Predictive
+from ssmlin.models import lagged_inputs
+
+
+def lags_and_inputs(observed: Observed, num_lags: int) -> Float[np.ndarray, "T p"]:
+    """Lagged values, the latest first, and exogenous inputs."""
+    if num_lags == 0:
+        return observed.inputs
+    with jax.enable_x64(True):
+        lags = np.asarray(lagged_inputs(jnp.asarray(observed.values), num_lags))
+    return np.column_stack([lags, observed.inputs])
+
+
+def last_values(values: Values, ahead: Ahead, num_lags: int) -> Float[np.ndarray, "N num_lags m"]:
+    """The values before each origin, the latest first; zero where there are none."""
+    padded = np.concatenate([np.zeros((num_lags, values.shape[1])), np.nan_to_num(values)])
+    return padded[ahead.origins[:, None] + num_lags - 1 - np.arange(num_lags)]
+
+
+def least_squares(
+    train: Observed, num_lags: int, start: int | None = None
+) -> tuple[Float[np.ndarray, "k m"], Float[np.ndarray, "n m"]]:
+    """Coefficients and residuals of a vector autoregression with inputs and intercept.
+
+    Args:
+        train: the series; steps with missing values, their own or lagged ones, are left out.
+        num_lags: the order.
+        start: the first step that is fitted; those before serve as lags only. Default `num_lags`.
+
+    Returns:
+        Coefficients (m·num_lags + k + 1, m), the intercept last, and residuals (n, m).
+
+    Raises:
+        ValueError: fewer steps than coefficients.
+    """
+    start = num_lags if start is None else start
+    design = np.column_stack([lags_and_inputs(train, num_lags), np.ones(len(train.values))])[start:]
+    missing = np.isnan(train.values).any(axis=1)
+    usable = [not missing[t - num_lags : t + 1].any() for t in range(start, len(missing))]
+    design, target = design[usable], train.values[start:][usable]
+    if len(target) <= design.shape[1]:
+        raise ValueError(
+            f"num_lags: expected fewer coefficients than the {len(target)} training steps, got "
+            f"{design.shape[1]} for {num_lags} lags"
+        )
+    coefficients, *_ = np.linalg.lstsq(design, target, rcond=None)
+    return coefficients, target - design @ coefficients
+
+
+def choose_num_lags(train: Observed, max_lags: int = 12) -> int:
+    r"""The order of a vector autoregression by the corrected Akaike criterion.
+
+    $\log|\hat\Sigma| + (n + k) m / (n - k - m - 1)$ with k coefficients an equation, over the
+    same n steps for all orders; orders that leave fewer than six steps a coefficient are not tried.
+
+    Args:
+        train: the series.
+        max_lags: the highest order.
+
+    Returns:
+        The chosen order.
+
+    Source: Hurvich and Tsai (1993), Journal of Time Series Analysis 14.
+    """
+    steps, m = train.values.shape
+    extra = 1 + train.inputs.shape[1]
+    orders = [lag for lag in range(1, max_lags + 1) if 6 * (m * lag + extra) <= steps] or [1]
+
+    def criterion(order: int) -> float:
+        try:
+            coefficients, residuals = least_squares(train, order, orders[-1])
+        except ValueError:  # too many steps are missing
+            return np.inf
+        n, k = len(residuals), len(coefficients)
+        if n - k - m - 1 <= 0:
+            return np.inf
+        log_det = np.linalg.slogdet(residuals.T @ residuals / n)[1]
+        return float(log_det + (n + k) * m / (n - k - m - 1))
+
+    return min(orders, key=criterion)
+
+
+def residual_covariance(
+    coefficients: Float[np.ndarray, "k m"], residuals: Float[np.ndarray, "n m"]
+) -> Float[np.ndarray, "m m"]:
+    """Residual covariance, divided by the degrees of freedom left."""
+    return residuals.T @ residuals / (len(residuals) - len(coefficients))
+
+
+def fit_autoregression(train: Observed, seed: int, *, num_lags: int) -> Fitted:
+    """Vector autoregression with inputs and intercept by least squares, plug-in Gaussian laws."""
+    del seed  # nothing is random here
+    coefficients, residuals = least_squares(train, num_lags)
+    covariance = residual_covariance(coefficients, residuals)
+
+    def predict(observed: Observed) -> Predictive:
+        means = lags_and_inputs(observed, num_lags) @ coefficients[:-1] + coefficients[-1]
+        return Predictive.gaussian(means, covariance)
+
+    def simulate(observed: Observed, ahead: Ahead) -> np.ndarray:
+        return simulate_switching(
+            np.ones((1, 1)),
+            np.ones((len(ahead.origins), 1)),
+            coefficients[:-1].T[None],
+            coefficients[-1:],
+            covariance[None],
+            last_values(observed.values, ahead, num_lags),
+            observed,
+            ahead,
+        )
+
+    m = train.values.shape[1]
+    return Fitted(predict, coefficients.size + m * (m + 1) // 2, simulate)
+
+
+def simulate_switching(
+    transition: Float[np.ndarray, "K K"],
+    probs: Float[np.ndarray, "N K"],
+    weights: Float[np.ndarray, "K m p"],
+    biases: Float[np.ndarray, "K m"],
+    covariances: Float[np.ndarray, "K m m"],
+    lags: Float[np.ndarray, "N num_lags m"],
+    observed: Observed,
+    ahead: Ahead,
+) -> Float[np.ndarray, "N n H m"]:
+    """Paths of autoregressions whose coefficients a Markov chain chooses; one state is none.
+
+    Args:
+        transition: row k holds the probabilities of the state after k.
+        probs: of the state of the first step of the paths.
+        weights: of lagged values, the latest first, then inputs; in each state.
+        biases: intercepts.
+        covariances: of the noise.
+        lags: the values before each origin, the latest first.
+        observed: holds the inputs.
+        ahead: the paths wanted.
+
+    Returns:
+        The paths.
+    """
+    rng, n = np.random.default_rng(ahead.seed), ahead.num_samples
+    future = ahead.future(observed.inputs)
+    roots = np.linalg.cholesky(covariances)
+    num_origins, num_lags, m = lags.shape
+    history = np.broadcast_to(lags[:, None], (num_origins, n, num_lags, m))
+    probs = np.broadcast_to(probs[:, None], (num_origins, n, len(transition)))
+    path = []
+    for step in range(ahead.horizon):
+        bounds = np.cumsum(probs, axis=-1)
+        u = rng.uniform(size=(num_origins, n, 1)) * bounds[..., -1:]
+        state = np.minimum((u > bounds).sum(axis=-1), len(transition) - 1)
+        inputs = np.broadcast_to(future[:, step, None], (num_origins, n, future.shape[-1]))
+        design = np.concatenate([history.reshape(num_origins, n, -1), inputs], axis=-1)
+        mean = np.einsum("snp,snmp->snm", design, weights[state]) + biases[state]
+        noise = rng.normal(size=(num_origins, n, m))
+        value = mean + np.einsum("snij,snj->sni", roots[state], noise)
+        path.append(value)
+        history = np.concatenate([value[:, :, None], history], axis=2)[:, :, :num_lags]
+        probs = transition[state]
+    return np.stack(path, axis=2)
+
+
+def fit_naive(train: Observed, seed: int, *, period: int = 1) -> Fitted:
+    """The value one period before, with Gaussian changes; a period of 1 is a random walk."""
+    del seed
+    values = train.values
+    changes = values[period:] - values[:-period]
+    changes = changes[np.isfinite(changes).all(axis=1)]
+    if len(changes) <= values.shape[1]:
+        raise ValueError(f"period: expected several periods of training steps, got {period}")
+    covariance = changes.T @ changes / len(changes)
+    m = values.shape[1]
+
+    def predict(observed: Observed) -> Predictive:
+        before = np.concatenate([np.zeros((period, m)), observed.values[:-period]])
+        return Predictive.gaussian(np.nan_to_num(before), covariance)
+
+    def simulate(observed: Observed, ahead: Ahead) -> np.ndarray:
+        # An autoregression on the value one period before.
+        weights = np.concatenate([np.zeros((m, m * (period - 1))), np.eye(m)], axis=1)
+        no_inputs = Observed.of(observed.values)
+        return simulate_switching(
+            np.ones((1, 1)),
+            np.ones((len(ahead.origins), 1)),
+            weights[None],
+            np.zeros((1, m)),
+            covariance[None],
+            last_values(observed.values, ahead, period),
+            no_inputs,
+            ahead,
+        )
+
+    return Fitted(predict, m * (m + 1) // 2, simulate)
