@@ -1,5 +1,6 @@
 """Linear attention as probabilistic state space models."""
 
+from ssmlin.evaluation import compare
 from ssmlin.inference import (
     PosteriorMatrixLGSSM,
     PosteriorRowCov,
@@ -29,6 +30,7 @@ __all__ = [
     "PosteriorRowCov",
     "RowCovLaw",
     "ShrinkagePrior",
+    "compare",
     "integrate_row_cov",
     "lagged_inputs",
     "lgssm_filter",

@@ -3,8 +3,9 @@
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -68,6 +69,130 @@ def demo(
     )
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def compare(
+    file: Annotated[Path, typer.Argument(help="A CSV or TSV file with a row for each step.")],
+    target: Annotated[
+        list[str], typer.Option("--target", "-y", help="A column to predict; may be repeated.")
+    ],
+    inputs: Annotated[
+        str, typer.Option(help="Columns known before each step, separated by commas.")
+    ] = "",
+    models: Annotated[
+        str, typer.Option(help="Names separated by commas, or all; default twelve models.")
+    ] = "",
+    test_fraction: Annotated[float, typer.Option(help="The share of steps to hold out.")] = 0.3,
+    horizon: Annotated[
+        int, typer.Option(min=1, help="Score sampled paths of so many steps, too.")
+    ] = 1,
+    refits: Annotated[
+        int, typer.Option(min=0, help="Fit anew so many times in the held-out part.")
+    ] = 0,
+    period: Annotated[
+        int | None, typer.Option(min=2, help="Steps a season, for seasonal baselines.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the whole table to this new CSV file.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all random starts.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Models fitted at the same time.")] = 2,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the whole table as JSON, nothing else.")
+    ] = False,
+) -> None:
+    """Find the model that predicts the last part of your series best, fitted to the first part.
+
+    Example: ssmlin compare data.csv --target y --inputs price,holiday --horizon 12 --period 12
+    """
+    from ssmlin.evaluation import Series, compare_models
+
+    if output is not None and output.exists():
+        _fail(f"--output: expected a file that does not exist, got {output}")
+    columns = [name.strip() for name in inputs.split(",") if name.strip()]
+    values, outside = _read_columns(file, target, columns)
+    series = Series(
+        file.name, values, np.arange(len(values)), tuple(target), str(file), outside, period
+    )
+    names = [name.strip() for name in models.split(",") if name.strip()] or None
+    try:
+        comparison = compare_models(
+            series,
+            names,
+            test_fraction,
+            horizon=horizon,
+            num_refits=refits,
+            seed=seed,
+            workers=workers,
+            progress=not (quiet or as_json),
+        )
+    except ValueError as error:
+        _fail(str(error))
+    frame = comparison.to_frame()
+    if output is not None:
+        frame.to_csv(output, index=False)
+    if as_json:
+        typer.echo(frame.to_json(orient="records"))
+        return
+    shown = ["log_density", "log_density_se", "difference", "difference_se", "crps", "rmse"]
+    shown += ["coverage_80", "coverage_95"] + (["path_crps"] if horizon > 1 else [])
+    table = Table(title=f"{file.name}: held out, one step ahead", title_justify="left")
+    table.add_column("model")
+    for name in shown:
+        table.add_column(name.replace("_", " "), justify="right")
+    for row in frame.to_dict("records"):
+        cells = [f"{row[name]:.3f}" if row.get(name, np.nan) == row.get(name) else "" for name in
+                 shown]  # fmt: skip
+        table.add_row(row["model"], *(["failed"] + cells[1:] if row["failure"] else cells))
+    console.print(table)
+    console.print("units: the training part's standard deviation of each column")
+    for row in frame.to_dict("records"):
+        if row["failure"]:
+            console.print(f"{row['model']} failed: {row['failure']}", highlight=False)
+    if output is not None:
+        console.print(f"wrote {output}", highlight=False, soft_wrap=True)
+
+
+def _fail(message: str) -> NoReturn:
+    """End with a message and the exit code of bad usage."""
+    typer.echo(f"Error: {message}", err=True)
+    raise typer.Exit(2)
+
+
+def _read_columns(
+    file: Path, targets: list[str], inputs: list[str]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Columns of a CSV or TSV file as numbers; missing values only among the targets."""
+    import pandas as pd
+
+    try:
+        frame = pd.read_csv(file, sep="\t" if file.suffix == ".tsv" else ",")
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        _fail(f"{file}: expected a CSV or TSV file with a header, got: {error}")
+
+    def numbers(name: str) -> np.ndarray:
+        if name not in frame.columns:
+            _fail(f"{file}: expected columns among {', '.join(map(str, frame.columns))}; "
+                  f"got {name!r}")  # fmt: skip
+        column = frame[name]
+        parsed = pd.to_numeric(column, errors="coerce").astype("float64")
+        bad = (parsed.isna() & column.notna()) | np.isinf(parsed)
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            _fail(f"{file}: expected finite numbers in column {name!r}, got "
+                  f"{column.iloc[row]!r} in data row {row + 1}")  # fmt: skip
+        if name in inputs and parsed.isna().any():
+            row = int(np.flatnonzero(parsed.isna())[0])
+            _fail(f"{file}: expected no missing values in the input {name!r}, got one in data "
+                  f"row {row + 1}")  # fmt: skip
+        return parsed.to_numpy()
+
+    if len(frame) < 2:
+        _fail(f"{file}: expected at least two rows, got {len(frame)}")
+    values = np.column_stack([numbers(name) for name in targets])
+    return values, np.column_stack([numbers(name) for name in inputs]) if inputs else None
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """Linear attention models as forecasters, fitted by the recommended recipe."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from jaxtyping import Array
 from ssmlin.evaluation.forecasters import Ahead, Fitted, Observed
 from ssmlin.evaluation.predictive import Predictive
 from ssmlin.evaluation.regressions import last_values
+from ssmlin.inference import integrate_row_cov
 from ssmlin.models import LinearAttentionSSM, ParamsLinearAttentionSSM
 from ssmlin.models.forecast import draw_states, simulate
 
@@ -44,9 +46,14 @@ def fit_attention(
     num_lags: int,
     key_dim: int | None = None,
     num_epochs: int = 500,
+    discounts: Sequence[float] = (1.0, 0.98, 0.95, 0.92, 0.88, 0.84, 0.8),
     **options: Any,
 ) -> Fitted:
     """Fit a linear attention on lagged values and inputs.
+
+    Σ is integrated out. It is first taken as constant; then the discount that gives the training
+    part the highest likelihood is chosen and, if it gains more than two nats, the model fitted
+    again with it.
 
     Args:
         train: the standardised training series.
@@ -55,6 +62,7 @@ def fit_attention(
         num_lags: how many lagged values are inputs.
         key_dim: d; default the inputs and an intercept, as `bayesian_memory` wants it.
         num_epochs: at most so many epochs.
+        discounts: of Σ, to choose among.
         **options: of :class:`ssmlin.LinearAttentionSSM`.
 
     Returns:
@@ -64,25 +72,28 @@ def fit_attention(
     width = num_lags * m + train.inputs.shape[1]
     missing = np.isnan(train.values)
     partly = (missing.any(axis=1) & ~missing.all(axis=1)).any()
-    model = LinearAttentionSSM(
-        mechanism,
-        emission_dim=m,
-        input_dim=width,
-        key_dim=width + 1 if key_dim is None else key_dim,
-        num_lags=num_lags,
-        # Steps of which parts are missing want a diagonal Σ.
-        **{"row_cov": "diagonal" if m == 1 or partly else "full"} | options,
-    )
-    params, history = model.fit(
-        *with_lags(model, train), jax.random.key(seed), num_epochs=num_epochs, progress=False
-    )
+    # Steps of which parts are missing want a diagonal Σ, whose rows would be Student-t apart.
+    joint = m == 1 or not partly
+    settings = {
+        "mechanism": mechanism,
+        "emission_dim": m,
+        "input_dim": width,
+        "key_dim": width + 1 if key_dim is None else key_dim,
+        "num_lags": num_lags,
+        "row_cov": "full" if joint and m > 1 else "diagonal",
+        "integrate_row_cov": joint,
+    } | options
+    model = LinearAttentionSSM(**settings)
+    data, key = with_lags(model, train), jax.random.key(seed)
+    params, history = model.fit(*data, key, num_epochs=num_epochs, progress=False)
+    if model.integrate_row_cov:
+        discount = _best_discount(model, params, *data, discounts)
+        if discount < 1:
+            model = LinearAttentionSSM(**settings | {"row_cov_discount": discount})
+            params, history = model.fit(*data, key, num_epochs=num_epochs, progress=False)
 
     def predict(observed: Observed) -> Predictive:
-        y, u = with_lags(model, observed)
-        means, covariances = _moments(model.given_missing(y), params, y, u)
-        return Predictive.gaussian(
-            np.asarray(means, np.float64), np.asarray(covariances, np.float64)
-        )
+        return predictive(model, params, observed)
 
     def sample_paths(observed: Observed, ahead: Ahead) -> np.ndarray:
         return _paths(model, params, observed, ahead)
@@ -97,11 +108,58 @@ def fit_attention(
 
 
 @partial(jax.jit, static_argnums=0)
-def _moments(
+def _predictions(
     model: Any, params: ParamsLinearAttentionSSM, emissions: Array, inputs: Array
-) -> tuple[Array, Array]:
-    """Means and covariances of every step given those before it."""
-    return model.predict_one_step(jax.random.key(0), params, emissions, inputs)[2:]
+) -> Any:
+    """What the filter says of every emission given those before it."""
+    return model.filter(params, emissions, inputs, store="loglik", missing=_missing(model))
+
+
+def _missing(model: LinearAttentionSSM) -> Any:
+    """What to do about partly missing emissions, which a trace does not see."""
+    return "entries" if model.row_cov == "diagonal" and model.emission_dim > 1 else "rows"
+
+
+def _best_discount(
+    model: LinearAttentionSSM,
+    params: ParamsLinearAttentionSSM,
+    emissions: Array,
+    inputs: Array,
+    discounts: Sequence[float],
+) -> float:
+    """The discount of the highest likelihood; the filter's means do not depend on it.
+
+    1 unless another gains more than two nats, about what chance gains once in twenty times.
+    """
+    posterior = _predictions(model, params, emissions, inputs)
+    prior = model.prior.row_cov(params.emissions)
+
+    def log_likelihood(discount: float) -> float:
+        law = integrate_row_cov(posterior, emissions, prior, discount=discount)
+        return float(law.marginal_loglik)
+
+    best = max(discounts, key=log_likelihood)
+    constant = max(discounts)
+    return best if log_likelihood(best) > log_likelihood(constant) + 2 else constant
+
+
+def predictive(
+    model: LinearAttentionSSM, params: ParamsLinearAttentionSSM, observed: Observed
+) -> Predictive:
+    """The laws of all steps, each given those before it."""
+    emissions, inputs = with_lags(model, observed)
+    posterior = _predictions(model, params, emissions, inputs)
+    means = np.asarray(posterior.emission_means, np.float64)
+    scales = np.asarray(posterior.emission_scales, np.float64)
+    scales = np.expand_dims(scales, (1, 2) if scales.ndim == 1 else 1)
+    if not model.integrate_row_cov:
+        return Predictive.gaussian(means, scales * np.asarray(posterior.row_cov, np.float64))
+    integrated = model.row_cov_posterior(params, posterior, emissions, {}, "all")
+    laws: Any = integrated.predictive_row_cov
+    df = np.asarray(laws.student_df, np.float64).reshape(-1)
+    rows = np.asarray(laws.scale, np.float64).reshape(len(means), *means.shape[1:] * 2)
+    law = Predictive.gaussian(means, scales * rows / df[:, None, None])
+    return law._replace(df=df)
 
 
 def _paths(
@@ -112,20 +170,29 @@ def _paths(
 ) -> np.ndarray:
     """Paths from the filtered states, emissions fed back as lags."""
     y, u = with_lags(model, observed)
-    posterior: Any = model.filter(params, y, u)
+    posterior: Any = model.filter(params, y, u, missing=_missing(model))
     last = jnp.asarray(ahead.origins - 1)
     lags = jnp.asarray(last_values(observed.values, ahead, model.num_lags), y.dtype)
     future = jnp.asarray(ahead.future(observed.inputs), y.dtype)
-    n = ahead.num_samples
+    n, m = ahead.num_samples, model.emission_dim
+    row_key, key = jax.random.split(jax.random.key(ahead.seed))
+    if model.integrate_row_cov:
+        integrated = model.row_cov_posterior(params, posterior, y, {}, "all")
+        laws: Any = jax.tree.map(lambda x: x[ahead.origins], integrated.predictive_row_cov)
+        rows = jnp.moveaxis(laws.sample(row_key, (n,)), 0, 1).reshape(len(last), n, m, m)
+    else:
+        rows = jnp.broadcast_to(posterior.row_cov, (len(last), n, m, m))
 
     @jax.jit
     @jax.vmap
-    def paths(key: Array, mean: Array, cov: Array, lags: Array, future: Array) -> Array:
+    def paths(
+        key: Array, mean: Array, cov: Array, rows: Array, lags: Array, future: Array
+    ) -> Array:
         start_key, path_key = jax.random.split(key)
-        start = draw_states(start_key, mean, cov, posterior.row_cov, n)
+        start = draw_states(start_key, mean, cov, rows, n)
         lags = jnp.broadcast_to(lags, (n, *lags.shape))
-        return simulate(model, params, path_key, start, posterior.row_cov, lags, future)[1]
+        return simulate(model, params, path_key, start, rows, lags, future)[1]
 
-    keys = jax.random.split(jax.random.key(ahead.seed), len(last))
+    keys = jax.random.split(key, len(last))
     means, covs = posterior.filtered_means[last], posterior.filtered_covariances[last]
-    return np.asarray(paths(keys, means, covs, lags, future), np.float64)
+    return np.asarray(paths(keys, means, covs, rows, lags, future), np.float64)

@@ -55,6 +55,10 @@ class RowCovLaw(NamedTuple):
         """
         return self.df if self.is_diagonal else self.df - self.scale.shape[-1] + 1
 
+    def discount(self, factor: float) -> "RowCovLaw":
+        """Forget: n and Ψ times a factor in (0, 1], which leaves the scale matrix Ψ / n."""
+        return RowCovLaw(self.df + (factor - 1) * self.student_df, factor * self.scale)
+
     def mean(self) -> Float[Array, "... m m"] | Float[Array, "... m"]:
         """E[Σ] = Ψ / (n − 2) with n = `student_df`; NaN for n <= 2, where there is none."""
         spare = jnp.where(self.student_df > 2, self.student_df - 2, jnp.nan)
@@ -106,6 +110,7 @@ def integrate_row_cov(
     emissions: Float[Array, "T m"],
     prior: RowCovLaw,
     *,
+    discount: float = 1.0,
     mask: Bool[Array, " T"] | None = None,
     length: int | Int[Array, ""] | None = None,
     store: Literal["last", "all"] = "last",
@@ -117,6 +122,10 @@ def integrate_row_cov(
     $$\nu_t = \nu_{t-1} + 1, \quad \Psi_t = \Psi_{t-1} + e_t e_t^\top / s_t, \quad
       e_t = y_t - \hat y_t$$
 
+    With a `discount` δ < 1 the row covariance changes over time: what was learned of it is
+    forgotten before each observed step, n and Ψ times δ, so about the last 1 / (1 − δ) steps count.
+    Gaps forget nothing more. The law of the states is then relative to the latest Σ.
+
     The state given all data is matrix-t; its covariance is E[Σ | y] ⊗ P_t. Costs O(m²) a step in
     O(T m) memory, gradients included; O(m) on a diagonal. Differentiate as the filter with
     ``gradient="adjoint"``: in reverse, or forward over reverse.
@@ -127,6 +136,7 @@ def integrate_row_cov(
         emissions: y, (T, m); NaN means missing. A partly missing emission counts as wholly
             missing unless the filter kept a covariance for each row (``missing="entries"``).
         prior: the law of Σ.
+        discount: δ in (0, 1]; a number, not traced.
         mask: as for the filter.
         length: as for the filter.
         store: "all" keeps the law of Σ before every step, too.
@@ -150,9 +160,12 @@ def integrate_row_cov(
         >>> law.df.tolist(), law.scale.tolist()
         ([4.0], [3.0])
 
-    Source: Quintana and West (1987), The Statistician 36; West and Harrison (1997), chapter 16.
+    Source: Quintana and West (1987), The Statistician 36; West and Harrison (1997), chapter 16,
+    where section 16.4.5 is about the discount.
     """
     _checks.one_of("store", store, ("last", "all"))
+    if not 0 < discount <= 1:
+        raise ValueError(f"discount: expected a number in (0, 1], got {discount}")
     means, scales = posterior.emission_means, posterior.emission_scales
     if means.ndim != 2:
         raise ValueError(
@@ -172,7 +185,9 @@ def integrate_row_cov(
     if not by_rows:
         observed = observed.all(axis=-1, keepdims=True)
     scales = scales if by_rows else scales[:, None]
-    return _integrate(y.astype(means.dtype), means, scales, observed, prior, store=store)
+    factor = None if discount == 1 else jnp.asarray(discount, means.dtype)
+    y = y.astype(means.dtype)
+    return _integrate(y, means, scales, observed, prior, factor, store=store)
 
 
 def _check_prior(prior: Any, m: int, dtype: Any) -> RowCovLaw:
@@ -206,7 +221,14 @@ def _positive(name: str, x: Array, above: float = 0) -> None:
 
 @partial(jax.jit, static_argnames="store")
 def _integrate(
-    emissions: Array, means: Array, scales: Array, observed: Array, prior: RowCovLaw, *, store: str
+    emissions: Array,
+    means: Array,
+    scales: Array,
+    observed: Array,
+    prior: RowCovLaw,
+    discount: Array | None,
+    *,
+    store: str,
 ) -> PosteriorRowCov:
     """Standardise the residuals, zero where missing, and integrate."""
     # What is missing is replaced before any arithmetic, so no NaN can reach a gradient.
@@ -214,13 +236,30 @@ def _integrate(
     white = (jnp.where(observed, emissions, means) - means) / jnp.sqrt(scales)
     seen = observed.astype(means.dtype)
     if prior.is_diagonal:
-        return _independent(white, seen, scales, prior, store)
-    return _joint(white, seen[:, 0], scales[:, 0], prior, store)
+        return _independent(white, seen, scales, prior, store, discount)
+    return _joint(white, seen[:, 0], scales[:, 0], prior, store, discount)
 
 
 def _before(x: Array) -> Array:
     """The sum of all earlier steps, for every step."""
     return jnp.cumsum(jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]]), axis=0)
+
+
+def _remembered(
+    start: Array, terms: Array, seen: Array, discount: Array | None
+) -> tuple[Array, Array]:
+    """What is known before each step, and after the last: observed steps forget, then add."""
+    if discount is None:
+        return start + _before(terms), start + terms.sum(axis=0)
+
+    def add(earlier: tuple[Array, Array], later: tuple[Array, Array]) -> tuple[Array, Array]:
+        return earlier[0] * later[0], earlier[1] * later[0] + later[1]
+
+    kept = jnp.broadcast_to(jnp.where(seen > 0, discount, 1.0), terms.shape)
+    factors, sums = jax.lax.associative_scan(add, (kept, terms))
+    after = factors * start + sums
+    before = jnp.concatenate([jnp.broadcast_to(start, after[:1].shape), after[:-1]])
+    return discount * before, after[-1]
 
 
 def _log_density(df: Array, m: int, scales: Array, log_det: Array, ratios: Array) -> Array:
@@ -232,44 +271,58 @@ def _log_density(df: Array, m: int, scales: Array, log_det: Array, ratios: Array
 
 
 def _independent(
-    white: Array, seen: Array, scales: Array, prior: RowCovLaw, store: str
+    white: Array, seen: Array, scales: Array, prior: RowCovLaw, store: str, discount: Array | None
 ) -> PosteriorRowCov:
     """A diagonal Σ: every row by itself."""
     squares, counts = white**2, jnp.broadcast_to(seen, white.shape)
-    laws = RowCovLaw(prior.df + _before(counts), prior.scale + _before(squares))
+    dfs, last_df = _remembered(prior.df, counts, counts, discount)
+    sums, last_scale = _remembered(prior.scale, squares, counts, discount)
+    laws = RowCovLaw(dfs, sums)
     ratios = squares / laws.scale
     terms = _log_density(laws.df, 1, scales, jnp.log(laws.scale), ratios)
     log_predictive = jnp.sum(terms * seen, axis=1)
-    last = RowCovLaw(prior.df + counts.sum(0), prior.scale + squares.sum(0))
     kept = laws if store == "all" else None
-    return PosteriorRowCov(log_predictive.sum(), log_predictive, last, kept)
+    return PosteriorRowCov(
+        log_predictive.sum(), log_predictive, RowCovLaw(last_df, last_scale), kept
+    )
 
 
 def _joint(
-    white: Array, seen: Array, scales: Array, prior: RowCovLaw, store: str
+    white: Array, seen: Array, scales: Array, prior: RowCovLaw, store: str, discount: Array | None
 ) -> PosteriorRowCov:
     """A full Σ."""
-    df = prior.df + _before(seen)
-    ratios = _ratios(white, prior.scale)
-    log_det = jnp.linalg.slogdet(prior.scale)[1] + _before(jnp.log1p(ratios))
-    log_predictive = seen * _log_density(df, white.shape[1], scales, log_det, ratios)
-    last = RowCovLaw(prior.df + seen.sum(), prior.scale + white.T @ white)
-    kept = None
-    if store == "all":
-        kept = RowCovLaw(df, prior.scale + _before(white[:, :, None] * white[:, None, :]))
-    return PosteriorRowCov(log_predictive.sum(), log_predictive, last, kept)
+    m = white.shape[1]
+    student_dfs, last_df = _remembered(prior.student_df, seen, seen, discount)
+    df, last_df = student_dfs + m - 1, last_df + m - 1
+    kept = jnp.ones_like(seen) if discount is None else jnp.where(seen > 0, discount, 1.0)
+    ratios = _ratios(white, prior.scale, kept)
+    forgotten = m * jnp.cumsum(jnp.log(kept))
+    log_det = jnp.linalg.slogdet(prior.scale)[1] + forgotten + _before(jnp.log1p(ratios))
+    log_predictive = seen * _log_density(df, m, scales, log_det, ratios)
+    outer = white[:, :, None] * white[:, None, :]
+    laws = None
+    if store == "all" or discount is not None:
+        before, last = _remembered(prior.scale, outer, seen[:, None, None], discount)
+        laws = RowCovLaw(df, before) if store == "all" else None
+    else:
+        last = prior.scale + white.T @ white
+    return PosteriorRowCov(log_predictive.sum(), log_predictive, RowCovLaw(last_df, last), laws)
 
 
 @jax.custom_vjp
-def _ratios(white: Float[Array, "T m"], scale: Float[Array, "m m"]) -> Float[Array, " T"]:
-    """Every w_tᵀ Ψ_{t-1}⁻¹ w_t, where Ψ gains w_t w_tᵀ after step t."""
-    return _ratios_forward(white, scale)[0]
+def _ratios(
+    white: Float[Array, "T m"], scale: Float[Array, "m m"], kept: Float[Array, " T"]
+) -> Float[Array, " T"]:
+    """Every w_tᵀ (d_t Ψ_{t-1})⁻¹ w_t, where Ψ_t = d_t Ψ_{t-1} + w_t w_tᵀ; d is `kept`."""
+    return _ratios_forward(white, scale, kept)[0]
 
 
-def _ratios_forward(white: Array, scale: Array) -> tuple[Array, tuple[Array, Array]]:
+def _ratios_forward(white: Array, scale: Array, kept: Array) -> tuple[Array, Any]:
     """By Potter's update of a root of Ψ⁻¹, which stays positive semidefinite."""
 
-    def step(root: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
+    def step(root: Array, inputs: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+        w, d = inputs
+        root = root / jnp.sqrt(d)
         f = root.T @ w
         ratio, direction = f @ f, root @ f
         total = 1 + ratio
@@ -278,22 +331,23 @@ def _ratios_forward(white: Array, scale: Array) -> tuple[Array, tuple[Array, Arr
 
     eye = jnp.eye(len(scale), dtype=scale.dtype)
     inverse = jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(scale), eye, lower=True)
-    _, (ratios, directions) = jax.lax.scan(step, inverse.T, white)
-    return ratios, (white, directions)
+    _, (ratios, directions) = jax.lax.scan(step, inverse.T, (white, kept))
+    return ratios, (white, directions, kept)
 
 
-def _ratios_backward(saved: tuple[Array, Array], cotangents: Array) -> tuple[Array, Array]:
-    """With u_t = Ψ_{t-1}⁻¹ w_t a ratio changes by 2 u_tᵀ dw_t − u_tᵀ dΨ_{t-1} u_t."""
+def _ratios_backward(saved: Any, cotangents: Array) -> tuple[Array, Array, Array]:
+    """With u_t = Ψ⁻¹ w_t for Ψ before step t, a ratio changes by 2 u_tᵀ dw_t − u_tᵀ dΨ u_t."""
 
-    def step(adjoint: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        w, u, c = inputs
-        return adjoint - jnp.outer(c * u, u), 2 * (c * u + adjoint @ w)
+    def step(adjoint: Array, inputs: tuple[Array, ...]) -> tuple[Array, Array]:
+        w, u, c, d = inputs
+        return d * (adjoint - jnp.outer(c * u, u)), 2 * (c * u + adjoint @ w)
 
-    white, directions = saved
+    white, directions, kept = saved
     m = white.shape[1]
     zero = jnp.zeros((m, m), white.dtype)
-    adjoint, out = jax.lax.scan(step, zero, (white, directions, cotangents), reverse=True)
-    return out, adjoint
+    adjoint, out = jax.lax.scan(step, zero, (white, directions, cotangents, kept), reverse=True)
+    # The discounts are constants.
+    return out, adjoint, jnp.zeros_like(kept)
 
 
 _ratios.defvjp(_ratios_forward, _ratios_backward)

@@ -97,6 +97,9 @@ class LinearAttentionSSM(SSM):
             batch has its own Σ. The value in the parameters is fixed; only `to_lgssm`, the
             pointwise laws and dynamax's joint `log_prob` are given it. See
             :func:`ssmlin.integrate_row_cov`.
+        row_cov_discount: δ in [0.75, 1] where Σ is integrated out: below 1 it changes over time,
+            and about the last 1 / (1 − δ) steps tell it; paths sampled ahead keep the Σ they
+            start with.
         num_lags: say that the first num_lags·m inputs are lagged emissions, as made by
             :meth:`compute_inputs`; then `sample` and `forecast` can feed emissions back.
         normalization: "unit" or "none" for keys and queries; default "none" for
@@ -133,6 +136,7 @@ class LinearAttentionSSM(SSM):
         process_noise: ProcessNoise = "isotropic",
         row_cov: RowCov = "diagonal",
         integrate_row_cov: bool = False,
+        row_cov_discount: float = 1.0,
         num_lags: int = 0,
         normalization: Literal["unit", "none"] | None = None,
         has_input_weights: bool = True,
@@ -157,6 +161,17 @@ class LinearAttentionSSM(SSM):
             raise ValueError(
                 "integrate_row_cov: expected False where row_cov is 'identity', which is known; "
                 "got True"
+            )
+        self.row_cov_discount = float(row_cov_discount)
+        # Below 0.75 the prior's three degrees of freedom would leave no variance.
+        if not 0.75 <= self.row_cov_discount <= 1:
+            raise ValueError(
+                f"row_cov_discount: expected a number in [0.75, 1], got {row_cov_discount}"
+            )
+        if self.row_cov_discount < 1 and not self.integrate_row_cov:
+            raise ValueError(
+                "row_cov_discount: expected 1 unless integrate_row_cov=True, got "
+                f"{row_cov_discount}"
             )
         self.num_lags = _checks.positive_int("num_lags", num_lags, minimum=0)
         if self.num_lags * emission_dim > input_dim:
@@ -731,7 +746,7 @@ class LinearAttentionSSM(SSM):
         posterior = matrix_lgssm_smoother(lgssm, emissions, **options)
         return self._with_row_cov(params, posterior, emissions, options)
 
-    def _row_cov_posterior(
+    def row_cov_posterior(
         self,
         params: ParamsLinearAttentionSSM,
         posterior: PosteriorMatrixLGSSM,
@@ -739,11 +754,23 @@ class LinearAttentionSSM(SSM):
         options: dict[str, Any],
         store: Literal["last", "all"] = "last",
     ) -> PosteriorRowCov:
-        """The law of Σ given the emissions, after a filter with these options."""
+        """The law of Σ given the emissions, after a filter with these options.
+
+        Args:
+            params: constrained parameters.
+            posterior: of that filter, at least its predictions of the emissions.
+            emissions: y, (T, m).
+            options: the filter's mask and length, if any.
+            store: "all" for the law before every step, too.
+
+        Returns:
+            See :func:`ssmlin.integrate_row_cov`.
+        """
         return integrate_row_cov(
             posterior,
             emissions,
             self.prior.row_cov(params.emissions),
+            discount=self.row_cov_discount,
             mask=options.get("mask"),
             length=options.get("length"),
             store=store,
@@ -759,7 +786,7 @@ class LinearAttentionSSM(SSM):
         """The posterior with Σ integrated out, if it is to be."""
         if not self.integrate_row_cov:
             return posterior
-        integrated = self._row_cov_posterior(params, posterior, emissions, options)
+        integrated = self.row_cov_posterior(params, posterior, emissions, options)
         return posterior._replace(
             marginal_loglik=integrated.marginal_loglik,
             log_predictive=integrated.log_predictive,
@@ -787,7 +814,7 @@ class LinearAttentionSSM(SSM):
         if self.integrate_row_cov:
             row_key, key = jax.random.split(key)
             posterior = matrix_lgssm_filter(lgssm, emissions, store="loglik", **options)
-            law = self._row_cov_posterior(params, posterior, emissions, options).row_cov
+            law = self.row_cov_posterior(params, posterior, emissions, options).row_cov
             rows = self._row_matrices(law.sample(row_key, (n,)))
 
             # Σ alone varies, so all paths still share one covariance recursion.
@@ -834,7 +861,7 @@ class LinearAttentionSSM(SSM):
         if self.integrate_row_cov:
             # A Student-t draw is a Gaussian one with Σ drawn first.
             key, row_key = jax.random.split(key)
-            integrated = self._row_cov_posterior(params, posterior, emissions, options, "all")
+            integrated = self.row_cov_posterior(params, posterior, emissions, options, "all")
             laws: Any = integrated.predictive_row_cov
             rows = self._row_matrices(laws.mean())
             drawn = self._row_matrices(laws.sample(row_key))
@@ -908,7 +935,8 @@ class LinearAttentionSSM(SSM):
             rows = last.row_cov
             if self.integrate_row_cov:
                 row_key, start_key = jax.random.split(start_key)
-                law = self._row_cov_posterior(params, last, y, {}).row_cov
+                law = self.row_cov_posterior(params, last, y, {}).row_cov
+                law = law.discount(self.row_cov_discount)
                 rows = self._row_matrices(law.sample(row_key, (num_samples,)))
             start = draw_states(
                 start_key, last.filtered_means[0], last.filtered_covariances[0], rows, num_samples
@@ -928,13 +956,13 @@ class LinearAttentionSSM(SSM):
         nothing = jnp.full((horizon, self.emission_dim), jnp.nan, y.dtype)
         extended = jnp.concatenate([y, nothing])
         posterior = self.filter(params, extended, jnp.concatenate([u, ahead]), store="loglik")
-        covariances = self._emission_covariances(
-            posterior.emission_scales[-horizon:], posterior.row_cov
-        )
+        row_cov = posterior.row_cov
         student_df: Array | None = None
         if self.integrate_row_cov:
-            integrated = self._row_cov_posterior(params, posterior, extended, {})
-            student_df = integrated.row_cov.student_df
+            law = self.row_cov_posterior(params, posterior, extended, {}).row_cov
+            law = law.discount(self.row_cov_discount)
+            row_cov, student_df = self._row_matrices(law.mean()), law.student_df
+        covariances = self._emission_covariances(posterior.emission_scales[-horizon:], row_cov)
         paths: Array | None = None
         if key is not None:
             no_lags = jnp.zeros((num_samples, 0, self.emission_dim), y.dtype)

@@ -300,3 +300,67 @@ def test_errors_name_the_argument():
         ssmlin.integrate_row_cov(filtered(y[None], jnp.ones((1, T))), y, FULL)
     with pytest.raises(ValueError, match="store"):
         ssmlin.integrate_row_cov(shared, y, FULL, store="means")
+
+
+@pytest.mark.parametrize("diagonal", [True, False])
+def test_a_discount_forgets_before_observed_steps(diagonal):
+    """Against a plain loop, with gaps, and its gradient against finite differences."""
+    rng = np.random.default_rng(2)
+    steps, m, delta = 9, 2, 0.8
+    y = rng.normal(size=(steps, m))
+    y[[3, 4]] = np.nan
+    means, scales = rng.normal(size=(steps, m)), rng.uniform(0.5, 2, size=steps)
+    posterior = PosteriorMatrixLGSSM(
+        marginal_loglik=jnp.zeros(()), log_predictive=jnp.zeros(steps),
+        emission_means=jnp.asarray(means), emission_scales=jnp.asarray(scales),
+        row_cov=jnp.eye(m),
+    )  # fmt: skip
+    scale = np.array([[1.0, 0.3], [0.3, 2.0]])
+    prior = RowCovLaw(jnp.asarray(5.0), jnp.asarray(scale))
+    if diagonal:
+        prior = RowCovLaw(jnp.asarray([4.0, 5.0]), jnp.asarray([1.0, 2.0]))
+    found = ssmlin.integrate_row_cov(posterior, jnp.asarray(y), prior, discount=delta, store="all")
+    n, psi = np.asarray(prior.student_df), np.asarray(prior.scale)
+    for t in range(steps):
+        before = found.predictive_row_cov
+        np.testing.assert_allclose(before.student_df[t], delta * n, rtol=1e-12)
+        np.testing.assert_allclose(before.scale[t], delta * psi, rtol=1e-12)
+        if np.isnan(y[t]).any():
+            assert found.log_predictive[t] == 0
+            continue
+        w = (y[t] - means[t]) / np.sqrt(scales[t])
+        n, psi = delta * n, delta * psi
+        if diagonal:
+            laws = stats.t(n, means[t], np.sqrt(scales[t] * psi / n))
+            expected = laws.logpdf(y[t]).sum()
+            psi = psi + w**2
+        else:
+            law = stats.multivariate_t(means[t], scales[t] * psi / n, n)
+            expected = law.logpdf(y[t])
+            psi = psi + np.outer(w, w)
+        np.testing.assert_allclose(found.log_predictive[t], expected, rtol=1e-10)
+        n = n + 1
+    np.testing.assert_allclose(found.row_cov.student_df, n, rtol=1e-12)
+    np.testing.assert_allclose(found.row_cov.scale, psi, rtol=1e-12)
+
+    def total(means, scale):
+        law = prior._replace(scale=scale if diagonal else 0.5 * (scale + scale.T))
+        given = posterior._replace(emission_means=means)
+        return ssmlin.integrate_row_cov(given, jnp.asarray(y), law, discount=delta).marginal_loglik
+
+    check_grads(total, (jnp.asarray(means), prior.scale), order=1, modes=["rev"])
+
+
+def test_a_discount_out_of_range():
+    posterior = PosteriorMatrixLGSSM(
+        marginal_loglik=jnp.zeros(()), log_predictive=jnp.zeros(1),
+        emission_means=jnp.zeros((1, 1)), emission_scales=jnp.ones(1), row_cov=jnp.eye(1),
+    )  # fmt: skip
+    law = RowCovLaw(jnp.ones(1), jnp.ones(1))
+    for discount in (0.0, 1.1):
+        with pytest.raises(ValueError, match="discount: expected a number in"):
+            ssmlin.integrate_row_cov(posterior, jnp.zeros((1, 1)), law, discount=discount)
+    with pytest.raises(ValueError, match="row_cov_discount: expected 1 unless"):
+        ssmlin.LinearAttentionSSM("mamba2", 1, row_cov_discount=0.9)
+    with pytest.raises(ValueError, match="row_cov_discount: expected a number in"):
+        ssmlin.LinearAttentionSSM("mamba2", 1, integrate_row_cov=True, row_cov_discount=0.5)
