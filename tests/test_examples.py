@@ -22,7 +22,8 @@ def test_quickstart_tracks_the_coefficient(capsys):
 @pytest.mark.slow
 @pytest.mark.float32
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
-def test_code_on_pages_runs(page):
+def test_code_on_pages_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # it writes files
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.S)
     assert blocks
     names: dict[str, object] = {}  # a page is read from its top

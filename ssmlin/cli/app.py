@@ -45,7 +45,7 @@ def demo(
     results = run_demo(output, seed=seed, workers=workers, progress=not quiet, report=lines.append)
     for series, comparison in results.items():
         table = Table(title=f"{series}: held out, one step ahead", title_justify="left")
-        table.add_column("model")
+        table.add_column("model", no_wrap=True)
         table.add_column("setting")
         for heading in ("log density", "RMSE", "parameters", "seconds"):
             table.add_column(heading, justify="right")
@@ -136,16 +136,23 @@ def compare(
     if as_json:
         typer.echo(frame.to_json(orient="records"))
         return
-    shown = ["log_density", "log_density_se", "difference", "difference_se", "crps", "rmse"]
-    shown += ["coverage_80", "coverage_95"] + (["path_crps"] if horizon > 1 else [])
+    shown = {"crps": "CRPS", "rmse": "RMSE", "coverage_80": "in 80 %", "coverage_95": "in 95 %"}
+    shown |= {"path_crps": "path CRPS"} if horizon > 1 else {}
     table = Table(title=f"{file.name}: held out, one step ahead", title_justify="left")
-    table.add_column("model")
-    for name in shown:
-        table.add_column(name.replace("_", " "), justify="right")
+    table.add_column("model", no_wrap=True)
+    for heading in ("log density", "to the best", *shown.values()):
+        table.add_column(heading, justify="right")
     for row in frame.to_dict("records"):
-        cells = [f"{row[name]:.3f}" if row.get(name, np.nan) == row.get(name) else "" for name in
-                 shown]  # fmt: skip
-        table.add_row(row["model"], *(["failed"] + cells[1:] if row["failure"] else cells))
+        if row["failure"]:
+            table.add_row(row["model"], "failed")
+            continue
+        behind = f"{row['difference']:.3f} ± {row['difference_se']:.3f}"
+        table.add_row(
+            row["model"],
+            f"{row['log_density']:.3f}",
+            behind if row["difference"] else "",
+            *(f"{row.get(name, np.nan):.3f}" for name in shown),
+        )
     console.print(table)
     console.print("units: the training part's standard deviation of each column")
     for row in frame.to_dict("records"):
@@ -182,7 +189,7 @@ def _read_columns(
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
             _fail(f"{file}: expected finite numbers in column {name!r}, got "
-                  f"{column.iloc[row]!r} in data row {row + 1}")  # fmt: skip
+                  f"{column.iloc[[row]].tolist()[0]!r} in data row {row + 1}")  # fmt: skip
         if name in inputs and parsed.isna().any():
             row = int(np.flatnonzero(parsed.isna())[0])
             _fail(f"{file}: expected no missing values in the input {name!r}, got one in data "

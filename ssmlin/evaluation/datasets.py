@@ -190,7 +190,7 @@ def _years(dates: Any) -> np.ndarray:
     import pandas as pd
 
     index = pd.DatetimeIndex(dates)
-    return index.year.to_numpy() + (index.dayofyear.to_numpy() - 1) / 365.25
+    return index.year.to_numpy() + (index.day_of_year.to_numpy() - 1) / 365.25
 
 
 #: The series of the results in the documentation.

@@ -5,15 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ssmlin.evaluation.attention import FittedAttention, with_lags
+from ssmlin.evaluation.attention import FittedAttention, predictive, with_lags
 from ssmlin.evaluation.datasets import Split
 from ssmlin.models import Forecast
 
 if TYPE_CHECKING:
     import xarray
     from matplotlib.figure import Figure
-
-_NORMAL_95 = 1.6448536269514722
 
 
 def _rows(count: int, height: float = 2.2) -> tuple["Figure", Any]:
@@ -236,19 +234,19 @@ def prediction_figure(panels: Sequence[tuple[Split, int, FittedAttention, Fitted
     axes = figure.subplots(2, len(panels), sharex="col", height_ratios=[3, 1], squeeze=False)
     for (split, column, predictor, gated), (top, bottom) in zip(panels, axes.T, strict=True):
         times, start = split.series.times, split.num_train
-        model, params = predictor.model, predictor.params
-        posterior = model.filter(params, *with_lags(model, split.observed), store="loglik")
+        model = predictor.model
+        law = predictive(model, predictor.params, split.observed)
         unit, offset = split.scale[column], split.mean[column]
-        mean = np.asarray(posterior.emission_means)[:, column] * unit + offset
-        variance = np.asarray(posterior.emission_scales * posterior.row_cov[column, column])
-        width = _NORMAL_95 * np.sqrt(variance) * unit
+        low, mean, high = (
+            x[:, column] * unit + offset for x in (law.quantile(0.05), law.mean, law.quantile(0.95))
+        )
         seen = slice(model.num_lags, None)
         top.plot(times, split.series.values[:, column], color="black", lw=0.8, label="observed")
         top.plot(times[seen], mean[seen], color="C0", lw=1, label="predicted one step ahead")
         top.fill_between(
             times[seen],
-            (mean - width)[seen],
-            (mean + width)[seen],
+            low[seen],
+            high[seen],
             color="C0",
             alpha=0.25,
             lw=0,

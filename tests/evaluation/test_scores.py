@@ -103,7 +103,7 @@ def test_scores_of_gaussians_in_closed_form():
 
 def test_energy_score_is_that_of_many_draws():
     predictive = LAWS["gaussian"]
-    draws = predictive.sample(np.random.default_rng(5), 4000)
+    draws = predictive.sample(np.random.default_rng(5), 1000)
     expected = scoringrules.es_ensemble(Y, draws, m_axis=1, v_axis=2, estimator="fair")
     np.testing.assert_allclose(score(predictive, Y).energy, expected, rtol=0.25)
 
