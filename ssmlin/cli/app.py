@@ -7,6 +7,7 @@ from typing import Annotated, Any, NoReturn
 
 import numpy as np
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -136,11 +137,13 @@ def compare(
     if as_json:
         typer.echo(frame.to_json(orient="records"))
         return
-    shown = {"crps": "CRPS", "rmse": "RMSE", "coverage_80": "in 80 %", "coverage_95": "in 95 %"}
-    shown |= {"path_crps": "path CRPS"} if horizon > 1 else {}
-    table = Table(title=f"{file.name}: held out, one step ahead", title_justify="left")
+    shown = {"crps": "CRPS", "rmse": "RMSE", "coverage_80": "80 %", "coverage_95": "95 %"}
+    shown |= {"path_crps": "paths"} if horizon > 1 else {}
+    table = Table(
+        title=f"{file.name}: held out, one step ahead", title_justify="left", box=SIMPLE_HEAD
+    )
     table.add_column("model", no_wrap=True)
-    for heading in ("log density", "to the best", *shown.values()):
+    for heading in ("log p", "to the best", *shown.values()):
         table.add_column(heading, justify="right")
     for row in frame.to_dict("records"):
         if row["failure"]:
@@ -154,7 +157,12 @@ def compare(
             *(f"{row.get(name, np.nan):.3f}" for name in shown),
         )
     console.print(table)
-    console.print("units: the training part's standard deviation of each column")
+    console.print(
+        "log p: mean log density a step; 80 %, 95 %: shares of values inside these intervals;\n"
+        + ("paths: CRPS of sampled paths; " if horizon > 1 else "")
+        + "units: the training part's standard deviation of each column",
+        highlight=False,
+    )
     for row in frame.to_dict("records"):
         if row["failure"]:
             console.print(f"{row['model']} failed: {row['failure']}", highlight=False)
