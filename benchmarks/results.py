@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from ssmlin.evaluation import compare_series  # noqa: E402
 from ssmlin.evaluation.datasets import DATASETS  # noqa: E402
+from ssmlin.evaluation.scores import standard_error  # noqa: E402
 from ssmlin.mechanisms import MECHANISMS  # noqa: E402
 
 PACKAGES = ("jax", "dynamax", "statsmodels", "scoringrules", "vega_datasets")
@@ -24,7 +25,7 @@ def row(cells):
 
 def main():
     several = [load() for load in DATASETS.values()]
-    comparisons = compare_series(several, workers=2)
+    comparisons = compare_series(several, workers=2, progress=False)
     print("# Results on real series\n")
     print("The same default settings for all series; the last 30 % held out, predicted one step")
     print("ahead ([what is done, and how to read the tables](comparing.md)). Made by")
@@ -40,8 +41,6 @@ def main():
         ours = next(r for r in done if r.name in MECHANISMS)
         theirs = next(r for r in done if r.name not in MECHANISMS)
         gain = ours.scores.log_density - theirs.scores.log_density
-        from ssmlin.evaluation.scores import standard_error
-
         shape = comparison.split.observed.values.shape
         row((name, *shape, f"`{ours.name}`", f"{ours.log_density:.3f}", f"`{theirs.name}`",
              f"{theirs.log_density:.3f}",

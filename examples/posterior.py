@@ -21,7 +21,7 @@ options = parser.parse_args()
 
 split = train_test_split(load_sunspots(), test_fraction=0.2)
 years = split.series.times
-emissions = jnp.asarray(split.values, jnp.float32)
+emissions = jnp.asarray(split.observed.values, jnp.float32)
 train = slice(0, split.num_train)
 
 model = ssmlin.LinearAttentionSSM(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -47,6 +48,8 @@ def fit_attention(
     key_dim: int | None = None,
     num_epochs: int = 500,
     discounts: Sequence[float] = (1.0, 0.98, 0.95, 0.92, 0.88, 0.84, 0.8),
+    checkpoint_dir: Path | None = None,
+    progress: bool = False,
     **options: Any,
 ) -> Fitted:
     """Fit a linear attention on lagged values and inputs.
@@ -63,6 +66,8 @@ def fit_attention(
         key_dim: d; default the inputs and an intercept, as `bayesian_memory` wants it.
         num_epochs: at most so many epochs.
         discounts: of Σ, to choose among.
+        checkpoint_dir: a directory to keep the states of the fits in, see ``model.fit``.
+        progress: show a progress bar.
         **options: of :class:`ssmlin.LinearAttentionSSM`.
 
     Returns:
@@ -85,12 +90,19 @@ def fit_attention(
     } | options
     model = LinearAttentionSSM(**settings)
     data, key = with_lags(model, train), jax.random.key(seed)
-    params, history = model.fit(*data, key, num_epochs=num_epochs, progress=False)
+
+    def fit(name: str) -> Any:
+        folder = None if checkpoint_dir is None else checkpoint_dir / name
+        return model.fit(
+            *data, key, num_epochs=num_epochs, checkpoint_dir=folder, progress=progress
+        )
+
+    params, history = fit("constant")
     if model.integrate_row_cov:
         discount = _best_discount(model, params, *data, discounts)
         if discount < 1:
             model = LinearAttentionSSM(**settings | {"row_cov_discount": discount})
-            params, history = model.fit(*data, key, num_epochs=num_epochs, progress=False)
+            params, history = fit("changing")
 
     def predict(observed: Observed) -> Predictive:
         return predictive(model, params, observed)

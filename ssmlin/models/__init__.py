@@ -1,7 +1,7 @@
 """The dynamax model class: features of the inputs, parameters, priors, forecasts."""
 
 from ssmlin.models.features import ParamsGate, ParamsProjection, lagged_inputs
-from ssmlin.models.files import load
+from ssmlin.models.files import load, load_notes
 from ssmlin.models.forecast import Forecast
 from ssmlin.models.linear_attention_ssm import LinearAttentionSSM
 from ssmlin.models.parameters import (
@@ -24,4 +24,5 @@ __all__ = [
     "ShrinkagePrior",
     "lagged_inputs",
     "load",
+    "load_notes",
 ]

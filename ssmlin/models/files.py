@@ -24,6 +24,7 @@ def save(
     model: LinearAttentionSSM,
     params: ParamsLinearAttentionSSM,
     props: ParamsLinearAttentionSSM | None = None,
+    notes: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a model and its parameters; see :meth:`ssmlin.LinearAttentionSSM.save`."""
     name, known = model.mechanism.name, MECHANISMS.get(model.mechanism.name)
@@ -45,7 +46,18 @@ def save(
             f"props: expected properties of the {len(arrays)} parameters, got {len(flags)}"
         )
     trainable = dict(zip(arrays, flags, strict=True))
-    write_arrays(Path(path), _KIND, arrays, {"settings": model.settings, "trainable": trainable})
+    description = {"settings": model.settings, "trainable": trainable, "notes": dict(notes or {})}
+    write_arrays(Path(path), _KIND, arrays, description)
+
+
+def load_notes(path: str | Path) -> dict[str, Any]:
+    """The notes in a file of a model, whatever :meth:`ssmlin.LinearAttentionSSM.save` was given.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is damaged, or holds something else.
+    """
+    return read_arrays("path", Path(path), _KIND)[1].get("notes", {})
 
 
 def load(

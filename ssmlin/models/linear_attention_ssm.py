@@ -2,7 +2,7 @@ r"""The dynamax model: a linear attention with learned features of the inputs.""
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -428,6 +428,7 @@ class LinearAttentionSSM(SSM):
         path: str | Path,
         params: ParamsLinearAttentionSSM,
         props: ParamsLinearAttentionSSM | None = None,
+        notes: Mapping[str, Any] | None = None,
     ) -> None:
         """Write the model, its parameters and what is trainable to one file.
 
@@ -438,6 +439,8 @@ class LinearAttentionSSM(SSM):
             path: the file; its folder must exist.
             params: the parameters.
             props: their properties, whose trainable flags are kept; default those of `initialize`.
+            notes: whatever else is to be kept and JSON can hold, such as the scaling of the data;
+                see :func:`ssmlin.models.load_notes`.
 
         Raises:
             OSError: the file cannot be written.
@@ -447,7 +450,7 @@ class LinearAttentionSSM(SSM):
         # That module reads models, too, so it imports this one.
         from ssmlin.models.files import save
 
-        save(path, self, params, props)
+        save(path, self, params, props, notes)
 
     # ----------------------------------------------------------------- the state space model
 

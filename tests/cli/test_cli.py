@@ -17,7 +17,7 @@ runner = CliRunner()
 def test_help_names_the_commands():
     result = runner.invoke(app, ["--help"])
     assert result.exit_code == 0
-    for command in ("demo", "compare", "mechanisms", "bench"):
+    for command in ("demo", "compare", "fit", "forecast", "sample", "mechanisms", "bench"):
         assert command in result.output
         assert runner.invoke(app, [command, "--help"]).exit_code == 0
 
@@ -88,23 +88,23 @@ def test_compare(data, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["none.csv", "-y", "y"], "none.csv: expected a CSV or TSV file"),
-        (["data.csv", "-y", "z"], "expected columns among t, y, u, text; got 'z'"),
+        (["none.csv", "-y", "y"], "expected a file, got none at none.csv"),
+        (["data.csv", "-y", "z"], "names among t, y, u, text; got 'z'"),
         (["data.csv", "-y", "text"], "finite numbers in column 'text', got 'word' in data row 1"),
         (
             ["data.csv", "-y", "u", "--inputs", "y"],
-            "no missing values in the input 'y', got one in",
+            "no missing values in column 'y', got one in",
         ),
         (["data.csv", "-y", "y", "--models", "arima"], "models: expected names among all"),
         (["data.csv", "-y", "y", "--test-fraction", "2"], "test_fraction: expected"),
         (["data.csv", "-y", "y", "--horizon", "80"], "horizon: expected at most the 27"),
         (["data.csv", "-y", "y", "--output", "data.csv"], "expected a file that does not exist"),
-        (["short.csv", "-y", "y"], "expected at least two rows, got 1"),
-        (["empty.csv", "-y", "y"], "expected a CSV or TSV file with a header"),
-        (["latin.csv", "-y", "y"], "expected a CSV or TSV file with a header"),
+        (["short.csv", "-y", "y"], "rows: expected at least 2, got 1"),
+        (["empty.csv", "-y", "y"], "expected a header"),
+        (["latin.csv", "-y", "y"], "expected text in utf-8"),
         (["infinite.csv", "-y", "y"], "got inf in data row 2"),
-        (["constant.csv", "-y", "y"], "'y' constant"),
-        (["ragged.csv", "-y", "y"], "expected a CSV or TSV file with a header"),
+        (["constant.csv", "-y", "y"], "varying values in column 'y'"),
+        (["ragged.csv", "-y", "y"], "Expected 2 fields in line 3"),
     ],
 )
 def test_bad_files_and_options_are_told_in_words(data, arguments, message, monkeypatch):
@@ -115,7 +115,7 @@ def test_bad_files_and_options_are_told_in_words(data, arguments, message, monke
     (folder / "latin.csv").write_bytes("y,größe\n1,2\n".encode("latin-1"))
     (folder / "infinite.csv").write_text("y\n1\ninf\n2\n")
     (folder / "constant.csv").write_text("y\n" + "1\n" * 30)
-    (folder / "ragged.csv").write_text("y\n1\n1,2,3\n4\n")
+    (folder / "ragged.csv").write_text("y,u\n1,2\n1,2,3\n4,5\n")
     before = {path: path.read_bytes() for path in folder.iterdir()}
     result = runner.invoke(
         app, ["compare", *arguments, *([] if "--models" in arguments else CHEAP)]
@@ -123,3 +123,58 @@ def test_bad_files_and_options_are_told_in_words(data, arguments, message, monke
     assert result.exit_code == 2 and isinstance(result.exception, SystemExit)
     assert message in " ".join(result.output.split())
     assert before == {path: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.slow
+@pytest.mark.float32
+def test_from_a_file_to_forecasts_and_draws(data, tmp_path):
+    """Fit, forecast in the file's units, sample; the model remembers columns and scaling."""
+    import arviz
+
+    import ssmlin
+    from ssmlin.data import Scaling
+    from ssmlin.models import load_notes
+
+    model, ahead, paths = tmp_path / "m.safetensors", tmp_path / "f.csv", tmp_path / "p.csv"
+    options = ["--inputs", "u", "--time", "t", "--lags", "1", "--epochs", "30", "--quiet"]
+    fit = ["fit", str(data), "-y", "y", "--output", str(model), *options]
+    result = runner.invoke(app, fit)
+    assert result.exit_code == 0, result.output
+    assert runner.invoke(app, fit).exit_code == 2  # nothing is overwritten
+    notes = load_notes(model)
+    assert notes["targets"] == ["y"] and notes["time"] == "t"
+    assert len(Scaling.from_dict(notes["scaling"]).mean) == 1
+
+    future = tmp_path / "future.csv"
+    future.write_text("u\n1.0\n-1.0\n0.0\n")
+    command = ["forecast", str(model), str(data), "--horizon", "3", "--output", str(ahead)]
+    missing = runner.invoke(app, command)
+    assert missing.exit_code == 2 and "--future: expected a file" in missing.output
+    result = runner.invoke(app, [*command, "--future", str(future), "--paths", str(paths)])
+    assert result.exit_code == 0, result.output
+    rows = list(csv.DictReader(ahead.open()))
+    assert [float(row["t"]) for row in rows] == [90, 91, 92]
+    # y = 3 + 2 u with noise of sd 0.1
+    for row, u in zip(rows, (1.0, -1.0, 0.0), strict=True):
+        assert abs(float(row["mean"]) - 3 - 2 * u) < 0.2
+        widths = [float(row[f"upper_{n}"]) - float(row[f"lower_{n}"]) for n in (50, 80, 95)]
+        assert 0.05 < widths[0] < widths[1] < widths[2] < 1.0
+    with paths.open() as file:
+        drawn = [float(row["y"]) for row in csv.DictReader(file) if float(row["t"]) == 91]
+    assert len(drawn) == 1000
+    assert np.mean(drawn) == pytest.approx(float(rows[1]["mean"]), abs=0.02)
+
+    output = tmp_path / "draws.nc"
+    chains = ["--chains", "2", "--warmup", "60", "--draws", "40", "--quiet"]
+    sample = ["sample", str(model), str(data), "--output", str(output), *chains]
+    result = runner.invoke(app, sample)
+    assert result.exit_code == 0, result.output
+    draws = arviz.from_netcdf(str(output))
+    assert draws.posterior["alpha_t"].sizes == {"chain": 2, "draw": 40, "time": 90}
+    assert draws.posterior["time"].values[-1] == 89
+    assert ssmlin.load(model)[0].num_lags == 1
+
+
+def test_a_file_of_something_else_is_no_model(data):
+    result = runner.invoke(app, ["forecast", str(data), str(data)])
+    assert result.exit_code == 2 and "expected a file of ssmlin with a model" in result.output

@@ -1,0 +1,220 @@
+"""Users' files: every format gives the same table, and every mistake a message in words."""
+
+import sqlite3
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ssmlin.data import Scaling, future_times, read_table, select_columns
+
+FRAME = pd.DataFrame({"t": [1.0, 2.0, 3.0], "y": [0.5, np.nan, -2.25], "u": [1.0, 0.0, 1.0]})
+
+
+def write_duckdb(path):
+    duckdb = pytest.importorskip("duckdb")
+    with duckdb.connect(str(path)) as connection:
+        connection.register("frame", FRAME)
+        connection.execute("CREATE TABLE data AS SELECT * FROM frame")
+
+
+def write_sqlite(path):
+    connection = sqlite3.connect(path)
+    FRAME.to_sql("data", connection, index=False)
+    connection.close()
+
+
+WRITERS = {
+    "a.csv": lambda p: FRAME.to_csv(p, index=False),
+    "semicolon.csv": lambda p: FRAME.to_csv(p, index=False, sep=";", decimal=","),
+    "bom.csv": lambda p: FRAME.to_csv(p, index=False, encoding="utf-8-sig"),
+    "a.tsv": lambda p: FRAME.to_csv(p, index=False, sep="\t"),
+    "pipe.txt": lambda p: FRAME.to_csv(p, index=False, sep="|"),
+    "a.csv.gz": lambda p: FRAME.to_csv(p, index=False),
+    "a.csv.xz": lambda p: FRAME.to_csv(p, index=False),
+    "a.parquet": lambda p: FRAME.to_parquet(p),
+    "a.xlsx": lambda p: FRAME.to_excel(p, index=False),
+    "a.jsonl": lambda p: FRAME.to_json(p, orient="records", lines=True),
+    "a.npz": lambda p: np.savez(p, **{name: FRAME[name].to_numpy() for name in FRAME}),
+    "a.sqlite": write_sqlite,
+    "a.duckdb": write_duckdb,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_all_formats_hold_the_same_table(name, tmp_path):
+    path = tmp_path / name
+    WRITERS[name](path)
+    before = path.read_bytes()
+    pd.testing.assert_frame_equal(read_table(path), FRAME, check_dtype=False)
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_arrays_queries_and_frames(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(6.0).reshape(3, 2))
+    assert read_table(tmp_path / "a.npy")["y1"].tolist() == [1, 3, 5]
+    write_sqlite(tmp_path / "a.db")
+    found = read_table(tmp_path / "a.db", query="SELECT y FROM data WHERE t > 2")
+    assert found.y.tolist() == [-2.25]
+    assert len(read_table(tmp_path / "a.db", table="data")) == 3
+    assert read_table(FRAME) is FRAME
+
+
+def bad_file(name, content, message, **options):
+    return pytest.param(name, content, message, options, id=f"{name}: {message[:30]}")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message", "options"),
+    [
+        bad_file("none.csv", None, "expected a file, got none at"),
+        bad_file("a.doc", b"y\n1\n", "a name that ends in .csv"),
+        bad_file("plain", b"y\n1\n", "got no ending"),
+        bad_file("a.csv", b"", "a header with the names of the columns"),
+        bad_file("a.csv", b"\n\n1\n", "a header with the names of the columns"),
+        bad_file("a.csv", b"y,u\n", "at least one row and one column, got 0 and 2"),
+        bad_file("a.csv", b"y,y\n1,2\n", "columns of different names, got 'y' twice"),
+        bad_file("a.csv", b"y,u\n1,2,3\n", "rows of 2 fields, got longer ones"),
+        bad_file("a.csv", b"y,u\n1,2\n1,2,3,4\n", "Expected 2 fields in line 3, saw 4"),
+        bad_file("a.csv", "größe\n1\n".encode("latin-1"), "text in utf-8, got byte 0xf6"),
+        bad_file("a.csv", b'y,u\n"1,2\n', "readable csv file"),
+        bad_file("a.csv.gz", b"y\n1\n", "readable csv file"),
+        bad_file("a.csv.xz", b"y\n1\n", "readable csv file"),
+        bad_file("a.csv", b"\xff\xfe\x00\x01", "text in utf-8"),
+        bad_file("a.parquet", b"nothing", "readable parquet file"),
+        bad_file("a.xlsx", b"nothing", "readable xlsx file"),
+        bad_file("a.jsonl", b"{]", "readable jsonl file"),
+        bad_file("a.npy", b"nothing", "readable npy file"),
+        bad_file("a.npz", b"nothing", "readable npz file"),
+        bad_file("a.db", b"nothing at all, " * 99, "file is not a database"),
+        bad_file("a.sqlite", b"", "the table among none, got no name"),
+        bad_file("a.duckdb", b"nothing", "a DuckDB database"),
+        bad_file("a.csv", b"y\n1\n", "expected a database", table="data"),
+        bad_file("a.db", b"", "a table or a query, got both", table="data", query="SELECT 1"),
+    ],
+)
+def test_bad_files(name, content, message, options, tmp_path):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match="source: |table: |query: ") as caught:
+        read_table(path, **options)
+    assert message.lower() in str(caught.value).lower()
+    assert content is None or path.read_bytes() == content
+
+
+def test_databases_are_not_changed_and_tables_are_named(tmp_path):
+    path = tmp_path / "a.db"
+    write_sqlite(path)
+    for query, message in (
+        ("DROP TABLE data", "readonly|read-only|readable"),
+        ("SELEKT", "syntax"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_table(path, query=query)
+    with pytest.raises(ValueError, match="the table among data, got 'other'"):
+        read_table(path, table="other")
+    assert len(read_table(path)) == 3
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=200), st.sampled_from(["a.csv", "a.tsv", "a.jsonl", "a.npy", "a.db"]))
+def test_any_bytes_are_a_table_or_a_value_error(tmp_path_factory, data, name):
+    path = tmp_path_factory.mktemp("fuzz") / name
+    path.write_bytes(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            frame = read_table(path)
+            select_columns(frame, [frame.columns[0]])
+        except ValueError:
+            pass
+    assert path.read_bytes() == data
+
+
+# ------------------------------------------------------------------------------------- columns
+
+
+def make(**columns):
+    return pd.DataFrame(columns)
+
+
+@pytest.mark.parametrize(
+    ("frame", "arguments", "message"),
+    [
+        (FRAME, {"targets": ["x"]}, "names among t, y, u; got 'x'"),
+        (make(price=[1, 2]), {"targets": ["prise"]}, "did you mean 'price'"),
+        (FRAME, {"targets": []}, "targets: expected at least one"),
+        (FRAME, {"targets": ["y"], "inputs": ["y"]}, "'y' twice"),
+        (FRAME, {"targets": ["y", "y"]}, "'y' twice"),
+        (FRAME[:1], {"targets": ["y"]}, "rows: expected at least 2, got 1"),
+        (make(y=[1, "two", 3]), {"targets": ["y"]}, "got 'two' in data row 2"),
+        (make(y=[1, np.inf, 3]), {"targets": ["y"]}, "got inf in data row 2"),
+        (make(y=["1", "-inf"]), {"targets": ["y"]}, "got '-inf' in data row 2"),
+        (make(y=["1", "1e999"]), {"targets": ["y"]}, "'1e999' in data row 2"),
+        (make(y=[2.0, 2.0, np.nan]), {"targets": ["y"]}, "got a constant"),
+        (make(y=[np.nan, np.nan]), {"targets": ["y"]}, "values in column 'y', got none"),
+        (make(y=pd.to_datetime(["2020-01-01", "2020-01-02"])), {"targets": ["y"]}, "got dates"),
+        (FRAME, {"targets": ["t"], "inputs": ["y"]}, "column 'y', got one in data row 2"),
+        (FRAME, {"targets": ["u"], "time": "y"}, "no missing times in 'y', got one in data row 2"),
+        (make(t=["2020-01-01", "soon"], y=[1, 2]), {"time": "t"}, "got 'soon' in data row 2"),
+        (make(t=[1, 1, 2], y=[1, 2, 3]), {"time": "t"}, "got 1.0 in data rows 1 and 2"),
+        (make(t=[3, 1, 3], y=[1, 2, 3]), {"time": "t"}, "got 3.0 in data rows 1 and 3"),
+        (make(t=[0, 1, 2.5], y=[1, 2, 3]), {"time": "t"}, "got 1.0 followed by 2.5"),
+        (make(t=["2020-01-01T00+01:00", "2020-01-02T00+02:00"], y=[1, 2]), {"time": "t"}, "zone"),
+        (make(t=[1, 3, 4], y=[1, 2, 3], u=[1, 2, 3]), {"inputs": ["u"], "time": "t"},
+         "expected a row at 2.0"),
+    ],
+)  # fmt: skip
+def test_bad_columns(frame, arguments, message):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        with pytest.raises(ValueError) as caught:
+            select_columns(frame, **{"targets": ["y"]} | arguments)
+    assert message in str(caught.value)
+
+
+def test_text_booleans_and_gaps():
+    frame = make(y=["1", "", None, "2.5"], u=[True, False, True, True])
+    found = select_columns(frame, ["y"], ["u"])
+    np.testing.assert_array_equal(found.values[:, 0], [1, np.nan, np.nan, 2.5])
+    np.testing.assert_array_equal(found.inputs[:, 0], [1, 0, 1, 1])
+
+
+@pytest.mark.parametrize("frequency", ["D", "h", "MS", "ME", "QS", "YE", "W-WED", "7min"])
+def test_times_are_put_on_their_grid(frequency):
+    whole = pd.date_range("2021-01-31 05:00", periods=14, freq=frequency)
+    kept = [4, 0, 1, 2, 7, 6, 10, 3]
+    frame = make(t=whole[kept].astype(str), y=np.array(kept, float))
+    with pytest.warns(RuntimeWarning, match="in the order of 't'|3 steps are missing"):
+        found = select_columns(frame, ["y"], time="t")
+    expected = np.arange(11.0)
+    expected[[5, 8, 9]] = np.nan
+    np.testing.assert_array_equal(found.values[:, 0], expected)
+    assert list(found.times) == list(whole[:11])
+    assert list(future_times(found.times, 3)) == list(whole[11:14])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 3), st.booleans(), st.integers(0, 2**32 - 1))
+def test_scaling_is_undone(m, log, seed):
+    rng = np.random.default_rng(seed)
+    values = np.exp(rng.normal(size=(12, m))) * 10.0 ** rng.integers(-3, 4, size=m)
+    frame = pd.DataFrame(values, columns=[f"y{i}" for i in range(m)]).assign(u=rng.normal(size=12))
+    columns = select_columns(frame, [f"y{i}" for i in range(m)], ["u"])
+    scaling = Scaling.from_dict(Scaling.fit(columns, log).to_dict())
+    z, u = scaling.apply(columns)
+    np.testing.assert_allclose(z.mean(axis=0), 0, atol=1e-9)
+    np.testing.assert_allclose(z.std(axis=0), 1, rtol=1e-9)
+    np.testing.assert_allclose(u.std(axis=0), 1, rtol=1e-9)
+    np.testing.assert_allclose(scaling.invert(z), values, rtol=1e-11)
+    # Increasing, so quantiles go through.
+    assert (np.diff(scaling.invert(np.sort(z, axis=0)), axis=0) >= 0).all()
+
+
+def test_logarithms_of_what_is_not_positive():
+    with pytest.raises(ValueError, match="positive values in column 'y', got 0.0 at step 2"):
+        Scaling.fit(select_columns(make(y=[1.0, 0.0, 3.0]), ["y"]), log=True)
