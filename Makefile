@@ -13,22 +13,21 @@ ARGS ?=
 IS_SUPPORTED := import sys; sys.exit(sys.version_info < (3, 12))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs bench install clean
+.PHONY: help demo test calibration lint format docs bench install clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [ARGS='more arguments'] [PYTHON=python3.12] [WORKERS=2]"
 	@echo
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## set everything up and run the demonstration
 	$(BIN)/ssmlin demo $(ARGS)
 
-test: $(STAMP) ## set everything up, run the examples, the tests and the doctests
-	@for example in $(wildcard examples/*.py); do \
-		echo "$$example"; \
-		MPLBACKEND=Agg $(BIN)/python "$$example" || exit 1; \
-	done
+test: $(STAMP) ## set everything up, run the tests, the examples and the doctests
 	MPLBACKEND=Agg $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+calibration: $(STAMP) ## run the long calibration tests that `make test` leaves out
+	MPLBACKEND=Agg $(BIN)/python -m pytest -n $(WORKERS) -m calibration $(ARGS)
 
 lint: $(STAMP) ## check the format, the style and the types
 	$(BIN)/ruff format --check .

@@ -1,7 +1,10 @@
 """The example and the README's code run as they stand."""
 
+import os
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,17 @@ def test_quickstart_tracks_the_coefficient(capsys):
     assert len(pairs) == 3
     for found, true in pairs:
         assert abs(float(found) - float(true)) < 0.35
+
+
+OTHERS = sorted(path for path in (ROOT / "examples").glob("*.py") if path.stem != "quickstart")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", OTHERS, ids=lambda path: path.stem)
+def test_example_runs(path, tmp_path):
+    environment = os.environ | {"MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)}
+    environment.pop("JAX_ENABLE_X64", None)
+    subprocess.run([sys.executable, str(path)], check=True, cwd=tmp_path, env=environment)
 
 
 @pytest.mark.slow

@@ -146,7 +146,7 @@ def saves(monkeypatch):
         pytest.param("sgd", "working", marks=pytest.mark.slow),
         pytest.param("em", "working", marks=pytest.mark.slow),
         pytest.param("nuts", "working", marks=pytest.mark.slow),
-        pytest.param("smc", "working", marks=pytest.mark.slow),
+        pytest.param("smc", "working", marks=[pytest.mark.slow, pytest.mark.calibration]),
     ],
 )
 def test_killed_work_ends_with_the_same_bits(work, moment, tmp_path, saves):
