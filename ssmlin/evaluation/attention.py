@@ -25,10 +25,12 @@ class FittedAttention(NamedTuple):
     Attributes:
         model: the model.
         params: its fitted parameters.
+        seasonal: the period of the harmonics among its inputs, or None.
     """
 
     model: LinearAttentionSSM
     params: ParamsLinearAttentionSSM
+    seasonal: int | None = None
 
 
 def with_lags(model: LinearAttentionSSM, observed: Observed) -> tuple[Array, Array]:
@@ -171,7 +173,7 @@ def predictive(
     df = np.asarray(laws.student_df, np.float64).reshape(-1)
     rows = np.asarray(laws.scale, np.float64).reshape(len(means), *means.shape[1:] * 2)
     law = Predictive.gaussian(means, scales * rows / df[:, None, None])
-    return law._replace(df=df)
+    return law._replace(df=df[:, None])
 
 
 def _paths(

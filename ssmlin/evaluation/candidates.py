@@ -5,8 +5,14 @@ from typing import Any
 
 from ssmlin.evaluation.attention import fit_attention
 from ssmlin.evaluation.dynamax_models import fit_arhmm, fit_gaussian_hmm, fit_lds
-from ssmlin.evaluation.forecasters import Forecaster, Observed, grid
-from ssmlin.evaluation.regressions import choose_num_lags, fit_autoregression, fit_naive
+from ssmlin.evaluation.forecasters import Fit, Forecaster, Observed, grid
+from ssmlin.evaluation.regressions import (
+    choose_regression,
+    fit_autoregression,
+    fit_naive,
+    fit_seasonal,
+)
+from ssmlin.evaluation.softmax_attention import fit_softmax_attention
 from ssmlin.evaluation.statsmodels_models import fit_sarimax, fit_unobserved_components
 from ssmlin.mechanisms import MECHANISMS
 
@@ -19,9 +25,12 @@ BASELINES = (
     "hmm",
     "arhmm",
     "lds",
+    "softmax_attention",
 )
+#: The mixture of all mechanisms that are compared, see :mod:`ssmlin.evaluation.averaging`.
+AVERAGE = "average"
 #: What is compared unless models are named.
-DEFAULT = (*BASELINES, "mamba2", "deltanet", "gated_deltanet", "bayesian_memory")
+DEFAULT = (*BASELINES, "mamba2", "deltanet", "gated_deltanet", "bayesian_memory", AVERAGE)
 
 _KEY_DIM = 4
 
@@ -31,9 +40,10 @@ def forecasters(
 ) -> tuple[Forecaster, ...]:
     """The named models for a series.
 
-    All that regress on lagged values share their number, which the corrected Akaike criterion of
-    an autoregression chooses on the training part; other settings are each model's own choice on
-    the end of the training part. Without a period there is no seasonal model.
+    All that regress on lagged values share their number, and whether harmonics of the season are
+    among their inputs; the corrected Akaike criterion of an autoregression chooses both on the
+    training part. Other settings are each model's own choice on the end of the training part.
+    Without a period there is no seasonal model. The average is no model by itself and is left out.
 
     Args:
         train: the standardised training part.
@@ -46,7 +56,7 @@ def forecasters(
     Raises:
         ValueError: an unknown name, or a period that is not an integer above 1.
     """
-    known = (*BASELINES, *MECHANISMS)
+    known = (*BASELINES, *MECHANISMS, AVERAGE)
     if period is not None and (not isinstance(period, int) or period < 2):
         raise ValueError(f"period: expected an integer > 1 or None, got {period!r}")
     chosen: list[str] = []
@@ -56,20 +66,29 @@ def forecasters(
         chosen += [one for one in (known if name == "all" else (name,)) if one not in chosen]
     if period is None:
         chosen = [name for name in chosen if name != "seasonal_naive"]
-    lags = choose_num_lags(train)
-    return tuple(_forecaster(name, lags, period) for name in chosen)
+    num_lags, seasonal = choose_regression(train, period)
+    return tuple(
+        _forecaster(name, num_lags, period, seasonal) for name in chosen if name != AVERAGE
+    )
 
 
-def _forecaster(name: str, num_lags: int, period: int | None) -> Forecaster:
+def _forecaster(name: str, num_lags: int, period: int | None, seasonal: int | None) -> Forecaster:
     """One model."""
     lags = {"num_lags": (num_lags,)}
+    season = {} if seasonal is None else {"seasonal": (seasonal,)}
+
+    def regression(fit: Fit) -> Fit:
+        return fit if seasonal is None else partial(fit_seasonal, fit=fit)
+
     settings: tuple[dict[str, Any], ...]
     if name == "persistence":
         return Forecaster(name, fit_naive)
     if name == "seasonal_naive":
         return Forecaster(name, fit_naive, ({"period": period},))
     if name == "autoregression":
-        return Forecaster(name, fit_autoregression, grid(**lags))
+        return Forecaster(name, regression(fit_autoregression), grid(**lags, **season))
+    if name == "softmax_attention":
+        return Forecaster(name, regression(fit_softmax_attention), grid(**lags, **season))
     if name == "sarimax":
         settings = grid(order=((num_lags, 0, 0), (2, 0, 1), (1, 1, 1), (2, 1, 2), (0, 1, 1)))
         if period is not None:
@@ -90,10 +109,16 @@ def _forecaster(name: str, num_lags: int, period: int | None) -> Forecaster:
     if name == "hmm":
         return Forecaster(name, fit_gaussian_hmm, grid(num_states=(2, 4, 8)))
     if name == "arhmm":
-        return Forecaster(name, fit_arhmm, grid(num_states=(2, 3), **lags))
+        lags = {"num_lags": (max(1, num_lags),)}
+        return Forecaster(name, regression(fit_arhmm), grid(num_states=(2, 3), **lags, **season))
     if name == "lds":
         by_em, by_sgd = grid(state_dim=(2, 4, 6)), grid(state_dim=(4,), method=("sgd",))
-        return Forecaster(name, fit_lds, by_em + by_sgd)
+        settings = by_em + by_sgd
+        if seasonal is not None:  # it may do without
+            settings += tuple(one | {"seasonal": seasonal} for one in by_em)
+            return Forecaster(name, partial(fit_seasonal, fit=fit_lds), settings)
+        return Forecaster(name, fit_lds, settings)
     # The keys of a Bayesian memory are the inputs themselves.
     key_dims: dict[str, Any] = {} if name == "bayesian_memory" else {"key_dim": (_KEY_DIM,)}
-    return Forecaster(name, partial(fit_attention, mechanism=name), grid(**key_dims, **lags))
+    fit = partial(fit_attention, mechanism=name)
+    return Forecaster(name, regression(fit), grid(**key_dims, **lags, **season))

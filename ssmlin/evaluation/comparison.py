@@ -10,13 +10,17 @@ import numpy as np
 
 from ssmlin import _checks
 from ssmlin._progress import progress_bar
-from ssmlin.evaluation.candidates import DEFAULT, forecasters
+from ssmlin.evaluation.averaging import average
+from ssmlin.evaluation.candidates import AVERAGE, DEFAULT, forecasters
 from ssmlin.evaluation.datasets import Series, Split, train_test_split
 from ssmlin.evaluation.forecasters import Forecaster, Result, evaluate
 from ssmlin.evaluation.scores import standard_error
+from ssmlin.mechanisms import MECHANISMS
 
 if TYPE_CHECKING:
     import pandas
+
+_TASKS_A_PROCESS = 16
 
 
 class Comparison(NamedTuple):
@@ -65,8 +69,9 @@ def compare(
     Args:
         emissions: the series: a DataFrame, or an array (T,) or (T, m); NaN means missing.
         inputs: what is known at each step before the emission is, (T,) or (T, k), or None.
-        models: names of baselines and mechanisms, "all", or forecasters of your own; default
-            eight baselines and four mechanisms.
+        models: names of baselines and mechanisms, "average" for a mixture of the mechanisms,
+            "all", or forecasters of your own; default nine baselines, four mechanisms and their
+            average.
         test_fraction: the share of the steps, at the end, that is held out.
         horizon: if more than 1, score sampled paths of so many steps, too, from 50 places of the
             held-out part at most; inputs to come count as known.
@@ -193,6 +198,11 @@ def compare_series(
         for name, result in _run(jobs, pool, options):
             results[name].append(result)
             bar.update(task, advance=1, note=f"{name}: {result.name}")
+    if AVERAGE in _chosen(models):
+        for name, split in splits.items():
+            members = [r for r in results[name] if r.name in MECHANISMS and r.failure is None]
+            if len(members) > 1:
+                results[name].append(average(members, split, horizon, seed))
     return {
         name: Comparison(
             splits[name],
@@ -209,7 +219,7 @@ def _forecasters(
     split: Split, models: str | Sequence[str | Forecaster] | None
 ) -> tuple[Forecaster, ...]:
     """The models to compare: names looked up, the rest as given."""
-    chosen = DEFAULT if models is None else [models] if isinstance(models, str) else models
+    chosen = _chosen(models)
     if len(chosen) == 0:
         raise ValueError("models: expected at least one, got none")
     names = tuple(model for model in chosen if isinstance(model, str))
@@ -220,6 +230,12 @@ def _forecasters(
     return forecasters(split.train, names, split.series.period) + given
 
 
+def _chosen(models: str | Sequence[str | Forecaster] | None) -> Sequence[str | Forecaster]:
+    """The models as a list."""
+    chosen = DEFAULT if models is None else [models] if isinstance(models, str) else models
+    return [*chosen, AVERAGE] if "all" in chosen else chosen
+
+
 Job = tuple[str, Forecaster, Any, int]
 
 
@@ -227,7 +243,10 @@ def _executor(workers: int) -> Any:
     """A pool of fresh processes, or nothing for one worker: the work is then done here."""
     if workers == 1:
         return nullcontext()
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    # Compiled programs are never unloaded, and a process may map only so many.
+    return ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), max_tasks_per_child=_TASKS_A_PROCESS
+    )
 
 
 def _run(

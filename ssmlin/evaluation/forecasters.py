@@ -117,6 +117,7 @@ class Result(NamedTuple):
         seconds: time for choosing, fitting and predicting.
         details: what the fit left for a report, or None.
         failure: why it failed, or None.
+        draws: the sampled paths from each origin, (N, n, H, m), or None.
     """
 
     name: str
@@ -128,6 +129,7 @@ class Result(NamedTuple):
     seconds: float
     details: Any = None
     failure: str | None = None
+    draws: Float[np.ndarray, "N n H m"] | None = None
 
     @property
     def log_density(self) -> float:
@@ -182,7 +184,7 @@ def evaluate(
             laws, paths, truths = [], [], []
             steps = len(observed.values)
             bounds = np.linspace(num_train, steps, num_refits + 2).round().astype(int)
-            origins = _origins(num_train, steps, horizon, max_origins)
+            origins = path_origins(num_train, steps, horizon, max_origins)
             for start, end in zip(bounds[:-1], bounds[1:], strict=True):
                 if start > num_train:
                     fitted = forecaster.fit(observed.until(start), seed, **setting)
@@ -196,9 +198,8 @@ def evaluate(
             scores = score(predictive, observed.values[num_train:], seed)
             if not np.isfinite(scores.log_density).all():
                 raise ArithmeticError("the log density is not finite")
-            path_scores = None
-            if paths:
-                path_scores = score_paths(np.concatenate(paths), np.concatenate(truths))
+            draws = np.concatenate(paths) if paths else None
+            path_scores = None if draws is None else score_paths(draws, np.concatenate(truths))
     except FAILURES as error:
         failure = f"{type(error).__name__}: {error}"
         seconds = time.perf_counter() - begin
@@ -212,10 +213,13 @@ def evaluate(
         num_parameters=count,
         seconds=time.perf_counter() - begin,
         details=details,
+        draws=draws,
     )
 
 
-def _origins(num_train: int, steps: int, horizon: int, max_origins: int) -> Int[np.ndarray, " N"]:
+def path_origins(
+    num_train: int, steps: int, horizon: int, max_origins: int
+) -> Int[np.ndarray, " N"]:
     """Where paths start: evenly over the held-out part, all their steps inside it."""
     last = steps - horizon
     if last < num_train:

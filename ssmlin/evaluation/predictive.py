@@ -10,13 +10,13 @@ from scipy import special, stats
 class Predictive(NamedTuple):
     r"""For every step a mixture of multivariate Gaussian or Student-t laws.
 
-    $$p(y_t) = \sum_k w_{tk} \, t_{n_t}(y_t; \mu_{tk}, C_{tk})$$
+    $$p(y_t) = \sum_k w_{tk} \, t_{n_{tk}}(y_t; \mu_{tk}, C_{tk})$$
 
     Attributes:
         weights: w, (T, K), each row sums to one.
         means: μ, (T, K, m).
         scales: C, (T, K, m, m): covariances, or scale matrices where there are degrees of freedom.
-        df: degrees of freedom n, (T,); None for Gaussian laws.
+        df: degrees of freedom n, (T, K), infinite for a Gaussian; None where all are.
 
     Example:
         >>> import numpy as np
@@ -29,7 +29,7 @@ class Predictive(NamedTuple):
     weights: Float[np.ndarray, "T K"]
     means: Float[np.ndarray, "T K m"]
     scales: Float[np.ndarray, "T K m m"]
-    df: Float[np.ndarray, " T"] | None = None
+    df: Float[np.ndarray, "T K"] | None = None
 
     @classmethod
     def gaussian(
@@ -56,6 +56,21 @@ class Predictive(NamedTuple):
         df = [part.df for part in parts if part.df is not None]
         return Predictive(weights, means, scales, np.concatenate(df) if df else None)
 
+    @staticmethod
+    def mixture(laws: list["Predictive"], weights: Float[np.ndarray, "T n"]) -> "Predictive":
+        """A mixture of laws of the same steps, one column of weights for each."""
+        mixed = [w[:, None] * law.weights for w, law in zip(weights.T, laws, strict=True)]
+        means, scales = (
+            np.concatenate(x, axis=1) for x in zip(*(law[1:3] for law in laws), strict=True)
+        )
+        df = None
+        if any(law.df is not None for law in laws):
+            df = np.concatenate(
+                [np.full(law.weights.shape, np.inf) if law.df is None else law.df for law in laws],
+                axis=1,
+            )
+        return Predictive(np.concatenate(mixed, axis=1), means, scales, df)
+
     @property
     def mean(self) -> Float[np.ndarray, "T m"]:
         """E[y_t]."""
@@ -74,20 +89,20 @@ class Predictive(NamedTuple):
         white = np.linalg.solve(roots, centred)[..., 0]
         squares = np.sum(white**2, axis=-1)
         log_dets = 2 * np.log(np.diagonal(roots, axis1=-2, axis2=-1)).sum(axis=-1)
-        if self.df is None:
-            terms = -0.5 * (squares + log_dets + m * np.log(2 * np.pi))
-        else:
-            n = self.df[:, None]
-            terms = special.gammaln((n + m) / 2) - special.gammaln(n / 2)
-            terms = terms - 0.5 * (m * np.log(n * np.pi) + log_dets)
-            terms = terms - 0.5 * (n + m) * np.log1p(squares / n)
+        terms = -0.5 * (squares + log_dets + m * np.log(2 * np.pi))
+        if self.df is not None:
+            n = np.where(np.isinf(self.df), 1.0, self.df)
+            student = special.gammaln((n + m) / 2) - special.gammaln(n / 2)
+            student = student - 0.5 * (m * np.log(n * np.pi) + log_dets)
+            student = student - 0.5 * (n + m) * np.log1p(squares / n)
+            terms = np.where(np.isinf(self.df), terms, student)
         return special.logsumexp(terms, b=self.weights, axis=1)
 
-    def _standard_cdf(self, z: np.ndarray) -> np.ndarray:
-        """Of single components; time leads."""
+    def _standard_cdf(self, z: Float[np.ndarray, "T K m"]) -> Float[np.ndarray, "T K m"]:
+        """Of single components."""
         if self.df is None:
             return stats.norm.cdf(z)
-        return stats.t.cdf(z, self.df.reshape(-1, *[1] * (z.ndim - 1)))
+        return stats.t.cdf(z, self.df[:, :, None])
 
     def cdf(self, values: Float[np.ndarray, "T m"]) -> Float[np.ndarray, "T m"]:
         """Marginal distribution functions."""
@@ -96,7 +111,7 @@ class Predictive(NamedTuple):
 
     def quantile(self, level: float) -> Float[np.ndarray, "T m"]:
         """Marginal quantiles, by bisection where there are several components."""
-        df = None if self.df is None else self.df[:, None, None]
+        df = None if self.df is None else self.df[:, :, None]
         z = stats.norm.ppf(level) if df is None else stats.t.ppf(level, df)
         ends = self.means + z * self.deviations
         low, high = ends.min(axis=1), ends.max(axis=1)
@@ -119,7 +134,9 @@ class Predictive(NamedTuple):
         rows = np.arange(steps)[:, None]
         noise = rng.normal(size=(steps, num_samples, m))
         if self.df is not None:
-            chi = rng.chisquare(np.broadcast_to(self.df[:, None], (steps, num_samples)))
-            noise *= np.sqrt(self.df[:, None] / chi)[..., None]
+            df = self.df[rows, which]
+            finite = np.where(np.isinf(df), 1.0, df)
+            ratio = np.where(np.isinf(df), 1.0, finite / rng.chisquare(finite))
+            noise *= np.sqrt(ratio)[..., None]
         roots = np.linalg.cholesky(self.scales)[rows, which]
         return self.means[rows, which] + np.einsum("tnij,tnj->tni", roots, noise)

@@ -1,13 +1,17 @@
 """Baselines in closed form: the last value, the last season, and least-squares autoregression."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ssmlin.evaluation.forecasters import Ahead, Fitted, Observed, Values
+from ssmlin.evaluation.forecasters import Ahead, Fit, Fitted, Observed, Values
 from ssmlin.evaluation.predictive import Predictive
 from ssmlin.models import lagged_inputs
+
+_MAX_HARMONICS = 6
 
 
 def lags_and_inputs(observed: Observed, num_lags: int) -> Float[np.ndarray, "T p"]:
@@ -56,27 +60,43 @@ def least_squares(
 
 
 def choose_num_lags(train: Observed, max_lags: int = 12) -> int:
-    r"""The order of a vector autoregression by the corrected Akaike criterion.
+    """The order of a vector autoregression by the corrected Akaike criterion; may be 0.
+
+    See :func:`choose_regression`.
+    """
+    return choose_regression(train, None, max_lags)[0]
+
+
+def choose_regression(
+    train: Observed, period: int | None = None, max_lags: int = 12
+) -> tuple[int, int | None]:
+    r"""The order of a vector autoregression, and whether it has a season, by corrected Akaike.
 
     $\log|\hat\Sigma| + (n + k) m / (n - k - m - 1)$ with k coefficients an equation, over the
     same n steps for all orders; orders that leave fewer than six steps a coefficient are not tried.
 
     Args:
         train: the series.
+        period: steps a season, whose harmonics may be inputs, see :func:`with_season`.
         max_lags: the highest order.
 
     Returns:
-        The chosen order.
+        The chosen order, and the period where its harmonics are worth their coefficients.
 
     Source: Hurvich and Tsai (1993), Journal of Time Series Analysis 14.
     """
     steps, m = train.values.shape
-    extra = 1 + train.inputs.shape[1]
-    orders = [lag for lag in range(1, max_lags + 1) if 6 * (m * lag + extra) <= steps] or [1]
 
-    def criterion(order: int) -> float:
+    def orders(series: Observed) -> list[int]:
+        extra = 1 + series.inputs.shape[1]
+        return [lag for lag in range(max_lags + 1) if 6 * (m * lag + extra) <= steps]
+
+    start = max(orders(train), default=0)
+
+    def criterion(choice: tuple[int, int | None]) -> float:
+        order, seasonal = choice
         try:
-            coefficients, residuals = least_squares(train, order, orders[-1])
+            coefficients, residuals = least_squares(with_season(train, seasonal), order, start)
         except ValueError:  # too many steps are missing
             return np.inf
         n, k = len(residuals), len(coefficients)
@@ -85,7 +105,53 @@ def choose_num_lags(train: Observed, max_lags: int = 12) -> int:
         log_det = np.linalg.slogdet(residuals.T @ residuals / n)[1]
         return float(log_det + (n + k) * m / (n - k - m - 1))
 
-    return min(orders, key=criterion)
+    choices: list[tuple[int, int | None]] = [(order, None) for order in orders(train) or [0]]
+    if period is not None:
+        choices += [(order, period) for order in orders(with_season(train, period))]
+    return min(choices, key=criterion)
+
+
+def with_season(observed: Observed, period: int | None) -> Observed:
+    r"""A series with the harmonics of a season as further inputs.
+
+    $\sqrt 2 \cos(2 \pi k t / s)$ and $\sqrt 2 \sin(2 \pi k t / s)$ for k up to s / 2, at most six.
+
+    Args:
+        observed: the series, from its first step on.
+        period: steps a season, s; None leaves the series as it is.
+
+    Returns:
+        The series with more inputs.
+
+    Source: Young, Pedregal and Tych (1999), Journal of Forecasting 18.
+    """
+    if period is None:
+        return observed
+    count = min(period // 2, _MAX_HARMONICS)
+    angle = 2 * np.pi * np.arange(len(observed.values))[:, None] * np.arange(1, count + 1) / period
+    sines = np.sin(angle)[:, : (period - 1) // 2]  # that of the shortest one is 0 for even periods
+    waves = np.sqrt(2) * np.concatenate([np.cos(angle), sines], axis=1)
+    return Observed(observed.values, np.concatenate([observed.inputs, waves], axis=1))
+
+
+def fit_seasonal(
+    train: Observed, seed: int, *, fit: Fit, seasonal: int | None = None, **setting: Any
+) -> Fitted:
+    """Any fit, with the harmonics of a season among its inputs."""
+    fitted = fit(with_season(train, seasonal), seed, **setting)
+
+    def predict(observed: Observed) -> Predictive:
+        return fitted.predict(with_season(observed, seasonal))
+
+    def simulate(observed: Observed, ahead: Ahead) -> np.ndarray:
+        assert fitted.simulate is not None
+        return fitted.simulate(with_season(observed, seasonal), ahead)
+
+    details = fitted.details
+    if hasattr(details, "seasonal"):
+        details = details._replace(seasonal=seasonal)
+    known = None if fitted.simulate is None else simulate
+    return fitted._replace(predict=predict, simulate=known, details=details)
 
 
 def residual_covariance(

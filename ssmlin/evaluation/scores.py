@@ -111,7 +111,7 @@ def score(predictive: Predictive, values: Float[np.ndarray, "T m"], seed: int = 
         draws = law.sample(np.random.default_rng(seed), _ENERGY_SAMPLES)
         crps = scoringrules.crps_ensemble(y, draws, m_axis=1, estimator="fair")
     elif df is not None:
-        crps = scoringrules.crps_t(y, df[:, None], law.means[:, 0], law.deviations[:, 0])
+        crps = scoringrules.crps_t(y, df, law.means[:, 0], law.deviations[:, 0])
     else:
         shape = law.means.shape
         weights = np.broadcast_to(law.weights[:, :, None], shape)
