@@ -1,7 +1,16 @@
 """From users' files to arrays, and back to their units."""
 
-from ssmlin.data.columns import Columns, future_times, select_columns
+from ssmlin.data.columns import Columns, future_times, select_columns, select_panel
 from ssmlin.data.scaling import Scaling
+from ssmlin.data.streams import TableStream
 from ssmlin.data.tables import read_table
 
-__all__ = ["Columns", "Scaling", "future_times", "read_table", "select_columns"]
+__all__ = [
+    "Columns",
+    "Scaling",
+    "TableStream",
+    "future_times",
+    "read_table",
+    "select_columns",
+    "select_panel",
+]

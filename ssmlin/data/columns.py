@@ -81,8 +81,8 @@ def select_columns(
             raise ValueError(f"columns: expected each column once, got {name!r} twice")
     if len(frame) < 2:
         raise ValueError(f"rows: expected at least 2, got {len(frame)}")
-    values = np.column_stack([_numbers(frame[name]) for name in targets])
-    outside = [_numbers(frame[name]) for name in inputs]
+    values = np.column_stack([numbers(frame[name]) for name in targets])
+    outside = [numbers(frame[name]) for name in inputs]
     for name, column in zip(inputs, outside, strict=True):
         if np.isnan(column).any():
             raise ValueError(
@@ -98,7 +98,7 @@ def select_columns(
     table = np.column_stack([values, *outside])
     times: Any = np.arange(len(table))
     if time is not None:
-        times, table = _regular(_times(frame[time]), table, time)
+        times, table = _regular(parse_times(frame[time]), table, time)
         if inputs and np.isnan(table[:, len(targets) :]).any():
             step = int(np.isnan(table[:, len(targets) :]).any(axis=1).argmax())
             raise ValueError(
@@ -108,8 +108,57 @@ def select_columns(
     return Columns(table[:, : len(targets)], table[:, len(targets) :], times, targets, inputs)
 
 
-def _numbers(column: "pandas.Series") -> Float[np.ndarray, " T"]:
-    """A column as numbers."""
+def select_panel(
+    frame: "pandas.DataFrame",
+    series: str,
+    targets: Sequence[str],
+    inputs: Sequence[str] = (),
+    time: str | None = None,
+) -> dict[str, Columns]:
+    """Take several series, which may differ in length, from one table.
+
+    Args:
+        frame: the table, with the rows of all series.
+        series: name of the column that says which series a row is of.
+        targets: as in :func:`select_columns`, as are all further arguments.
+        inputs: names of columns that are known before each step.
+        time: name of a column of numbers or dates.
+
+    Returns:
+        For each name, in the order of the table, what :func:`select_columns` returns.
+
+    Raises:
+        ValueError: a column that is not there, a row without a series, or a series that
+            :func:`select_columns` refuses, with its name; rows are then those of the series.
+
+    Warns:
+        RuntimeWarning: as :func:`select_columns`.
+
+    Example:
+        >>> import pandas as pd
+        >>> from ssmlin.data import select_panel
+        >>> frame = pd.DataFrame({"shop": ["a", "b", "a", "b", "b"], "y": [1, 5, 2, 4, 3]})
+        >>> {name: len(one.values) for name, one in select_panel(frame, "shop", ["y"]).items()}
+        {'a': 2, 'b': 3}
+    """
+    if series not in frame.columns or series in (*targets, *inputs, time):
+        known = ", ".join(map(str, frame.columns[:20]))
+        raise ValueError(f"series: expected a column of its own among {known}; got {series!r}")
+    if frame[series].isna().any():
+        row = int(frame[series].isna().to_numpy().argmax()) + 1
+        raise ValueError(f"series: expected a name in every row of {series!r}, got none in data "
+                         f"row {row}")  # fmt: skip
+    panel = {}
+    for name, rows in frame.groupby(series, sort=False):
+        try:
+            panel[str(name)] = select_columns(rows, targets, inputs, time)
+        except ValueError as error:
+            raise ValueError(f"series {name!r}: {error}") from error
+    return panel
+
+
+def numbers(column: "pandas.Series", offset: int = 0) -> Float[np.ndarray, " T"]:
+    """A column as numbers; `offset` rows were before it."""
     import pandas as pd
 
     if pd.api.types.is_datetime64_any_dtype(column):
@@ -122,12 +171,12 @@ def _numbers(column: "pandas.Series") -> Float[np.ndarray, " T"]:
         row = int(bad.argmax())
         raise ValueError(
             f"columns: expected finite numbers in column {column.name!r}, got "
-            f"{column.iloc[[row]].tolist()[0]!r} in data row {row + 1}"
+            f"{column.iloc[[row]].tolist()[0]!r} in data row {offset + row + 1}"
         )
     return parsed
 
 
-def _times(column: "pandas.Series") -> Any:
+def parse_times(column: "pandas.Series") -> Any:
     """A column as numbers or dates."""
     import pandas as pd
 

@@ -9,7 +9,8 @@ import re
 import sqlite3
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote
@@ -68,15 +69,12 @@ def read_table(
     path = Path(source)
     if not path.is_file():
         raise ValueError(f"source: expected a file, got none at {path}")
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    kind = suffixes[-1] if suffixes else ""
-    if kind in _OPENERS and len(suffixes) > 1:
-        kind = suffixes[-2]
+    kind = _kind(path)
     if kind not in _DATABASES and (table is not None or query is not None):
         raise ValueError(f"table: expected a database for a table or a query, got {path}")
     if table is not None and query is not None:
         raise ValueError("query: expected a table or a query, got both")
-    try:
+    with _in_words(path, kind):
         if kind in _TEXTS:
             frame = _read_text(path, kind, encoding)
         elif kind == ".parquet":
@@ -95,20 +93,6 @@ def read_table(
             frame = _read_database(path, kind, table, query)
         else:
             _fail(path, f"a name that ends in {', '.join(_ENDINGS)}", kind or "no ending")
-    except ImportError as error:
-        _fail(path, "the packages for this format (pip install ssmlin[data])", str(error), error)
-    except UnicodeDecodeError as error:
-        _fail(path, f"text in {error.encoding}",
-              f"byte {error.object[error.start]:#04x} at {error.start}; say its encoding, such as "
-              "latin-1", error)  # fmt: skip
-    except (OSError, ValueError, KeyError, RuntimeError, EOFError, lzma.LZMAError,
-            zipfile.BadZipFile, sqlite3.Error, pd.errors.DatabaseError) as error:  # fmt: skip
-        if str(error).startswith("source:"):
-            raise
-        text = str(error).strip().removeprefix("Error tokenizing data. C error: ")
-        _fail(
-            path, f"a readable {kind.removeprefix('.')} file", text or type(error).__name__, error
-        )
     frame = frame.rename(columns=str)
     if len(frame) == 0 or len(frame.columns) == 0:
         _fail(path, "at least one row and one column", f"{frame.shape[0]} and {frame.shape[1]}")
@@ -118,15 +102,83 @@ def read_table(
     return frame
 
 
+@contextmanager
+def _in_words(path: Path, kind: str) -> Iterator[None]:
+    """Errors of the many libraries that read files, as ValueError about the file."""
+    import pandas as pd
+
+    try:
+        yield
+    except ImportError as error:
+        _fail(path, "the packages for this format (pip install ssmlin[data])", str(error), error)
+    except UnicodeDecodeError as error:
+        _fail(path, f"text in {error.encoding}",
+              f"byte {error.object[error.start]:#04x} at {error.start}; say its encoding, such as "
+              "latin-1", error)  # fmt: skip
+    except (OSError, ValueError, KeyError, RuntimeError, EOFError, lzma.LZMAError,
+            zipfile.BadZipFile, sqlite3.Error, pd.errors.DatabaseError) as error:  # fmt: skip
+        if str(error).startswith(("source:", "columns:")):
+            raise
+        text = str(error).strip().removeprefix("Error tokenizing data. C error: ")
+        _fail(
+            path, f"a readable {kind.removeprefix('.')} file", text or type(error).__name__, error
+        )
+
+
 def _fail(path: Path, expected: str, got: str, cause: Exception | None = None) -> NoReturn:
     """Raise ValueError about a file."""
     raise ValueError(f"source: expected {expected}, got {got}: {path}") from cause
 
 
-def _read_text(path: Path, kind: str, encoding: str) -> "pandas.DataFrame":
-    """A CSV or TSV file."""
-    import pandas as pd
+def _kind(path: Path) -> str:
+    """The ending that says what a file holds."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    packed = len(suffixes) > 1 and suffixes[-1] in _OPENERS
+    return suffixes[-2] if packed else suffixes[-1] if suffixes else ""
 
+
+def read_chunks(
+    path: Path, columns: Sequence[str], rows: int, encoding: str = "utf-8-sig"
+) -> Iterator["pandas.DataFrame"]:
+    """Some columns of a CSV, TSV or Parquet file, so many rows at a time.
+
+    Raises:
+        ValueError: a file that is not there, is of another kind or cannot be read, or a column that
+            is not there; the message names the file.
+    """
+    if not path.is_file():
+        raise ValueError(f"source: expected a file, got none at {path}")
+    kind = _kind(path)
+    if kind not in (*_TEXTS, ".parquet"):
+        _fail(path, "CSV, TSV or Parquet to read piece by piece", kind or "no ending")
+    with _in_words(path, kind):
+        if kind == ".parquet":
+            from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
+
+            with ParquetFile(path) as file:
+                _check_names(columns, file.schema_arrow.names)
+                for batch in file.iter_batches(rows, columns=list(columns)):
+                    yield batch.to_pandas()
+            return
+        names, options = _text_options(path, kind, encoding)
+        _check_names(columns, names)
+        positions = [names.index(name) for name in columns]
+        import pandas as pd
+
+        with pd.read_csv(path, usecols=positions, chunksize=rows, **options) as chunks:
+            for frame in chunks:
+                yield frame.rename(columns=str.strip)
+
+
+def _check_names(columns: Sequence[str], known: Sequence[str]) -> None:
+    """Raise ValueError about a column that is not there."""
+    for name in columns:
+        if name not in known:
+            raise ValueError(f"columns: expected names among {', '.join(known[:20])}; got {name!r}")
+
+
+def _text_options(path: Path, kind: str, encoding: str) -> tuple[list[str], dict[str, Any]]:
+    """The names of the columns of a CSV or TSV file, and how pandas is to read it."""
     opener = _OPENERS.get(path.suffix.lower(), open)
     with opener(path, "rt", encoding=encoding, newline="") as file:
         header = file.readline()
@@ -140,14 +192,26 @@ def _read_text(path: Path, kind: str, encoding: str) -> "pandas.DataFrame":
         twice = next(name for name in names if names.count(name) > 1)
         _fail(path, "columns of different names", f"{twice!r} twice")
     comma = sep != "," and re.search(r"(?:^|;|\t|\|)\s*-?\d+,\d+\s*(?:$|;|\t|\|)", first.strip())
+    return names, {
+        "sep": sep,
+        "decimal": "," if comma else ".",
+        "encoding": encoding,
+        "index_col": False,
+        "skipinitialspace": True,
+        "low_memory": False,
+    }
+
+
+def _read_text(path: Path, kind: str, encoding: str) -> "pandas.DataFrame":
+    """A CSV or TSV file."""
+    import pandas as pd
+
+    names, options = _text_options(path, kind, encoding)
     with warnings.catch_warnings():
         # A row that is longer than the header.
         warnings.simplefilter("error", pd.errors.ParserWarning)
         try:
-            frame = pd.read_csv(
-                path, sep=sep, decimal="," if comma else ".", encoding=encoding, index_col=False,
-                skipinitialspace=True, low_memory=False,
-            )  # fmt: skip
+            frame = pd.read_csv(path, **options)
         except pd.errors.ParserWarning as error:
             _fail(path, f"rows of {len(names)} fields", "longer ones", error)
     return frame.rename(columns=str.strip)

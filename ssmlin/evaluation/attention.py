@@ -34,15 +34,20 @@ class FittedAttention(NamedTuple):
 
 
 def with_lags(model: LinearAttentionSSM, observed: Observed) -> tuple[Array, Array]:
-    """Emissions and inputs of a series; its first steps serve as lags only."""
+    """Emissions and inputs of a series; its first steps serve as lags only.
+
+    Where rows share a covariance, a step that is partly missing is left out.
+    """
     emissions = jnp.asarray(observed.values, jnp.float32)
     exogenous = jnp.asarray(observed.inputs, jnp.float32) if observed.inputs.shape[1] else None
     inputs = model.compute_inputs(emissions, exogenous)
+    if model.row_cov == "full":
+        emissions = jnp.where(jnp.isnan(emissions).any(axis=1, keepdims=True), jnp.nan, emissions)
     return emissions.at[: model.num_lags].set(jnp.nan), inputs
 
 
 def fit_attention(
-    train: Observed,
+    train: Observed | Sequence[Observed],
     seed: int,
     *,
     mechanism: str,
@@ -61,7 +66,8 @@ def fit_attention(
     again with it.
 
     Args:
-        train: the standardised training series.
+        train: the standardised training series, or several, with the same columns, that share
+            their parameters; they may differ in length.
         seed: for the start.
         mechanism: a name in ``ssmlin.MECHANISMS``.
         num_lags: how many lagged values are inputs.
@@ -75,9 +81,10 @@ def fit_attention(
     Returns:
         The fitted forecaster.
     """
-    m = train.values.shape[1]
-    width = num_lags * m + train.inputs.shape[1]
-    missing = np.isnan(train.values)
+    several = [train] if isinstance(train, Observed) else list(train)
+    m = several[0].values.shape[1]
+    width = num_lags * m + several[0].inputs.shape[1]
+    missing = np.concatenate([np.isnan(one.values) for one in several])
     partly = (missing.any(axis=1) & ~missing.all(axis=1)).any()
     # Steps of which parts are missing want a diagonal Σ, whose rows would be Student-t apart.
     joint = m == 1 or not partly
@@ -91,7 +98,7 @@ def fit_attention(
         "integrate_row_cov": joint,
     } | options
     model = LinearAttentionSSM(**settings)
-    data, key = with_lags(model, train), jax.random.key(seed)
+    data, key = padded(model, several), jax.random.key(seed)
 
     def fit(name: str) -> Any:
         folder = None if checkpoint_dir is None else checkpoint_dir / name
@@ -121,6 +128,18 @@ def fit_attention(
     return Fitted(predict, count, sample_paths, validation, FittedAttention(model, params))
 
 
+def padded(model: LinearAttentionSSM, several: list[Observed]) -> tuple[Array, Array]:
+    """A batch of series; missing emissions and inputs of zero fill up the short ones."""
+    length = max(len(one.values) for one in several)
+    emissions, inputs = [], []
+    for one in several:
+        y, u = with_lags(model, one)
+        rest = ((0, length - len(y)), (0, 0))
+        emissions.append(jnp.pad(y, rest, constant_values=jnp.nan))
+        inputs.append(jnp.pad(u, rest))
+    return jnp.stack(emissions), jnp.stack(inputs)
+
+
 @partial(jax.jit, static_argnums=0)
 def _predictions(
     model: Any, params: ParamsLinearAttentionSSM, emissions: Array, inputs: Array
@@ -145,12 +164,14 @@ def _best_discount(
 
     1 unless another gains more than two nats, about what chance gains once in twenty times.
     """
-    posterior = _predictions(model, params, emissions, inputs)
     prior = model.prior.row_cov(params.emissions)
+    posteriors = [_predictions(model, params, *one) for one in zip(emissions, inputs, strict=True)]
 
     def log_likelihood(discount: float) -> float:
-        law = integrate_row_cov(posterior, emissions, prior, discount=discount)
-        return float(law.marginal_loglik)
+        return sum(
+            float(integrate_row_cov(posterior, y, prior, discount=discount).marginal_loglik)
+            for posterior, y in zip(posteriors, emissions, strict=True)
+        )
 
     best = max(discounts, key=log_likelihood)
     constant = max(discounts)

@@ -9,6 +9,7 @@ Source: Raftery, Kárný and Ettler (2010), Technometrics 52.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -19,6 +20,18 @@ from ssmlin.evaluation.predictive import Predictive
 from ssmlin.evaluation.scores import score, score_paths
 
 FORGETTING = 0.99
+
+
+class Weights(NamedTuple):
+    """What a report may show of an average.
+
+    Attributes:
+        names: of the n models.
+        values: their weights at each held-out step, (T, n).
+    """
+
+    names: tuple[str, ...]
+    values: Float[np.ndarray, "T n"]
 
 
 def dynamic_weights(
@@ -83,7 +96,7 @@ def average(members: Sequence[Result], split: Split, horizon: int = 1, seed: int
         predictive=predictive,
         num_parameters=sum(r.num_parameters for r in members),
         seconds=sum(r.seconds for r in members),
-        details=weights,
+        details=Weights(tuple(r.name for r in members), weights),
         draws=draws,
     )
 

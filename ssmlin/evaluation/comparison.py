@@ -1,11 +1,12 @@
 """Which model predicts a series best, by how much, and may its uncertainty be believed?"""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from contextlib import nullcontext
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
 import numpy as np
 
 from ssmlin import _checks
@@ -14,13 +15,11 @@ from ssmlin.evaluation.averaging import average
 from ssmlin.evaluation.candidates import AVERAGE, DEFAULT, forecasters
 from ssmlin.evaluation.datasets import Series, Split, train_test_split
 from ssmlin.evaluation.forecasters import Forecaster, Result, evaluate
-from ssmlin.evaluation.scores import standard_error
+from ssmlin.evaluation.scores import PathScores, Scores, standard_error
 from ssmlin.mechanisms import MECHANISMS
 
 if TYPE_CHECKING:
     import pandas
-
-_TASKS_A_PROCESS = 16
 
 
 class Comparison(NamedTuple):
@@ -215,6 +214,54 @@ def compare_series(
     }
 
 
+def pooled_frame(comparisons: Mapping[str, Comparison]) -> "pandas.DataFrame":
+    """The tables of several series below each other, and one for all of them together.
+
+    Args:
+        comparisons: what :func:`compare_series` returned.
+
+    Returns:
+        The columns of :func:`ssmlin.compare` and before them `series`; rows of "all", which come
+        first, hold the scores of models that did not fail on any series, over all held-out steps.
+    """
+    import pandas as pd
+
+    by_model: dict[str, list[Result]] = {}
+    for comparison in comparisons.values():
+        for result in comparison.results:
+            by_model.setdefault(result.name, []).append(result)
+    whole = [
+        _together(results)
+        for results in by_model.values()
+        if len(results) == len(comparisons) and all(r.scores is not None for r in results)
+    ]
+    whole.sort(key=lambda r: (-r.log_density, r.name))
+    tables = [("all", pd.DataFrame(_rows(whole)))] if whole else []
+    tables += [(name, comparison.to_frame()) for name, comparison in comparisons.items()]
+    for name, table in tables:
+        table.insert(0, "series", name)
+    return pd.concat([table for _, table in tables], ignore_index=True)
+
+
+def _together(results: Sequence[Result]) -> Result:
+    """One model's results on several series as one."""
+
+    def join(scores: Sequence[Any], cls: Any) -> Any:
+        if any(x is None for x in scores):
+            return None
+        return cls(*(np.concatenate(x) for x in zip(*scores, strict=True)))
+
+    return Result(
+        name=results[0].name,
+        setting={},
+        scores=join([r.scores for r in results], Scores),
+        paths=join([r.paths for r in results], PathScores),
+        predictive=None,
+        num_parameters=sum(r.num_parameters for r in results),
+        seconds=sum(r.seconds for r in results),
+    )
+
+
 def _forecasters(
     split: Split, models: str | Sequence[str | Forecaster] | None
 ) -> tuple[Forecaster, ...]:
@@ -243,10 +290,7 @@ def _executor(workers: int) -> Any:
     """A pool of fresh processes, or nothing for one worker: the work is then done here."""
     if workers == 1:
         return nullcontext()
-    # Compiled programs are never unloaded, and a process may map only so many.
-    return ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), max_tasks_per_child=_TASKS_A_PROCESS
-    )
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
 
 
 def _run(
@@ -258,10 +302,19 @@ def _run(
             yield name, evaluate(*job, **options)
         return
     running: dict[Future[Result], str] = {
-        pool.submit(evaluate, *job, **options): name for name, *job in jobs
+        pool.submit(_evaluate_apart, job, options): name for name, *job in jobs
     }
     for done in as_completed(running):
         yield running[done], done.result()
+
+
+def _evaluate_apart(job: list[Any], options: dict[str, Any]) -> Result:
+    """A job in a process of the pool."""
+    try:
+        return evaluate(*job, **options)
+    finally:
+        # A process may map only so many compiled programs, and no other job wants these.
+        jax.clear_caches()
 
 
 def _table(name: str, data: Any) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from ssmlin.evaluation.forecasters import Ahead, Fit, Fitted, Observed, Values
 from ssmlin.evaluation.predictive import Predictive
-from ssmlin.models import lagged_inputs
+from ssmlin.models.features import carry_forward, lagged_inputs
 
 _MAX_HARMONICS = 6
 
@@ -24,8 +24,13 @@ def lags_and_inputs(observed: Observed, num_lags: int) -> Float[np.ndarray, "T p
 
 
 def last_values(values: Values, ahead: Ahead, num_lags: int) -> Float[np.ndarray, "N num_lags m"]:
-    """The values before each origin, the latest first; zero where there are none."""
-    padded = np.concatenate([np.zeros((num_lags, values.shape[1])), np.nan_to_num(values)])
+    """The values before each origin, the latest first; zero where there are none.
+
+    Missing ones are those observed last.
+    """
+    with jax.enable_x64(True):
+        known = np.asarray(carry_forward(jnp.asarray(values)))
+    padded = np.concatenate([np.zeros((num_lags, values.shape[1])), known])
     return padded[ahead.origins[:, None] + num_lags - 1 - np.arange(num_lags)]
 
 
@@ -246,8 +251,8 @@ def fit_naive(train: Observed, seed: int, *, period: int = 1) -> Fitted:
     m = values.shape[1]
 
     def predict(observed: Observed) -> Predictive:
-        before = np.concatenate([np.zeros((period, m)), observed.values[:-period]])
-        return Predictive.gaussian(np.nan_to_num(before), covariance)
+        before = last_values(observed.values, Ahead(np.arange(len(observed.values)), 1), period)
+        return Predictive.gaussian(before[:, -1], covariance)
 
     def simulate(observed: Observed, ahead: Ahead) -> np.ndarray:
         # An autoregression on the value one period before.

@@ -157,14 +157,15 @@ def fit_softmax_attention(
         q, k, v = jax.random.split(jax.random.key(seed), 3)
         shape = (key_dim, len(coefficients))
         noise = residual_covariance(coefficients, residuals)
-        return ParamsSoftmaxAttention(
+        params = ParamsSoftmaxAttention(
             jax.random.normal(q, shape),
             jax.random.normal(k, shape),
             0.03 * jax.random.normal(v, (m, m)),
-            jnp.asarray(0.05),
-            jnp.asarray(coefficients.T, jnp.float32),
-            jnp.asarray(noise, jnp.float32),
+            0.05,
+            coefficients.T,
+            noise,
         )
+        return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
 
     y, u = arrays(train)
     steps = len(train.values)

@@ -529,6 +529,33 @@ def predict_one_step(
     return moments.merge(_dataset({"emissions": sampled}, dims, labels, is_batch))
 
 
+@partial(jax.jit, static_argnames=("model",))
+def _log_predictive(all_params: Any, emissions: Array, inputs: Any, model: Any) -> Array:
+    return _each_draw(lambda params: model.log_predictive(params, emissions, inputs), all_params)
+
+
+def pointwise_log_likelihood(
+    model: Any, params: Any, draws: "xarray.DataTree", emissions: Float[Array, "T m"], inputs: Any
+) -> "xarray.DataArray":
+    """Log p(y_t | y_{1:t-1}, θ) of every draw and step, whatever steps the draws were made with.
+
+    Args:
+        model: the model.
+        params: the values of what was not sampled.
+        draws: what :func:`sample_posterior` returned.
+        emissions: one sequence; NaN means missing.
+        inputs: its inputs.
+
+    Returns:
+        An array (chain, draw, time).
+    """
+    (y,), (u,), _ = _data(emissions, inputs)
+    terms = _log_predictive(posterior_params(params, draws), y, u, _seen_by(model, y))
+    labels = np.arange(len(y))
+    dataset = _dataset({"emissions": terms}, {"emissions": ["time"]}, labels, True)
+    return dataset["emissions"]
+
+
 # ------------------------------------------------------------------------------ diagnostics
 
 

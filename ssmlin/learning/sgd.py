@@ -79,7 +79,7 @@ class _Data(NamedTuple):
 
     emissions: Float[Array, "B T m"]
     inputs: Any
-    in_train: Bool[Array, " T"]
+    in_train: Bool[Array, "B T"]
 
 
 class _Plan(NamedTuple):
@@ -179,7 +179,7 @@ def _log_predictive(params: Any, plan: _Plan, data: _Data, which: Array) -> Floa
 
 def _count(emissions: Array, in_train: Array) -> Int[Array, ""]:
     """How many values are observed and fitted."""
-    return jnp.sum(~jnp.isnan(emissions) & in_train[:, None])
+    return jnp.sum(~jnp.isnan(emissions) & in_train[..., None])
 
 
 def _loss(
@@ -198,10 +198,11 @@ def _loss(
         share = num_windows = 1
     else:
         terms, laws = _filter_window(params, plan, data, batch.which, window)
-        in_train = _cut(in_train, plan, window.number, 0)
+        in_train = _cut(in_train, plan, window.number, 1)
         here = _count(_cut(data.emissions, plan, window.number, 1), in_train)
         share, num_windows = here / jnp.maximum(count, 1), plan.num_windows
     scale = len(data.emissions) / jnp.sum(batch.weights)
+    in_train = in_train[batch.which]
     fitted = jnp.sum(jnp.where(in_train, terms, 0.0) * batch.weights[:, None]) * scale
     loss = -(share * plan.model.log_prior(params) + fitted) * num_windows / jnp.maximum(count, 1)
     # Parameters may be wider than the data; what the fit carries has the data's precision.
@@ -359,9 +360,25 @@ def _run(
     return jax.lax.scan(body, fit, None, length=_EPOCHS_PER_CALL)
 
 
-def num_train_steps(num_steps: int, validation_fraction: float) -> int:
-    """How many steps at the start of every sequence are fitted."""
-    return num_steps - int(validation_fraction * num_steps)
+def num_train_steps(
+    emissions: Float[Array, "... T m"], validation_fraction: float
+) -> Int[np.ndarray, "..."]:
+    """How many steps at the start of every sequence are fitted.
+
+    What is missing at the end of a sequence is no part of it.
+    """
+    seen = ~np.isnan(np.asarray(emissions)).all(axis=-1)
+    lengths = np.where(seen, np.arange(1, seen.shape[-1] + 1), 0).max(axis=-1, initial=0)
+    return lengths - (validation_fraction * lengths).astype(int)
+
+
+def train_part(
+    emissions: Float[Array, "... T m"], validation_fraction: float
+) -> Float[Array, "... T m"]:
+    """Sequences of which all but the steps to fit are missing."""
+    ends = num_train_steps(emissions, validation_fraction)[..., None]
+    fitted = np.arange(emissions.shape[-2]) < ends
+    return jnp.where(fitted[..., None], emissions, jnp.nan)
 
 
 def fit_sgd(
@@ -451,18 +468,20 @@ def fit_sgd(
                 f"{path} of shape {jnp.shape(x)}"
             )
     num_sequences, num_steps = emissions.shape[:2]
-    num_train, num_windows = num_train_steps(num_steps, validation_fraction), 1
+    ends = num_train_steps(emissions, validation_fraction)
+    num_windows = 1
     size = num_sequences if batch_size is None else _checks.positive_int("batch_size", batch_size)
     size = min(size, num_sequences)
-    in_train = jnp.arange(num_steps) < num_train
-    data = _Data(emissions, inputs, in_train)
+    # With nothing held out all steps count, those that are missing at the end as well.
+    in_train = jnp.arange(num_steps) < (ends[:, None] if validation_fraction else num_steps)
+    data = _Data(emissions, inputs, jnp.broadcast_to(in_train, (num_sequences, num_steps)))
     if window_size is not None:
         window_size = min(_checks.positive_int("window_size", window_size), num_steps)
         if not hasattr(model, "filter_window"):
             raise ValueError(
                 f"window_size: expected None for a model without filter_window, got {window_size}"
             )
-        num_windows = -(-num_train // window_size)
+        num_windows = max(1, -(-int(ends.max()) // window_size))
         data = _padded(data, -num_steps % window_size)
     plan = _Plan(
         model,
@@ -488,7 +507,7 @@ def fit_sgd(
             "batch_size": size,
             "shuffle": shuffle,
             "key": key,
-            "validation_fraction": num_train,
+            "validation_fraction": in_train,
             "patience": patience,
             "window_size": window_size,
             "num_restarts": num_restarts,
@@ -562,7 +581,7 @@ def _padded(data: _Data, extra: int) -> _Data:
         return jnp.pad(x, widths, constant_values=value)
 
     # They are fitted where no steps are held out, so that still all are.
-    in_train = jnp.pad(data.in_train, (0, extra), mode="edge")
+    in_train = jnp.pad(data.in_train, ((0, 0), (0, extra)), mode="edge")
     return _Data(pad(data.emissions, jnp.nan), jax.tree.map(pad, data.inputs), in_train)
 
 

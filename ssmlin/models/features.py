@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from dynamax.parameters import ParameterProperties
 from jaxtyping import Array, Float
@@ -69,8 +70,8 @@ def lagged_inputs(
         num_lags: L.
         prev_emissions: the L values before the first, oldest first; default zeros.
         include_current: put y_t in front.
-        fill: what takes the place of a missing (NaN) value; zero is the mean of a
-            standardised series.
+        fill: what takes the place of values that are missing (NaN) from the start of a column;
+            later ones are those observed last.
 
     Returns:
         The inputs, (T, L·m), or (T, (L + 1)·m) with `include_current`.
@@ -95,8 +96,19 @@ def lagged_inputs(
         before = _checks.float_array("prev_emissions", prev_emissions)
         _checks.shaped("prev_emissions", before, ("L", "m"), sizes)
     padded = jnp.concatenate([before, y])
-    padded = jnp.where(jnp.isnan(padded), fill, padded)
+    padded = carry_forward(padded, fill)
     lags = range(0 if include_current else 1, num_lags + 1)
     return jnp.concatenate(
         [padded[num_lags - lag : num_lags - lag + y.shape[0]] for lag in lags], axis=1
     )
+
+
+def carry_forward(values: Float[Array, "T m"], fill: float = 0.0) -> Float[Array, "T m"]:
+    """Values of which each missing one is the last observed before it, or `fill`."""
+
+    def later(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
+        return jnp.where(b[1], b[0], a[0]), a[1] | b[1]
+
+    seen = ~jnp.isnan(values)
+    known, any_seen = jax.lax.associative_scan(later, (jnp.where(seen, values, fill), seen))
+    return jnp.where(any_seen, known, fill)

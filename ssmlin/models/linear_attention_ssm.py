@@ -31,11 +31,18 @@ from ssmlin.inference import (
     symmetric_root,
 )
 from ssmlin.learning import FitHistory, fit_em, fit_sgd
-from ssmlin.learning.sgd import num_train_steps
+from ssmlin.learning.sgd import train_part
 from ssmlin.learning.target import property_leaves
 from ssmlin.lgssm import MatrixLGSSM
 from ssmlin.mechanisms import Mechanism, get_mechanism, matrix_lgssm, unit
-from ssmlin.models.features import ParamsGate, ParamsProjection, gate, lagged_inputs, project
+from ssmlin.models.features import (
+    ParamsGate,
+    ParamsProjection,
+    carry_forward,
+    gate,
+    lagged_inputs,
+    project,
+)
 from ssmlin.models.forecast import (
     Forecast,
     draw_states,
@@ -947,7 +954,7 @@ class LinearAttentionSSM(SSM):
         if feeds_back:
             exogenous = self._exogenous(future_inputs, horizon, y.dtype)
             padded = jnp.concatenate(
-                [jnp.zeros((self.num_lags, self.emission_dim), y.dtype), jnp.nan_to_num(y)]
+                [jnp.zeros((self.num_lags, self.emission_dim), y.dtype), carry_forward(y)]
             )
             lags = jnp.broadcast_to(
                 padded[-self.num_lags :][::-1], (num_samples, self.num_lags, self.emission_dim)
@@ -1046,10 +1053,8 @@ class LinearAttentionSSM(SSM):
             )
         y = _checks.float_array("emissions", emissions)
         u = self._check_inputs(inputs, y.shape[:-1], y.dtype)
-        num_train = num_train_steps(y.shape[-2], validation_fraction)
-        start, props = self.initialize(
-            key, emissions=y[..., :num_train, :], inputs=u[..., :num_train, :]
-        )
+        first = train_part(y, validation_fraction)
+        start, props = self.initialize(key, emissions=first, inputs=u)
         options: dict[str, Any] = {
             "optimizer": optimizer,
             "window_size": window_size,
@@ -1146,10 +1151,8 @@ class LinearAttentionSSM(SSM):
         """
         y, u = self._check_batch(emissions, inputs)
         if _checks.positive_int("num_restarts", num_restarts) > 1:
-            num_train = num_train_steps(y.shape[1], validation_fraction)
-            params = self._starts(
-                params, props, y[:, :num_train], u[:, :num_train], key, num_restarts
-            )
+            first = train_part(y, validation_fraction)
+            params = self._starts(params, props, first, u, key, num_restarts)
         params, history = fit_sgd(
             self.given_missing(y),
             params,

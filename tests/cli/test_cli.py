@@ -3,7 +3,9 @@
 import csv
 import json
 
+import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -143,7 +145,7 @@ def test_from_a_file_to_forecasts_and_draws(data, tmp_path):
     assert runner.invoke(app, fit).exit_code == 2  # nothing is overwritten
     notes = load_notes(model)
     assert notes["targets"] == ["y"] and notes["time"] == "t"
-    assert len(Scaling.from_dict(notes["scaling"]).mean) == 1
+    assert len(Scaling.from_dict(notes["scalings"][""]).mean) == 1
 
     future = tmp_path / "future.csv"
     future.write_text("u\n1.0\n-1.0\n0.0\n")
@@ -178,3 +180,159 @@ def test_from_a_file_to_forecasts_and_draws(data, tmp_path):
 def test_a_file_of_something_else_is_no_model(data):
     result = runner.invoke(app, ["forecast", str(data), str(data)])
     assert result.exit_code == 2 and "expected a file of ssmlin with a model" in result.output
+
+
+def run(*arguments):
+    """A command that must succeed."""
+    result = runner.invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output + str(result.exception)
+    return result
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("integrated", [False, True])
+def test_forecasts_are_those_of_a_dense_kalman_recursion(tmp_path, integrated):
+    """Intervals in the file's units, Gaussian or, with Σ unknown, Student-t."""
+    from scipy import stats
+
+    from ssmlin import LinearAttentionSSM
+    from ssmlin.data import Scaling
+
+    rng = np.random.default_rng(0)
+    y, u = 50 + 10 * rng.normal(size=(30, 1)), rng.normal(size=(34, 2))
+    y[4] = np.nan
+    model = LinearAttentionSSM("mamba2", 1, 2, 3, integrate_row_cov=integrated)
+    params, props = model.initialize()
+    scaling = Scaling((50.0,), (10.0,), (0.0, 0.0), (1.0, 1.0))
+    notes = {"targets": ["y"], "inputs": ["a", "b"], "time": None, "series": None, "log": False,
+             "scalings": {"": scaling.to_dict()}}  # fmt: skip
+    model.save(tmp_path / "m.safetensors", params, props, notes)
+    frame = np.column_stack([y, u[:30]])
+    lines = [",".join("" if np.isnan(x) else repr(float(x)) for x in row) for row in frame]
+    (tmp_path / "data.csv").write_text("\n".join(["y,a,b", *lines]))
+    lines = [",".join(repr(float(x)) for x in row) for row in u[30:]]
+    (tmp_path / "future.csv").write_text("\n".join(["a,b", *lines]))
+    run("forecast", tmp_path / "m.safetensors", tmp_path / "data.csv", "--horizon", 4, "--future",
+        tmp_path / "future.csv", "--output", tmp_path / "f.csv")  # fmt: skip
+    found = pd.read_csv(tmp_path / "f.csv")
+
+    dense = model.to_lgssm(params, jnp.asarray(u)).to_dynamax()
+    F, b, Q = (np.asarray(x, float) for x in (dense.dynamics.weights, dense.dynamics.bias,
+                                              dense.dynamics.cov))  # fmt: skip
+    H, c, R = (np.asarray(x, float) for x in (dense.emissions.weights, dense.emissions.bias,
+                                              dense.emissions.cov))  # fmt: skip
+    mean, cov = np.asarray(dense.initial.mean, float), np.asarray(dense.initial.cov, float)
+    prior = model.prior.row_cov(params.emissions) if integrated else None
+    df, scale = (float(prior.student_df[0]), float(prior.scale[0])) if integrated else (0, 0)
+    rows = float(np.squeeze(params.emissions.row_cov))
+    for t in range(34):
+        if t > 0:
+            mean, cov = F[t] @ mean + b[t], F[t] @ cov @ F[t].T + Q[t]
+        s = (H[t] @ cov @ H[t].T + R[t])[0, 0]
+        predicted = (H[t] @ mean + c[t])[0]
+        if t >= 30:
+            law = stats.norm(predicted, np.sqrt(s))
+            if integrated:
+                law = stats.t(df, predicted, np.sqrt(s / rows * scale / df))
+            row = found.iloc[t - 30]
+            assert row["mean"] == pytest.approx(50 + 10 * predicted, abs=2e-3)
+            for level in (50, 80, 95):
+                ends = law.ppf([0.5 - level / 200, 0.5 + level / 200])
+                given = row[[f"lower_{level}", f"upper_{level}"]].to_numpy(float)
+                assert np.allclose(given, 50 + 10 * ends, rtol=2e-4)
+        elif np.isfinite(y[t, 0]):
+            error = (y[t, 0] - 50) / 10 - predicted
+            gain = cov @ H[t].T / s
+            mean, cov = mean + gain[:, 0] * error, cov - s * gain @ gain.T
+            df, scale = df + 1, scale + error**2 / s * rows
+
+
+@pytest.mark.float32
+def test_a_panel_from_file_to_forecast(tmp_path):
+    """Series of unequal length share a model; each comes back in its own units."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {"shop": shop, "day": t, "y": level + 0.1 * level * np.sin(t) + 0.01 * rng.normal()}
+        for shop, level, steps in (("a", 10.0, 60), ("b", 1000.0, 40))
+        for t in range(steps)
+    ]
+    data = tmp_path / "data.csv"
+    pd.DataFrame(rows).to_csv(data, index=False)
+    model, ahead, paths = (tmp_path / name for name in ("m.safetensors", "f.csv", "p.csv"))
+    said = run("fit", data, "-y", "y", "--series", "shop", "--time", "day", "--lags", 2, "--epochs",
+               20, "--output", model, "--json")  # fmt: skip
+    assert json.loads(said.output)["num_lags"] == 2
+    run("forecast", model, data, "--horizon", 3, "--output", ahead, "--paths", paths)
+    found = pd.read_csv(ahead).set_index(["shop", "day"])
+    for shop, level, start in (("a", 10.0, 60), ("b", 1000.0, 40)):
+        for t in range(start, start + 3):
+            expected = level + 0.1 * level * np.sin(t)
+            assert found.loc[(shop, t), "mean"] == pytest.approx(expected, rel=0.02)
+    assert len(pd.read_csv(paths)) == 2 * 1000 * 3
+    table = run("compare", data, "-y", "y", "--series", "shop", "--time", "day", "--json", *CHEAP)
+    series = [row["series"] for row in json.loads(table.output)]
+    assert series == ["all"] * 2 + ["a"] * 2 + ["b"] * 2
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("option", [("--difference", 1), ("--window", 50)])
+def test_differences_and_streams_come_back_in_the_units_of_the_file(tmp_path, option):
+    rng = np.random.default_rng(0)
+    y = 500 + 3 * np.cumsum(0.5 + 0.1 * rng.normal(size=400))
+    data = tmp_path / "data.csv"
+    pd.DataFrame({"y": y}).to_csv(data, index=False)
+    model, ahead = tmp_path / "m.safetensors", tmp_path / "f.csv"
+    run("fit", data, "-y", "y", "--lags", 1, "--epochs", 10, "--output", model, "--quiet", *option)
+    run("forecast", model, data, "--horizon", 5, "--output", ahead)
+    found = pd.read_csv(ahead)
+    slope = 1.5 if option[0] == "--difference" else 0
+    expected = y[-1] + slope * np.arange(1, 6)
+    allowed = 2 if option[0] == "--difference" else 0.1 * np.ptp(y)
+    assert np.abs(found["mean"] - expected).max() < allowed
+    assert (found["lower_95"] < found["mean"]).all() and (found["mean"] < found["upper_95"]).all()
+
+
+@pytest.mark.float32
+def test_what_ctrl_c_stopped_goes_on(data, tmp_path, monkeypatch):
+    from ssmlin.learning.checkpoint import Checkpoint
+
+    def fit(name):
+        options = ["--lags", "1", "--epochs", "60", "--quiet"]
+        return ["fit", str(data), "-y", "u", *options, "--output", str(tmp_path / name)]
+
+    saves, save = [], Checkpoint.save
+
+    def stopping(self, state, *args, **kwargs):
+        save(self, state, *args, **kwargs)
+        saves.append(0)
+        if len(saves) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "save", stopping)
+        stopped = runner.invoke(app, fit("m.safetensors"))
+    assert stopped.exit_code == 130 and "goes on from" in stopped.output
+    folder = tmp_path / "m.safetensors.checkpoint"
+    assert folder.is_dir() and not (tmp_path / "m.safetensors").exists()
+    assert runner.invoke(app, fit("m.safetensors")).exit_code == 0
+    assert not folder.exists()
+    assert runner.invoke(app, fit("other.safetensors")).exit_code == 0
+    same = [(tmp_path / name).read_bytes() for name in ("m.safetensors", "other.safetensors")]
+    assert same[0] == same[1]
+
+
+def test_a_report_from_the_command_line(data, tmp_path):
+    report = tmp_path / "report.html"
+    run("compare", data, "-y", "y", "--inputs", "u", "--report", report, *CHEAP)
+    text = report.read_text()
+    assert "autoregression" in text and "ssmlin" in text
+    again = runner.invoke(app, ["compare", str(data), "-y", "y", "--report", str(report), *CHEAP])
+    assert again.exit_code == 2 and "--report: expected a file that does not" in again.output
+    panel = ["compare", str(data), "-y", "y", "--series", "text", "--report", "r.html", *CHEAP]
+    assert runner.invoke(app, panel).exit_code == 2
+
+
+def test_mechanisms_as_json():
+    rows = json.loads(run("mechanisms", "--json").output)
+    assert [row["name"] for row in rows] == list(MECHANISMS)
+    assert all(row["transition"] and row["source"] for row in rows)

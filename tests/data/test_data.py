@@ -3,13 +3,22 @@
 import sqlite3
 import warnings
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssmlin.data import Scaling, future_times, read_table, select_columns
+from ssmlin import LinearAttentionSSM
+from ssmlin.data import (
+    Scaling,
+    TableStream,
+    future_times,
+    read_table,
+    select_columns,
+    select_panel,
+)
 
 FRAME = pd.DataFrame({"t": [1.0, 2.0, 3.0], "y": [0.5, np.nan, -2.25], "u": [1.0, 0.0, 1.0]})
 
@@ -218,3 +227,117 @@ def test_scaling_is_undone(m, log, seed):
 def test_logarithms_of_what_is_not_positive():
     with pytest.raises(ValueError, match="positive values in column 'y', got 0.0 at step 2"):
         Scaling.fit(select_columns(make(y=[1.0, 0.0, 3.0]), ["y"]), log=True)
+
+
+# ------------------------------------------------------------------------------ differences
+
+
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("lag", [1, 4])
+def test_differences_are_brought_back(lag, log):
+    rng = np.random.default_rng(0)
+    y = np.exp(np.cumsum(rng.normal(size=(40, 2)), axis=0) / 10)
+    whole = select_columns(pd.DataFrame(y, columns=["a", "b"]), ["a", "b"])
+    seen = whole._replace(values=y[:30], times=whole.times[:30])
+    scaling = Scaling.fit(seen, log, lag)
+    z, _ = scaling.apply(seen)
+    assert np.isnan(z[:lag]).all() and np.allclose(np.nanmean(z, axis=0), 0)
+    assert np.allclose(np.nanstd(z, axis=0), 1)
+    ahead, _ = scaling.apply(whole)
+    paths = np.stack([ahead[30:], ahead[30:] + 1])
+    back = scaling.continue_paths(paths, seen)
+    assert np.allclose(back[0], y[30:]) and not np.allclose(back[1], y[30:])
+    assert Scaling.from_dict(scaling.to_dict()) == scaling
+    with pytest.raises(ValueError, match="difference: expected 0"):
+        scaling.invert(z)
+    gap = seen._replace(values=np.where(np.arange(30)[:, None] == 29, np.nan, y[:30]))
+    with pytest.raises(ValueError, match=r"expected the last \d values.*at step 30"):
+        scaling.continue_paths(paths, gap)
+
+
+def test_differences_that_say_nothing_are_refused():
+    line = select_columns(pd.DataFrame({"y": np.arange(9.0)}), ["y"])
+    with pytest.raises(ValueError, match="varying differences of column 'y'"):
+        Scaling.fit(line, difference=1)
+    with pytest.raises(ValueError, match="at most 8 steps, got 9"):
+        Scaling.fit(line, difference=9)
+
+
+# ------------------------------------------------------------------------------ panels, streams
+
+
+def test_a_panel_is_taken_apart():
+    frame = pd.DataFrame({"id": ["x", "y"] * 4, "t": [1, 1, 2, 2, 3, 3, 4, 4], "v": range(8)})
+    panel = select_panel(frame, "id", ["v"], time="t")
+    assert list(panel) == ["x", "y"]
+    assert panel["y"].values.ravel().tolist() == [1, 3, 5, 7]
+    with pytest.raises(ValueError, match="series: expected a column of its own"):
+        select_panel(frame, "nothing", ["v"])
+    with pytest.raises(ValueError, match="in every row of 'id', got none in data row 3"):
+        select_panel(frame.assign(id=["x", "y", None, *"yxyxy"]), "id", ["v"])
+    with pytest.raises(ValueError, match="series 'x': targets: expected varying"):
+        select_panel(frame.assign(v=[1, 2, 1, 3, 1, 4, 1, 5]), "id", ["v"])
+
+
+def _stream_frame():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(3, 2, size=(103, 3)), columns=["a", "b", "u"])
+    frame.insert(0, "t", np.arange(103) * 0.5)
+    frame.loc[[7, 59, 60], "a"] = np.nan
+    return frame
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "csv.gz", "parquet"])
+def test_a_stream_gives_what_the_whole_table_gives(tmp_path, ending):
+    frame, path = _stream_frame(), tmp_path / f"data.{ending}"
+    if ending == "parquet":
+        frame.to_parquet(path)
+    else:
+        frame.to_csv(path, index=False, sep="\t" if ending == "tsv" else ",")
+    stream = TableStream(path, ["a", "b"], ["u"], "t", chunk_rows=10)
+    columns = select_columns(read_table(path), ["a", "b"], ["u"], "t")
+    scaling = Scaling.fit(columns)
+    found = stream.summary
+    assert found.num_rows == 103 and found.num_values == 203
+    for name in ("mean", "scale", "input_mean", "input_scale"):
+        assert np.allclose(getattr(found.scaling, name), getattr(scaling, name), atol=1e-12)
+    model = LinearAttentionSSM("mamba2", 2, 5, 2, num_lags=2, row_cov="full")
+    for size in (7, 25, 200):
+        windows = list(stream.windows(size, 2))
+        assert len(windows) == -(-103 // size)
+        assert all(y.shape == (size, 2) and u.shape == (size, 5) for y, u in windows)
+        y, u = (np.concatenate(x) for x in zip(*windows, strict=True))
+        assert np.isnan(y[103:]).all() and (u[103:] == 0).all()
+        values, inputs = scaling.apply(columns)
+        lags = model.compute_inputs(jnp.asarray(values), jnp.asarray(inputs))
+        values[:2] = np.nan
+        assert np.allclose(y[:103], values, atol=1e-6, equal_nan=True)
+        assert np.allclose(u[:103], lags, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.assign(a=["x" if i == 77 else 1.0 for i in range(103)]), "in data row 78"),
+        (lambda f: f.assign(u=f.u.where(f.index != 31)), "column 'u', got one in data row 32"),
+        (lambda f: f.drop(index=55), "rise by equal steps, got 27.0 and 28.0 in data rows 55 and"),
+        (lambda f: f.iloc[::-1], "rise by equal steps"),
+        (lambda f: f.assign(b=1.0), "varying values in column 'b'"),
+        (lambda f: f.head(1), "rows: expected at least 2, got 1"),
+        (lambda f: f.rename(columns={"b": "c"}), "got 'b'"),
+    ],
+)
+def test_bad_streams_are_told_in_words(tmp_path, change, message):
+    path = tmp_path / "data.csv"
+    change(_stream_frame()).to_csv(path, index=False)
+    with pytest.raises(ValueError, match=message):
+        _ = TableStream(path, ["a", "b"], ["u"], "t", chunk_rows=10).summary
+
+
+def test_a_stream_of_another_kind_is_refused(tmp_path):
+    path = tmp_path / "data.xlsx"
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="CSV, TSV or Parquet to read piece by piece"):
+        _ = TableStream(path, ["a"]).summary
+    with pytest.raises(ValueError, match="source: expected a file"):
+        _ = TableStream(tmp_path / "none.csv", ["a"]).summary

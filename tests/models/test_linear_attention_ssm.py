@@ -209,8 +209,13 @@ def test_lagged_inputs_are_dynamaxs():
     window = ssmlin.lagged_inputs(y, 2, include_current=True)
     np.testing.assert_array_equal(window[:, :M], y)
     np.testing.assert_array_equal(window[:, M:], ssmlin.lagged_inputs(y, 2))
-    holes = y.at[2, 0].set(jnp.nan)
-    assert np.isfinite(ssmlin.lagged_inputs(holes, 2)).all()
+    # A missing value is the last one observed, and zero before the first.
+    holes = y.at[jnp.array([0, 2, 3]), 0].set(jnp.nan)
+    known = np.array(y)
+    known[0, 0], known[2:4, 0] = 0.0, y[1, 0]
+    np.testing.assert_array_equal(
+        ssmlin.lagged_inputs(holes, 2), ssmlin.lagged_inputs(jnp.asarray(known), 2)
+    )
 
 
 def test_model_without_inputs():

@@ -1,0 +1,192 @@
+"""`ssmlin compare`."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from ssmlin.cli.options import (
+    STOPPED,
+    FileArgument,
+    InputsOption,
+    JsonOption,
+    QueryOption,
+    QuietOption,
+    SeedOption,
+    SeriesOption,
+    TargetOption,
+    TimeOption,
+    console,
+    fail,
+    names,
+    new_file,
+    read,
+)
+
+if TYPE_CHECKING:
+    import pandas
+
+    from ssmlin.evaluation import Comparison
+
+
+def compare(
+    file: FileArgument,
+    target: TargetOption,
+    inputs: InputsOption = "",
+    time: TimeOption = None,
+    series: SeriesOption = None,
+    query: QueryOption = None,
+    models: Annotated[
+        str, typer.Option(help="Names separated by commas, or all; default fourteen models.")
+    ] = "",
+    test_fraction: Annotated[float, typer.Option(help="The share of steps to hold out.")] = 0.3,
+    horizon: Annotated[
+        int, typer.Option(min=1, help="Score sampled paths of so many steps, too.")
+    ] = 1,
+    refits: Annotated[
+        int, typer.Option(min=0, help="Fit anew so many times in the held-out part.")
+    ] = 0,
+    period: Annotated[
+        int | None, typer.Option(min=2, help="Steps a season, for seasonal models.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the whole table to this new CSV file.")
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Write tables and figures to this new HTML file, one for all."),
+    ] = None,
+    draws: Annotated[
+        int,
+        typer.Option(min=0, help="Posterior draws of the gates for the report, of each chain."),
+    ] = 300,
+    seed: SeedOption = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Models fitted at the same time.")] = 2,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the model that predicts the last part of your series best, fitted to the first part.
+
+    Example: ssmlin compare data.csv --target y --inputs price,holiday --horizon 12 --period 12
+
+    Example: ssmlin compare data.csv --target y --report report.html
+    """
+    from ssmlin.evaluation import Series, compare_series, pooled_frame
+
+    new_file(output, "--output")
+    new_file(report, "--report")
+    if report is not None and series is not None:
+        fail("--report: expected a file of one series, got --series")
+    panel = read(file, target, names(inputs), time, series, query=query)
+    several = [
+        Series(name or file.name, columns.values, columns.times, columns.targets, str(file),
+               columns.inputs, period)
+        for name, columns in panel.items()
+    ]  # fmt: skip
+    progress = not (quiet or as_json)
+    try:
+        found = compare_series(
+            several,
+            names(models) or None,
+            test_fraction,
+            horizon=horizon,
+            num_refits=refits,
+            seed=seed,
+            workers=workers,
+            progress=progress,
+        )
+    except ValueError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        raise typer.Exit(STOPPED) from None
+    frame = pooled_frame(found) if series is not None else found[several[0].name].to_frame()
+    if output is not None:
+        frame.to_csv(output, index=False)
+    if report is not None:
+        _write_report(report, found[several[0].name], draws, seed, progress)
+    if as_json:
+        typer.echo(json.dumps(json.loads(frame.to_json(orient="records"))))
+        return
+    if series is not None:
+        title = f"{file.name}: {len(several)} series together, held out, one step ahead"
+        _print(frame[frame.series == "all"], title, horizon)
+    else:
+        _print(frame, f"{file.name}: held out, one step ahead", horizon)
+    for path in (output, report):
+        if path is not None:
+            console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+def _print(frame: "pandas.DataFrame", title: str, horizon: int) -> None:
+    """The most important columns."""
+    shown = {"crps": "CRPS", "rmse": "RMSE", "coverage_80": "80 %", "coverage_95": "95 %"}
+    shown |= {"path_crps": "paths"} if horizon > 1 else {}
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("model", no_wrap=True)
+    for heading in ("log p", "to the best", *shown.values()):
+        table.add_column(heading, justify="right")
+    records = frame.to_dict("records")
+    for row in records:
+        if row["failure"]:
+            table.add_row(row["model"], "failed")
+            continue
+        behind = f"{row['difference']:.3f} ± {row['difference_se']:.3f}"
+        table.add_row(
+            row["model"],
+            f"{row['log_density']:.3f}",
+            behind if row["difference"] else "",
+            *(f"{row.get(name, np.nan):.3f}" for name in shown),
+        )
+    console.print(table)
+    console.print(
+        "log p: mean log density a step; 80 %, 95 %: shares of values inside these intervals;\n"
+        + ("paths: CRPS of sampled paths; " if horizon > 1 else "")
+        + "units: the training part's standard deviation of each column",
+        highlight=False,
+    )
+    for row in records:
+        if row["failure"]:
+            console.print(f"{row['model']} failed: {row['failure']}", highlight=False)
+
+
+def _write_report(
+    path: Path, comparison: "Comparison", draws: int, seed: int, progress: bool
+) -> None:
+    """The report, with the posterior of the gates of the best mechanism that has some."""
+    import warnings
+
+    import jax
+
+    from ssmlin.evaluation import write_report
+    from ssmlin.evaluation.attention import FittedAttention, with_lags
+    from ssmlin.evaluation.regressions import with_season
+    from ssmlin.learning import sample_posterior
+
+    tree, name = None, ""
+    for result in comparison.results:
+        fit: Any = result.details
+        if not draws or not isinstance(fit, FittedAttention):
+            continue
+        gates = [gate for gate in fit.model.mechanism.gates if gate in ("alpha", "beta")]
+        if not gates or result.name == "retnet":
+            continue
+        data = with_lags(fit.model, with_season(comparison.split.observed, fit.seasonal))
+        _, props = fit.model.initialize()
+        name = result.name
+        options: dict[str, Any] = {"time": np.asarray(comparison.split.series.times)}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the report shows the diagnostics
+            tree = sample_posterior(
+                jax.random.key(seed), fit.model, fit.params, props, *data, variables=gates,
+                num_warmup=draws, num_samples=draws, progress=progress,
+                **options,
+            )  # fmt: skip
+        break
+    command = shlex.join(["ssmlin", *sys.argv[1:]])
+    write_report(path, comparison, command=command, draws=tree, drawn_from=name)

@@ -1,0 +1,69 @@
+"""Looks at a page in Chromium and prints what is there as JSON: browser.py PAGE SCREENSHOT."""
+
+import json
+import os
+import sys
+
+os.environ["QT_QPA_PLATFORM"] = "offscreen"
+os.environ["QTWEBENGINE_CHROMIUM_FLAGS"] = "--no-sandbox --disable-gpu"
+
+from PyQt6.QtCore import QTimer, QUrl
+from PyQt6.QtWebEngineCore import QWebEnginePage, QWebEngineUrlRequestInterceptor
+from PyQt6.QtWebEngineWidgets import QWebEngineView
+from PyQt6.QtWidgets import QApplication
+
+SCRIPT = """JSON.stringify({
+  title: document.title,
+  headings: [...document.querySelectorAll('h2')].map(x => x.innerText),
+  images: [...document.images].map(x => [x.alt, x.complete, x.naturalWidth, x.clientWidth]),
+  tables: [...document.querySelectorAll('table')].map(
+      x => [...x.rows].map(r => [...r.cells].map(c => c.innerText))),
+  width: document.documentElement.scrollWidth, viewport: window.innerWidth,
+})"""
+
+
+class Page(QWebEnginePage):
+    """Keeps what scripts complain about."""
+
+    said: list[str] = []
+
+    def javaScriptConsoleMessage(self, level, message, line, source):
+        self.said.append(message)
+
+
+class Requests(QWebEngineUrlRequestInterceptor):
+    """Keeps what the page asks for."""
+
+    urls: list[str] = []
+
+    def interceptRequest(self, info):
+        self.urls.append(info.requestUrl().toString()[:80])
+
+
+app = QApplication(["browser"])
+view, requests = QWebEngineView(), Requests()
+page = Page(view)
+page.setUrlRequestInterceptor(requests)
+view.setPage(page)
+view.resize(1100, 1400)
+view.show()
+
+
+def loaded(ok):
+    page.runJavaScript(SCRIPT, lambda text: QTimer.singleShot(1000, lambda: finish(text)))
+
+
+def finish(text):
+    image = view.grab().toImage()
+    image.save(sys.argv[2])
+    colours = {image.pixel(x, y) for x in range(0, 1100, 11) for y in range(0, 1400, 11)}
+    found = json.loads(text)
+    found |= {"said": page.said, "urls": requests.urls, "colours": len(colours)}
+    print(json.dumps(found))
+    app.quit()
+
+
+view.loadFinished.connect(loaded)
+view.load(QUrl.fromLocalFile(os.path.abspath(sys.argv[1])))
+QTimer.singleShot(60_000, app.quit)
+app.exec()
