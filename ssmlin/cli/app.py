@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ssmlin.cli.comparing import compare
 from ssmlin.cli.fitting import fit, forecast, sample
-from ssmlin.cli.options import JsonOption, console
+from ssmlin.cli.options import JsonOption, QuietOption, console
 
 app = typer.Typer(
     help="Linear attention as probabilistic state space models.",
@@ -86,11 +86,34 @@ for command in (compare, fit, forecast, sample):
 
 
 @app.command()
-def mechanisms(as_json: JsonOption = False) -> None:
-    """List the mechanisms: transition, drift, gates and their ranges.
+def mechanisms(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Measure them, what takes long on short sequences.")
+    ] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Measure them; the Markdown of docs/mechanisms.md.")
+    ] = False,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List the mechanisms: transition, drift, gates and their ranges; or measure what they can do.
 
     Example: ssmlin mechanisms
+
+    Example: ssmlin mechanisms --full > mechanisms.md
     """
+    if quick or full:
+        from ssmlin.evaluation.mechanism_page import measure, to_markdown
+
+        tables = measure(quick=not full, progress=not (quiet or as_json) and sys.stdout.isatty())
+        if as_json:
+            found = {table.title: [dict(zip(table.headings, row, strict=True))
+                                   for row in table.rows] for table in tables}  # fmt: skip
+            typer.echo(json.dumps(found))
+        else:
+            option = "--full" if full else "--quick"
+            typer.echo(to_markdown(tables, f"ssmlin mechanisms {option}"), nl=False)
+        return
     from ssmlin.mechanisms import MECHANISMS
 
     table = Table(title="S_t = S_{t-1} A_t + B_t", title_justify="left")

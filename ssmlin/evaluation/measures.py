@@ -1,0 +1,445 @@
+"""What mechanisms can do, measured: one function a question, the same for all of them.
+
+Gates are those that serve the question, within each mechanism's own ranges; nothing is trained.
+"""
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from scipy import stats
+
+from ssmlin.inference import matrix_lgssm_filter, matrix_lgssm_sample
+from ssmlin.mechanisms import MECHANISMS, linear_attention, matrix_lgssm
+from ssmlin.mechanisms.base import make_tokens
+from ssmlin.mechanisms.recurrence import token_operators
+from ssmlin.mechanisms.registry import get_mechanism
+
+_DIM = 16
+_MICRO_STEPS = 2
+#: Of the regression that `bayesian_memory` is: small, so that it stores what it is given.
+_NOISE = 1e-4
+
+
+def _gates(name: str, keys: Array, keep: float, write: float) -> dict[str, Any]:
+    """Gates that keep and write so much, as far as the mechanism has them."""
+    mechanism = MECHANISMS[name]
+    values = {"alpha": keep, "beta": write, "decay": keep, "removal_key": keys,
+              "removal_rate": write}  # fmt: skip
+    return {gate: values[gate] for gate in mechanism.gates}
+
+
+def _tokens(name: str, keys: Array, values: Array, keep: float, write: float) -> dict[str, Any]:
+    """Tokens of a mechanism; further micro-steps write nothing."""
+    gates = _gates(name, keys, keep, write)
+    if not MECHANISMS[name].multi_step:
+        return {"keys": keys, "values": values, **gates}
+    first = np.arange(_MICRO_STEPS) == 0
+
+    def spread(x: Array) -> Array:
+        return jnp.stack([x, *[jnp.roll(x, 1, axis=1)] * (_MICRO_STEPS - 1)], axis=1)
+
+    beta = jnp.broadcast_to(write * jnp.asarray(first, keys.dtype), (len(keys), _MICRO_STEPS))
+    return {"keys": spread(keys), "values": spread(values), **gates, "beta": beta}
+
+
+def final_state(
+    name: str,
+    keys: Float[Array, "T d"],
+    values: Float[Array, "T m"],
+    keep: float = 1.0,
+    write: float = 1.0,
+) -> Float[Array, "m d"]:
+    """The memory after writing pairs, from an empty one.
+
+    Args:
+        name: of the mechanism.
+        keys: k, (T, d).
+        values: v, (T, m).
+        keep: the decays α, a and w.
+        write: the learning rate β, and the removal rate of rwkv7, whose removal key is the key.
+
+    Returns:
+        S_T; for `bayesian_memory` its posterior mean.
+    """
+    tokens = _tokens(name, keys, values, keep, write)
+    if not MECHANISMS[name].writes_values:
+        noise = max(1e-12, 1 - keep**2)  # what keeps the prior variance
+        lgssm = matrix_lgssm(name, **tokens, emission_noise=_NOISE, process_noise=noise)
+        found: Any = matrix_lgssm_filter(lgssm, values, store="last")
+        return found.filtered_means[-1]
+    _, states = linear_attention(name, **tokens, queries=keys, return_states=True)
+    return states[-1]
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def _pairs(rng: np.random.Generator, count: int, collision: float) -> tuple[Array, Array]:
+    """Unit keys whose cosines are `collision` on average, and normal values."""
+    common = _unit(rng.normal(size=_DIM))
+    own = _unit(rng.normal(size=(count, _DIM)))
+    own = _unit(own - (own @ common)[:, None] * common)
+    keys = np.sqrt(collision) * common + np.sqrt(1 - collision) * own
+    return jnp.asarray(keys), jnp.asarray(rng.normal(size=(count, _DIM)))
+
+
+def _error(state: Array, keys: Array, values: Array) -> float:
+    """The mean squared error of recall over the mean square of the values."""
+    return float(jnp.sum((keys @ state.T - values) ** 2) / jnp.sum(values**2))
+
+
+def recall_error(name: str, num_pairs: int, collision: float = 0.0, num_trials: int = 8) -> float:
+    """How badly pairs are recalled, all written once: 0 is perfect, 1 is recalling nothing.
+
+    Keys are unit vectors in R^16, their cosines `collision` on average; nothing is forgotten and
+    all is written (α = β = 1).
+    """
+    rng = np.random.default_rng(0)
+    trials = [_pairs(rng, num_pairs, collision) for _ in range(num_trials)]
+    return float(np.mean([_error(final_state(name, *trial), *trial) for trial in trials]))
+
+
+def overwriting_error(name: str, num_trials: int = 8) -> float:
+    """How badly the second value is recalled of eight orthogonal keys that were written twice.
+
+    With the best of the decays 1, 0.9 and 0.7.
+    """
+    rng = np.random.default_rng(0)
+    errors = []
+    for _ in range(num_trials):
+        keys = jnp.asarray(np.linalg.qr(rng.normal(size=(_DIM, _DIM)))[0][:8])
+        old, new = jnp.asarray(rng.normal(size=(2, 8, _DIM)))
+        both = jnp.concatenate([keys, keys]), jnp.concatenate([old, new])
+        states = [final_state(name, *both, keep) for keep in (1.0, 0.9, 0.7)]
+        errors.append([_error(state, keys, new) for state in states])
+    return float(np.mean(errors, axis=0).min())
+
+
+def half_life(name: str, keep: float = 0.98, write: float = 0.5, longest: int = 512) -> float:
+    """Tokens until half of the first association is forgotten, random ones written after it.
+
+    Args:
+        name: of the mechanism.
+        keep: its decays.
+        write: its learning rate.
+        longest: look so far.
+
+    Returns:
+        The number of tokens, the median of eight trials; infinite where it is more.
+    """
+    rng = np.random.default_rng(0)
+
+    def trial() -> float:
+        keys = jnp.asarray(_unit(rng.normal(size=(longest + 1, _DIM))))
+        # Later values are zero, so what is read with the first key is left of its value.
+        values = jnp.zeros((longest + 1, _DIM)).at[0, 0].set(1.0)
+        tokens = _tokens(name, keys, values, keep, write)
+        if MECHANISMS[name].writes_values:
+            _, states = linear_attention(name, **tokens, queries=keys, return_states=True)
+        else:
+            lgssm = matrix_lgssm(
+                name, **tokens, emission_noise=1.0, process_noise=max(1e-12, 1 - keep**2)
+            )
+            found: Any = matrix_lgssm_filter(lgssm, values)
+            states = found.filtered_means
+        left = np.asarray(states[:, 0] @ keys[0])
+        below = np.flatnonzero(left < 0.5 * left[0])
+        return float(below[0]) if len(below) else np.inf
+
+    return float(np.median([trial() for _ in range(8)]))
+
+
+def largest_norm(name: str, num_draws: int = 2000, length: int = 4) -> float:
+    """The largest ‖A_1 ⋯ A_n‖₂ that a random search over all allowed gates finds, d = 2."""
+    rng = np.random.default_rng(0)
+    mechanism = _widest(name)
+    steps, d = num_draws * length, 2
+    micro = (_MICRO_STEPS,) if mechanism.multi_step else ()
+    gates: dict[str, Any] = {}
+    for gate in mechanism.gates:
+        low, high = mechanism.gate_range(gate)
+        shape = {"alpha": (steps,), "beta": (steps, *micro)}.get(gate, (steps, d))
+        if gate == "removal_key":
+            gates[gate] = rng.normal(size=shape)
+        else:  # extremes are at the ends of the ranges
+            ends = rng.integers(0, 2, size=shape).astype(float)
+            inner = rng.uniform(size=shape)
+            gates[gate] = low + (high - low) * np.where(rng.uniform(size=shape) < 0.5, ends, inner)
+    arrays: dict[str, Any] = {k: jnp.asarray(v) for k, v in gates.items()}
+    tokens, _ = make_tokens(
+        mechanism,
+        keys=jnp.asarray(_unit(rng.normal(size=(steps, *micro, d)))),
+        values=jnp.zeros((steps, *micro, 1)),
+        need_queries=False,
+        **arrays,
+    )
+    transitions = token_operators(mechanism, tokens)[0].to_dense().reshape(num_draws, length, d, d)
+    product = transitions[:, 0]
+    largest = float(jnp.linalg.norm(product, ord=2, axis=(1, 2)).max())
+    for i in range(1, length):
+        product = product @ transitions[:, i]
+        largest = max(largest, float(jnp.linalg.norm(product, ord=2, axis=(1, 2)).max()))
+    return largest
+
+
+def _widest(name: str) -> Any:
+    """The mechanism with its widest ranges."""
+    return get_mechanism(name, MECHANISMS[name].signed_gate is not None)
+
+
+def gradient_reach(name: str, steps: int = 64, keep: float = 0.98, write: float = 0.5) -> float:
+    """‖∂o_T/∂v_1‖ over ‖∂o_1/∂v_1‖, reading with the first key, T random keys later."""
+    rng = np.random.default_rng(0)
+    keys = jnp.asarray(_unit(rng.normal(size=(steps, _DIM))))
+
+    def read(value: Array, count: int) -> Array:
+        values = jnp.zeros((count, 1)).at[0, 0].set(value)
+        return (final_state(name, keys[:count], values, keep, write) @ keys[0])[0]
+
+    slopes = [float(jax.grad(read)(1.0, count)) for count in (steps, 1)]
+    return abs(slopes[0] / slopes[1])
+
+
+def coverage(name: str, shift: float = 1.0, level: float = 0.95, steps: int = 2000) -> float:
+    """The share of simulated emissions inside their predictive intervals.
+
+    Args:
+        name: of the mechanism, with random keys, values and queries, and noise in its memory.
+        shift: the emissions' noise has so many times the standard deviation the model thinks.
+        level: of the central intervals.
+        steps: how many emissions.
+
+    Returns:
+        The share; `level` for a calibrated model.
+    """
+    rng = np.random.default_rng(0)
+    keys = jnp.asarray(_unit(rng.normal(size=(steps, 4))))
+    queries = jnp.asarray(_unit(rng.normal(size=(steps, 4))))
+    tokens = _tokens(name, keys, jnp.asarray(rng.normal(size=(steps, 1))), 0.9, 0.5)
+
+    def model(noise: float) -> Any:
+        return matrix_lgssm(
+            name, **tokens, queries=queries, process_noise=0.05, emission_noise=noise
+        )
+
+    emissions = matrix_lgssm_sample(jax.random.key(0), model(0.2 * shift**2))[1][0]
+    found: Any = matrix_lgssm_filter(model(0.2), emissions, store="loglik")
+    z = (emissions - found.emission_means)[:, 0] / jnp.sqrt(found.emission_scales)
+    return float(jnp.mean(jnp.abs(z) <= stats.norm.ppf(0.5 + level / 2)))
+
+
+class Cost(NamedTuple):
+    """What a token costs.
+
+    Attributes:
+        flops: floating point operations of one step, as XLA counts them; NaN for the filter, whose
+            products it does not see.
+        microseconds: time of a step in a long sequence.
+        slope: of the logarithm of time over that of T; 1 is linear.
+    """
+
+    flops: float
+    microseconds: float
+    slope: float
+
+
+def cost(name: str, steps: Sequence[int] = (2048, 8192), repeats: int = 5) -> Cost:
+    """What a token costs in single precision, d = m = 16, by the sequential recurrence.
+
+    For `bayesian_memory` it is a step of the filter.
+    """
+
+    def arguments(count: int) -> tuple[dict[str, Any], Array]:
+        rng = np.random.default_rng(0)
+        keys = jnp.asarray(_unit(rng.normal(size=(count, _DIM))), jnp.float32)
+        values = jnp.asarray(rng.normal(size=(count, _DIM)), jnp.float32)
+        tokens = _tokens(name, keys, values, 0.98, 0.5)
+        return {k: jnp.asarray(v, jnp.float32) for k, v in tokens.items()}, keys
+
+    def run(tokens: dict[str, Any], queries: Array) -> Any:
+        if MECHANISMS[name].writes_values:
+            return linear_attention(name, **tokens, queries=queries)
+        lgssm = matrix_lgssm(name, **tokens, emission_noise=0.1, process_noise=0.01)
+        found: Any = matrix_lgssm_filter(lgssm, tokens["values"], store="loglik")
+        return found.emission_means
+
+    compiled = jax.jit(run)
+    analysis: Any = compiled.lower(*arguments(1)).compile().cost_analysis()
+    seconds = [median_seconds(compiled, arguments(count), repeats) for count in steps]
+    slope = np.log(seconds[-1] / seconds[0]) / np.log(steps[-1] / steps[0])
+    counted = MECHANISMS[name].writes_values
+    return Cost(
+        float(analysis["flops"]) if counted else np.nan, 1e6 * seconds[-1] / steps[-1], float(slope)
+    )
+
+
+def median_seconds(function: Callable[..., Any], arguments: Any, repeats: int) -> float:
+    """The median time of a call, compiling apart."""
+    jax.block_until_ready(function(*arguments))
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        jax.block_until_ready(function(*arguments))
+        times.append(time.perf_counter() - begin)
+    return float(np.median(times))
+
+
+# ------------------------------------------------------------------------------ state tracking
+
+
+class Group(NamedTuple):
+    """A group of orthogonal matrices, each a product of reflections.
+
+    Attributes:
+        name: as it is known.
+        elements: matrices, (n, d, d).
+        reflections: for each element unit vectors whose reflections give it, fewer padded by
+            zeros, (n, n_h, d).
+    """
+
+    name: str
+    elements: Float[np.ndarray, "n d d"]
+    reflections: Float[np.ndarray, "n n_h d"]
+
+
+def reflections_of(matrix: Float[np.ndarray, "d d"], count: int) -> Float[np.ndarray, "count d"]:
+    r"""Unit vectors k with $M = \prod_j (I - 2 k_j k_j^\top)$, the fewest, padded by zeros.
+
+    By Cartan and Dieudonné: reflections that bring one basis of the moved space home after the
+    other; an orthogonal matrix needs as many as the rank of M − I.
+
+    Raises:
+        ValueError: more than `count` are needed.
+    """
+    d = len(matrix)
+    left, found = matrix.astype(float).copy(), []
+    while True:
+        moved = left - np.eye(d)
+        lengths = np.linalg.norm(moved, axis=0)
+        if lengths.max() < 1e-9:
+            break
+        # The reflection that sends column j of what is left to e_j lowers the rank by one.
+        rank = np.linalg.matrix_rank(moved, tol=1e-9)
+        for j in np.argsort(-lengths):
+            if lengths[j] < 1e-9:
+                continue
+            k = moved[:, j] / lengths[j]
+            shorter = left - 2 * np.outer(k, k @ left)
+            if np.linalg.matrix_rank(shorter - np.eye(d), tol=1e-9) < rank:
+                break
+        found.append(k)
+        left = shorter
+    if len(found) > count:
+        raise ValueError(f"count: expected at least {len(found)}, got {count}")
+    return np.array(found + [np.zeros(d)] * (count - len(found))).reshape(count, d)
+
+
+def _closure(generators: Sequence[np.ndarray]) -> np.ndarray:
+    """All products of matrices, of a group of at most 120 elements."""
+    found = [np.eye(len(generators[0]))]
+    for x in found:
+        for g in generators:
+            y = x @ g
+            if not any(np.allclose(y, z) for z in found):
+                found.append(y)
+        assert len(found) <= 120
+    return np.array(found)
+
+
+def groups() -> tuple[Group, ...]:
+    """Parity, S3, S4, A5 and S5 with the fewest reflections a token that make all elements."""
+    golden = (1 + np.sqrt(5)) / 2
+    turn = 0.5 * np.array(
+        [[1, -golden, golden - 1], [golden, golden - 1, -1], [golden - 1, 1, golden]]
+    )
+    # Rotations of the cube, which permute its four diagonals, and of the icosahedron.
+    quarter = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    cycle = np.array([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]])
+
+    def permutations(n: int) -> np.ndarray:
+        return np.array([np.eye(n)[list(p)] for p in itertools.permutations(range(n))])
+
+    found = (
+        ("parity", np.array([[[1.0]], [[-1.0]]]), 1),
+        ("S3", permutations(3), 2),
+        ("S4", _closure([quarter, cycle]), 2),
+        ("A5", _closure([turn, cycle]), 2),
+        ("S5", permutations(5), 4),
+    )
+    return tuple(
+        Group(name, x, np.array([reflections_of(element, count) for element in x]))
+        for name, x, count in found
+    )
+
+
+def tracking_error(group: Group, num_steps: int, length: int = 4096, seed: int = 0) -> float:
+    """How far `deltaproduct` strays from a random word of a group, run as a recurrence.
+
+    Each token is an element; its reflections are its keys, with β = 2, and nothing is written. The
+    memory starts as the identity, and after each token it should be the product so far.
+
+    Args:
+        group: the group.
+        num_steps: n_h; `deltanet` is n_h = 1.
+        length: of the word.
+        seed: of the word.
+
+    Returns:
+        The largest error of an entry of the memory at any step, in single precision.
+
+    Raises:
+        ValueError: elements that need more reflections than n_h.
+    """
+    needed = int((np.linalg.norm(group.reflections, axis=2) > 0).sum(axis=1).max())
+    if needed > num_steps:
+        raise ValueError(f"num_steps: expected at least {needed}, got {num_steps}")
+    word = np.random.default_rng(seed).integers(0, len(group.elements), size=length)
+    d = group.elements.shape[1]
+    keys = np.zeros((length, num_steps, d))
+    keys[:, : group.reflections.shape[1]] = group.reflections[word][:, :num_steps]
+    _, states = linear_attention(
+        "deltaproduct",
+        keys=jnp.asarray(keys, jnp.float32),
+        values=jnp.zeros((length, num_steps, d), jnp.float32),
+        queries=jnp.zeros((length, d), jnp.float32),
+        beta=2.0,
+        negative_eigenvalues=True,
+        initial_state=jnp.eye(d, dtype=jnp.float32),
+        return_states=True,
+    )
+    product, largest = np.eye(d), 0.0
+    for element, state in zip(group.elements[word], np.asarray(states), strict=True):
+        product = product @ element
+        largest = max(largest, float(np.abs(product - state).max()))
+    return largest
+
+
+def tracks(name: str) -> dict[str, str]:
+    """Which groups a mechanism tracks in one layer, and why not the others.
+
+    Returns:
+        For each group "yes" with what it takes, or "no" with the argument: a transition whose
+        eigenvalues are in [0, 1] cannot count modulo 2 at finite precision (arXiv 2411.12537,
+        theorem 1); transitions that commute give products without order; and a product of n_h
+        reflections differs from the identity by rank n_h at most.
+    """
+    mechanism = MECHANISMS[name]
+    answers = {}
+    for group in groups():
+        needed = int((np.linalg.norm(group.reflections, axis=2) > 0).sum(axis=1).max())
+        if mechanism.signed_gate is None:
+            answers[group.name] = "no (eigenvalues)"
+        elif group.name != "parity" and mechanism.step_rank == 0:
+            answers[group.name] = "no (commutes)"
+        elif mechanism.multi_step:
+            answers[group.name] = f"yes, n_h = {needed}"
+        else:
+            answers[group.name] = "yes" if needed == 1 else "no (rank)"
+    return answers
