@@ -207,7 +207,7 @@ def gradient_reach(name: str, steps: int = 64, keep: float = 0.98, write: float 
     return abs(slopes[0] / slopes[1])
 
 
-def coverage(name: str, shift: float = 1.0, level: float = 0.95, steps: int = 2000) -> float:
+def coverage(name: str, shift: float = 1.0, level: float = 0.95, steps: int = 20_000) -> float:
     """The share of simulated emissions inside their predictive intervals.
 
     Args:
