@@ -22,11 +22,17 @@ def test_quickstart_tracks_the_coefficient(capsys):
         assert abs(float(found) - float(true)) < 0.35
 
 
-OTHERS = sorted(path for path in (ROOT / "examples").glob("*.py") if path.stem != "quickstart")
+#: What trains for more than a minute runs with the calibration tests.
+LONG = {"parity"}
+OTHERS = [
+    pytest.param(path, marks=[pytest.mark.calibration] if path.stem in LONG else [], id=path.stem)
+    for path in sorted((ROOT / "examples").glob("*.py"))
+    if path.stem != "quickstart"
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", OTHERS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", OTHERS)
 def test_example_runs(path, tmp_path):
     environment = os.environ | {"MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)}
     environment.pop("JAX_ENABLE_X64", None)

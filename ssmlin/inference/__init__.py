@@ -1,5 +1,9 @@
-"""Exact inference: filter, smoother and sampler, for matrix states and dynamax's dense ones."""
+"""Filter, smoother and sampler, exact, for matrix states and dynamax's dense ones.
 
+The approximate filters keep less of the covariance.
+"""
+
+from ssmlin.inference.approximate import matrix_lgssm_approximate_filter
 from ssmlin.inference.dense import lgssm_filter, lgssm_posterior_sample, lgssm_smoother
 from ssmlin.inference.matrix_lgssm import (
     matrix_lgssm_filter,
@@ -19,6 +23,7 @@ __all__ = [
     "lgssm_filter",
     "lgssm_posterior_sample",
     "lgssm_smoother",
+    "matrix_lgssm_approximate_filter",
     "matrix_lgssm_filter",
     "matrix_lgssm_posterior_sample",
     "matrix_lgssm_sample",

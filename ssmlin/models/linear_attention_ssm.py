@@ -24,6 +24,7 @@ from ssmlin.inference import (
     PosteriorMatrixLGSSM,
     PosteriorRowCov,
     integrate_row_cov,
+    matrix_lgssm_approximate_filter,
     matrix_lgssm_filter,
     matrix_lgssm_posterior_sample,
     matrix_lgssm_sample,
@@ -114,6 +115,8 @@ class LinearAttentionSSM(SSM):
         has_input_weights: whether there is a D.
         has_emissions_bias: whether there is a d.
         negative_eigenvalues: see :func:`ssmlin.linear_attention`.
+        covariance: "full" is exact; the others are the faster approximations of
+            :func:`ssmlin.matrix_lgssm_approximate_filter`, which have no smoother.
         prior: the prior on the parameters.
 
     Raises:
@@ -149,6 +152,7 @@ class LinearAttentionSSM(SSM):
         has_input_weights: bool = True,
         has_emissions_bias: bool = True,
         negative_eigenvalues: bool = False,
+        covariance: Literal["full", "diagonal", "isotropic", "reset"] = "full",
         prior: ShrinkagePrior | None = None,
     ) -> None:
         self.mechanism = get_mechanism(mechanism, negative_eigenvalues)
@@ -197,6 +201,9 @@ class LinearAttentionSSM(SSM):
             )
         self.has_input_weights = bool(has_input_weights) and input_dim > 0
         self.has_emissions_bias = bool(has_emissions_bias)
+        self.covariance = _checks.one_of(
+            "covariance", covariance, ("full", "diagonal", "isotropic", "reset")
+        )
         self.prior = ShrinkagePrior() if prior is None else prior
 
     @property
@@ -719,7 +726,7 @@ class LinearAttentionSSM(SSM):
         mean, cov = law
         lgssm = self.to_lgssm(params, inputs, len(emissions))
         lgssm = replace(lgssm, initial_mean=mean, initial_cov=cov)
-        last: Any = matrix_lgssm_filter(lgssm, emissions, store="last", **options)
+        last: Any = self._filter(lgssm, emissions, store="last", **options)
         return last.log_predictive, (last.filtered_means[0], last.filtered_covariances[0])
 
     def marginal_log_prob(
@@ -741,8 +748,25 @@ class LinearAttentionSSM(SSM):
     ) -> PosteriorMatrixLGSSM:
         """Filtering distributions; options as in :func:`ssmlin.matrix_lgssm_filter`."""
         lgssm = self.to_lgssm(params, inputs, len(emissions))
-        posterior = matrix_lgssm_filter(lgssm, emissions, **options)
+        posterior = self._filter(lgssm, emissions, **options)
         return self._with_row_cov(params, posterior, emissions, options)
+
+    def _filter(self, lgssm: MatrixLGSSM, emissions: Array, **options: Any) -> PosteriorMatrixLGSSM:
+        """The filter that the model asks for."""
+        if self.covariance == "full":
+            return matrix_lgssm_filter(lgssm, emissions, **options)
+        known = {"store", "missing"}
+        if options.keys() - known or options.get("missing") == "entries":
+            self._only_full("the options of the exact filter")
+        kept: Any = options.get("store", "filtered")
+        kept = "filtered" if kept in ("all", "means") else kept
+        kind: Any = self.covariance
+        return matrix_lgssm_approximate_filter(lgssm, emissions, kind, store=kept)
+
+    def _only_full(self, what: str) -> None:
+        """Raise ValueError unless the covariance is exact."""
+        if self.covariance != "full":
+            raise ValueError(f"covariance: expected 'full' for {what}, got {self.covariance!r}")
 
     def smoother(
         self,
@@ -753,6 +777,7 @@ class LinearAttentionSSM(SSM):
     ) -> PosteriorMatrixLGSSM:
         """Smoothing distributions; options as in :func:`ssmlin.matrix_lgssm_smoother`."""
         lgssm = self.to_lgssm(params, inputs, len(emissions))
+        self._only_full("smoothing")
         posterior = matrix_lgssm_smoother(lgssm, emissions, **options)
         return self._with_row_cov(params, posterior, emissions, options)
 
@@ -819,6 +844,7 @@ class LinearAttentionSSM(SSM):
         **options: Any,
     ) -> Float[Array, "num_samples T m d"]:
         """State paths given the emissions; one path (T, m, d) if `num_samples` is None."""
+        self._only_full("sampling of states")
         lgssm = self.to_lgssm(params, inputs, len(emissions))
         n = 1 if num_samples is None else _checks.positive_int("num_samples", num_samples)
         if self.integrate_row_cov:
@@ -1239,6 +1265,7 @@ class LinearAttentionSSM(SSM):
             >>> bool((jnp.diff(log_probs) > -1e-6).all())
             True
         """
+        self._only_full("fit_em")
         if self.integrate_row_cov:
             raise ValueError(
                 "integrate_row_cov: expected False for fit_em, whose M-steps are those of the "

@@ -19,7 +19,7 @@ def page_tables():
         if line.startswith("## "):
             title = line[3:]
             found[title] = []
-        elif line.startswith("| "):
+        elif line.startswith("| ") and not line.startswith("| ---"):
             found[title].append([cell.strip().strip("`") for cell in line.strip("| ").split(" | ")])
     return found
 
