@@ -23,7 +23,7 @@ def test_quickstart_tracks_the_coefficient(capsys):
 
 
 #: What trains for more than a minute runs with the calibration tests.
-LONG = {"parity"}
+LONG = {"parity", "recovery"}
 OTHERS = [
     pytest.param(path, marks=[pytest.mark.calibration] if path.stem in LONG else [], id=path.stem)
     for path in sorted((ROOT / "examples").glob("*.py"))

@@ -7,11 +7,6 @@ import sys
 os.environ["QT_QPA_PLATFORM"] = "offscreen"
 os.environ["QTWEBENGINE_CHROMIUM_FLAGS"] = "--no-sandbox --disable-gpu"
 
-from PyQt6.QtCore import QTimer, QUrl
-from PyQt6.QtWebEngineCore import QWebEnginePage, QWebEngineUrlRequestInterceptor
-from PyQt6.QtWebEngineWidgets import QWebEngineView
-from PyQt6.QtWidgets import QApplication
-
 SCRIPT = """JSON.stringify({
   title: document.title,
   headings: [...document.querySelectorAll('h2')].map(x => x.innerText),
@@ -22,48 +17,54 @@ SCRIPT = """JSON.stringify({
 })"""
 
 
-class Page(QWebEnginePage):
-    """Keeps what scripts complain about."""
+def main():
+    """Open the page, wait until it is shown, and say what it holds."""
+    from PyQt6.QtCore import QTimer, QUrl
+    from PyQt6.QtWebEngineCore import QWebEnginePage, QWebEngineUrlRequestInterceptor
+    from PyQt6.QtWebEngineWidgets import QWebEngineView
+    from PyQt6.QtWidgets import QApplication
 
-    said: list[str] = []
+    class Page(QWebEnginePage):
+        """Keeps what scripts complain about."""
 
-    def javaScriptConsoleMessage(self, level, message, line, source):
-        self.said.append(message)
+        said: list[str] = []
+
+        def javaScriptConsoleMessage(self, level, message, line, source):
+            self.said.append(message)
+
+    class Requests(QWebEngineUrlRequestInterceptor):
+        """Keeps what the page asks for."""
+
+        urls: list[str] = []
+
+        def interceptRequest(self, info):
+            self.urls.append(info.requestUrl().toString()[:80])
+
+    app = QApplication(["browser"])
+    view, requests = QWebEngineView(), Requests()
+    page = Page(view)
+    page.setUrlRequestInterceptor(requests)
+    view.setPage(page)
+    view.resize(1100, 1400)
+    view.show()
+
+    def loaded(ok):
+        page.runJavaScript(SCRIPT, lambda text: QTimer.singleShot(1000, lambda: finish(text)))
+
+    def finish(text):
+        image = view.grab().toImage()
+        image.save(sys.argv[2])
+        colours = {image.pixel(x, y) for x in range(0, 1100, 11) for y in range(0, 1400, 11)}
+        found = json.loads(text)
+        found |= {"said": page.said, "urls": requests.urls, "colours": len(colours)}
+        print(json.dumps(found))
+        app.quit()
+
+    view.loadFinished.connect(loaded)
+    view.load(QUrl.fromLocalFile(os.path.abspath(sys.argv[1])))
+    QTimer.singleShot(60_000, app.quit)
+    app.exec()
 
 
-class Requests(QWebEngineUrlRequestInterceptor):
-    """Keeps what the page asks for."""
-
-    urls: list[str] = []
-
-    def interceptRequest(self, info):
-        self.urls.append(info.requestUrl().toString()[:80])
-
-
-app = QApplication(["browser"])
-view, requests = QWebEngineView(), Requests()
-page = Page(view)
-page.setUrlRequestInterceptor(requests)
-view.setPage(page)
-view.resize(1100, 1400)
-view.show()
-
-
-def loaded(ok):
-    page.runJavaScript(SCRIPT, lambda text: QTimer.singleShot(1000, lambda: finish(text)))
-
-
-def finish(text):
-    image = view.grab().toImage()
-    image.save(sys.argv[2])
-    colours = {image.pixel(x, y) for x in range(0, 1100, 11) for y in range(0, 1400, 11)}
-    found = json.loads(text)
-    found |= {"said": page.said, "urls": requests.urls, "colours": len(colours)}
-    print(json.dumps(found))
-    app.quit()
-
-
-view.loadFinished.connect(loaded)
-view.load(QUrl.fromLocalFile(os.path.abspath(sys.argv[1])))
-QTimer.singleShot(60_000, app.quit)
-app.exec()
+if __name__ == "__main__":
+    main()

@@ -20,7 +20,7 @@ def covariances(*shape):
 def law(num_components, df=None):
     weights = RNG.dirichlet(np.ones(num_components), size=STEPS)
     means = RNG.normal(size=(STEPS, num_components, M))
-    df = None if df is None else np.full(STEPS, df)
+    df = None if df is None else np.full((STEPS, num_components), df)
     return Predictive(weights, means, covariances(STEPS, num_components), df)
 
 
@@ -41,7 +41,7 @@ def test_densities_and_marginals(name):
                 density += weight * stats.multivariate_normal(mean, scale).pdf(Y[t])
                 below += weight * stats.norm(mean, sd).cdf(Y[t])
             else:
-                df = predictive.df[t]
+                df = predictive.df[t, 0]
                 density += weight * stats.multivariate_t(mean, scale, df).pdf(Y[t])
                 below += weight * stats.t(df, mean, sd).cdf(Y[t])
         np.testing.assert_allclose(found[t], np.log(density), rtol=1e-10)
