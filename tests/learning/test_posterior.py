@@ -319,6 +319,7 @@ def test_sampling_again_does_not_compile_again(problem):
     assert sizes == (samplers._sample._cache_size(), samplers._warm_up._cache_size())
 
 
+@pytest.mark.calibration
 @pytest.mark.float32
 def test_single_precision():
     model, params, props, u = make()
