@@ -22,8 +22,8 @@ def test_quickstart_tracks_the_coefficient(capsys):
         assert abs(float(found) - float(true)) < 0.35
 
 
-#: What trains for more than a minute runs with the calibration tests.
-LONG = {"parity", "recovery"}
+#: What trains or samples for about a minute runs with the calibration tests.
+LONG = {"parity", "posterior", "recovery"}
 OTHERS = [
     pytest.param(path, marks=[pytest.mark.calibration] if path.stem in LONG else [], id=path.stem)
     for path in sorted((ROOT / "examples").glob("*.py"))
