@@ -59,6 +59,19 @@ def _sequential(
     return lax.scan(step, state, (transition, drift))[1]
 
 
+def _sequential_outputs(
+    transition: DPLR, drift: LowRank, state: Float[Array, "m d"], queries: Float[Array, "T d"]
+) -> Float[Array, "T m"]:
+    """What is read of every state, by one scan that keeps none of them."""
+
+    def step(s: Array, abq: tuple[DPLR, LowRank, Array]) -> tuple[Array, Array]:
+        a, b, q = abq
+        s = a.apply(s) + b.to_dense()
+        return s, s @ q
+
+    return lax.scan(step, state, (transition, drift, queries))[1]
+
+
 def _associative(
     transition: DPLR, drift: LowRank, state: Float[Array, "m d"]
 ) -> Float[Array, "T m d"]:
@@ -105,16 +118,30 @@ def _chunked(transition: DPLR, drift: LowRank, state: Float[Array, "m d"]) -> Fl
 _DRIVERS = {"sequential": _sequential, "associative": _associative, "chunked": _chunked}
 
 
-@partial(jax.jit, static_argnames=("mechanism", "method", "multi_step"))
-def _run(mechanism: Mechanism, tokens: Tokens, state: Array, method: str, multi_step: str) -> Array:
-    """All states, one a token."""
+@partial(jax.jit, static_argnames=("mechanism", "method", "multi_step", "return_states"))
+def _run(
+    mechanism: Mechanism,
+    tokens: Tokens,
+    state: Float[Array, "m d"],
+    method: str,
+    multi_step: str,
+    return_states: bool,
+) -> tuple[Float[Array, "T m"], Float[Array, "T m d"] | None]:
+    """Outputs and, if asked for, all states, one a token."""
+    queries = tokens.keys if tokens.queries is None else tokens.queries
+    num_steps = 1
     if mechanism.multi_step and multi_step == "reindexed":
         operators = (mechanism.transition(tokens), mechanism.drift(tokens))
         num_steps = tokens.keys.shape[1]
         a, b = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), operators)
-        return _DRIVERS[method](a, b, state)[num_steps - 1 :: num_steps]
-    a, b = token_operators(mechanism, tokens)
-    return _DRIVERS[method](a, b, state)
+    else:
+        a, b = token_operators(mechanism, tokens)
+    last = slice(num_steps - 1, None, num_steps)  # of a token's micro-steps
+    if method == "sequential" and not return_states:
+        reads = jnp.repeat(queries, num_steps, axis=0)
+        return _sequential_outputs(a, b, state, reads)[last], None
+    states = _DRIVERS[method](a, b, state)[last]
+    return jnp.einsum("tmd,td->tm", states, queries), states
 
 
 def linear_attention(
@@ -200,7 +227,5 @@ def linear_attention(
     _checks.shaped("initial_state", state, ("m", "d"), sizes)
     dtype = jnp.result_type(state, tokens.keys)
     driver = "sequential" if method == "auto" else method
-    states = _run(mech, tokens, state.astype(dtype), driver, multi_step)
-    read = tokens.keys if tokens.queries is None else tokens.queries
-    outputs = jnp.einsum("tmd,td->tm", states, read)
-    return (outputs, states) if return_states else outputs
+    outputs, states = _run(mech, tokens, state.astype(dtype), driver, multi_step, return_states)
+    return outputs if states is None or not return_states else (outputs, states)

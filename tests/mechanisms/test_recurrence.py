@@ -63,6 +63,35 @@ def test_all_drivers_equal_the_blocked_matrix_product(name, method):
     np.testing.assert_allclose(from_zero, unrolled_states(a, b), atol=1e-10)
 
 
+@pytest.mark.parametrize(
+    ("name", "multi_step"),
+    [(name, "combined") for name in MECHANISMS] + [(name, "reindexed") for name in MULTI_STEP],
+)
+def test_outputs_are_the_same_where_no_state_is_kept(name, multi_step):
+    tokens = random_tokens(name, steps=7)
+    start = np.random.default_rng(5).normal(size=(2, 3))
+    states = blocked_matrix_states(*dense_operators(name, tokens), start)
+    outputs = ssmlin.linear_attention(name, **tokens, initial_state=start, multi_step=multi_step)
+    np.testing.assert_allclose(
+        outputs, np.einsum("tmd,td->tm", states, tokens["queries"]), atol=1e-10
+    )
+
+
+@pytest.mark.float32
+def test_outputs_alone_need_no_memory_for_states():
+    steps, d, m = 1000, 32, 32
+    shapes = {"keys": (steps, d), "queries": (steps, d), "values": (steps, m), "alpha": (steps,)}
+    tokens = {name: jnp.zeros(shape, jnp.float32) for name, shape in shapes.items()}
+
+    def temporary(method):
+        function = jax.jit(lambda x: ssmlin.linear_attention("mamba2", **x, method=method))
+        return function.lower(tokens).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary("auto") < 4 * steps * (2 * d + m)
+    # The other drivers make all states.
+    assert temporary("chunked") > 4 * steps * m * d
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", MULTI_STEP)
 def test_micro_steps_reindexed_or_combined_agree(name, method):
