@@ -2,25 +2,21 @@
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from ssmlin.evaluation.forecasters import Ahead, Fit, Fitted, Observed, Values
 from ssmlin.evaluation.predictive import Predictive
-from ssmlin.models.features import carry_forward, lagged_inputs
 
 _MAX_HARMONICS = 6
 
 
 def lags_and_inputs(observed: Observed, num_lags: int) -> Float[np.ndarray, "T p"]:
-    """Lagged values, the latest first, and exogenous inputs."""
-    if num_lags == 0:
-        return observed.inputs
-    with jax.enable_x64(True):
-        lags = np.asarray(lagged_inputs(jnp.asarray(observed.values), num_lags))
-    return np.column_stack([lags, observed.inputs])
+    """Lagged values, the latest first, and exogenous inputs: as :func:`ssmlin.lagged_inputs`."""
+    steps = len(observed.values)
+    known = _known_before(observed.values, num_lags)
+    lags = [known[num_lags - lag : num_lags - lag + steps] for lag in range(1, num_lags + 1)]
+    return np.concatenate([*lags, observed.inputs], axis=1)
 
 
 def last_values(values: Values, ahead: Ahead, num_lags: int) -> Float[np.ndarray, "N num_lags m"]:
@@ -28,10 +24,16 @@ def last_values(values: Values, ahead: Ahead, num_lags: int) -> Float[np.ndarray
 
     Missing ones are those observed last.
     """
-    with jax.enable_x64(True):
-        known = np.asarray(carry_forward(jnp.asarray(values)))
-    padded = np.concatenate([np.zeros((num_lags, values.shape[1])), known])
-    return padded[ahead.origins[:, None] + num_lags - 1 - np.arange(num_lags)]
+    known = _known_before(values, num_lags)
+    return known[ahead.origins[:, None] + num_lags - 1 - np.arange(num_lags)]
+
+
+def _known_before(values: Values, num_lags: int) -> Float[np.ndarray, "num_lags+T m"]:
+    """Zeros, then the values, of which each missing one is that observed last."""
+    import pandas as pd
+
+    known = pd.DataFrame(values).ffill().fillna(0.0).to_numpy(float)
+    return np.concatenate([np.zeros((num_lags, values.shape[1])), known])
 
 
 def least_squares(

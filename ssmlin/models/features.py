@@ -103,12 +103,11 @@ def lagged_inputs(
     )
 
 
+@jax.jit
 def carry_forward(values: Float[Array, "T m"], fill: float = 0.0) -> Float[Array, "T m"]:
     """Values of which each missing one is the last observed before it, or `fill`."""
-
-    def later(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
-        return jnp.where(b[1], b[0], a[0]), a[1] | b[1]
-
     seen = ~jnp.isnan(values)
-    known, any_seen = jax.lax.associative_scan(later, (jnp.where(seen, values, fill), seen))
-    return jnp.where(any_seen, known, fill)
+    # The step that was observed last, -1 where there is none.
+    last = jax.lax.cummax(jnp.where(seen, jnp.arange(len(values))[:, None], -1))
+    known = jnp.take_along_axis(jnp.where(seen, values, fill), jnp.maximum(last, 0), axis=0)
+    return jnp.where(last >= 0, known, fill)
