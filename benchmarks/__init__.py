@@ -4,7 +4,10 @@ They print Markdown, so that a run can be pasted into docs/benchmarks.md. A whee
 `ssmlin.benchmarks`, so modules import each other relatively; importing them runs nothing.
 """
 
+from contextlib import redirect_stdout
 from importlib import import_module
+from io import StringIO
+from typing import Any
 
 BENCHMARKS = {
     "filtering": "likelihood, filter, smoother, gradient and draws against other libraries",
@@ -34,3 +37,12 @@ def run(names: list[str], quick: bool = False) -> None:
         for name in names:
             harness.section(name.replace("_", " ").capitalize(), BENCHMARKS[name])
             import_module(f".{name}", __name__).run(quick)
+
+
+def record(names: list[str], quick: bool = False) -> dict[str, Any]:
+    """Run benchmarks and return the machine and the tables, as JSON can hold them."""
+    from . import harness
+
+    with harness.keep() as sections, redirect_stdout(StringIO()):
+        run(names, quick)
+    return {"machine": harness.machine(), "sections": sections}

@@ -3,7 +3,8 @@
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -196,6 +197,24 @@ def _version(package: str) -> str:
 
 # ----------------------------------------------------------------------------------- tables
 
+_kept: list[dict[str, Any]] | None = None  # None: all is printed
+
+
+@contextmanager
+def keep() -> Iterator[list[dict[str, Any]]]:
+    """Inside it sections, tables and remarks are kept in the list it gives, and not printed."""
+    global _kept
+    _kept = []
+    try:
+        yield _kept
+    finally:
+        _kept = None
+
+
+def _print(text: str = "") -> None:
+    if _kept is None:
+        print(text, flush=True)
+
 
 class Table:
     """A Markdown table, printed row by row.
@@ -205,27 +224,38 @@ class Table:
     """
 
     def __init__(self, *headings: str):
-        self._columns = len(headings)
-        print()
+        self._headings = headings
+        self._rows: list[dict[str, Any]] | None = None
+        _print()
         self.row(*headings)
-        self.row(*["---"] * self._columns)
+        self.row(*["---"] * len(headings))
+        if _kept is not None:
+            self._rows = []
+            _kept[-1]["tables"].append(self._rows)
 
     def row(self, *cells: Any) -> None:
         """Print a row; None leaves its cell empty."""
-        if len(cells) != self._columns:
-            raise ValueError(f"cells: expected {self._columns}, got {len(cells)}")
-        print("|", " | ".join("" if c is None else str(c) for c in cells), "|", flush=True)
+        if len(cells) != len(self._headings):
+            raise ValueError(f"cells: expected {len(self._headings)}, got {len(cells)}")
+        if self._rows is not None:
+            self._rows.append(dict(zip(self._headings, cells, strict=True)))
+        _print("| " + " | ".join("" if c is None else str(c) for c in cells) + " |")
 
 
 def section(title: str, description: str) -> None:
     """Begin a section, with none of the programs that the one before it has compiled."""
     jax.clear_caches()
-    print(f"\n## {title}\n\n{description[:1].upper()}{description[1:]}.", flush=True)
+    text = f"{description[:1].upper()}{description[1:]}."
+    if _kept is not None:
+        _kept.append({"title": title, "description": text, "tables": [], "remarks": []})
+    _print(f"\n## {title}\n\n{text}")
 
 
 def remark(text: str) -> None:
     """Print a paragraph."""
-    print(f"\n{text}", flush=True)
+    if _kept is not None:
+        _kept[-1]["remarks"].append(text)
+    _print(f"\n{text}")
 
 
 def figure(x: float) -> str:

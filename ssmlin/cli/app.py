@@ -149,6 +149,7 @@ def bench(
         typer.Option("--quick", help="Tiny sizes, to see that all works; figures mean nothing."),
     ] = False,
     show: Annotated[bool, typer.Option("--list", help="List the benchmarks and end.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Time ssmlin against dynamax, cuthbert and statsmodels on this machine, as Markdown tables.
 
@@ -157,6 +158,9 @@ def bench(
     Example: ssmlin bench filtering batches
     """
     benchmarks = _benchmarks()
+    if show and as_json:
+        typer.echo(json.dumps(benchmarks.BENCHMARKS))
+        return
     if show:
         for name, description in benchmarks.BENCHMARKS.items():
             console.print(f"{name}: {description}", highlight=False, soft_wrap=True)
@@ -165,7 +169,11 @@ def bench(
         if name not in benchmarks.BENCHMARKS:
             known = ", ".join(benchmarks.BENCHMARKS)
             raise typer.BadParameter(f"expected one of {known}; got {name!r}", param_hint="names")
-    benchmarks.run(names or list(benchmarks.BENCHMARKS), quick)
+    chosen = names or list(benchmarks.BENCHMARKS)
+    if as_json:
+        typer.echo(json.dumps(benchmarks.record(chosen, quick)))
+    else:
+        benchmarks.run(chosen, quick)
 
 
 def _benchmarks() -> Any:
