@@ -48,8 +48,8 @@ def init_karat(
 
 
 def karat_weights(
-    params: ParamsKArAt, scores: Float[Array, "T T"], *, causal: bool = True
-) -> Float[Array, "T T"]:
+    params: ParamsKArAt, scores: Float[Array, "n T"], *, causal: bool = True
+) -> Float[Array, "n T"]:
     r"""Attention weights from scores x, which need not be positive nor sum to one.
 
     $$A_t = W \phi(x_t), \quad \phi_i(x_t) = \sum_s \sum_{n=1}^{G}
@@ -57,11 +57,11 @@ def karat_weights(
 
     Args:
         params: the parameters.
-        scores: x, (T, T), a row for each query.
-        causal: leave keys after the query out, before and after φ.
+        scores: x, (n, T), a row for each query.
+        causal: leave keys after the query out, before and after φ; for n = T.
 
     Returns:
-        A, (T, T).
+        A, (n, T).
     """
     past = jnp.tri(len(scores), dtype=bool) if causal else jnp.ones(scores.shape, bool)
     frequencies = jnp.arange(1, params.cosines.shape[-1] + 1, dtype=scores.dtype)

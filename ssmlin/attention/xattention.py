@@ -80,6 +80,7 @@ def xattention(
     block_size: int = 128,
     stride: int = 16,
     method: Literal["blocks", "masked"] = "blocks",
+    choice: Literal["own", "before"] = "own",
 ) -> Float[Array, "T m"]:
     r"""Causal softmax attention over the blocks that :func:`choose_blocks` keeps.
 
@@ -93,6 +94,9 @@ def xattention(
         method: "blocks" works on the kept blocks alone, one after the other, with a running
             softmax: its time falls with their number. Its loops end when the data say, so it has
             no reverse-mode gradient; "masked" has one, and the cost of full attention.
+        choice: by which queries the blocks of a row are chosen: "own", as published, where the last
+            tokens of a block have a say in what the first ones see; or those of the row "before",
+            and then nothing depends on later tokens.
 
     Returns:
         o, (T, m).
@@ -112,6 +116,7 @@ def xattention(
     """
     q, k, v = check_tokens(queries, keys, values)
     _checks.one_of("method", method, ("blocks", "masked"))
+    _checks.one_of("choice", choice, ("own", "before"))
     stride = _checks.positive_int("stride", stride)
     if _checks.positive_int("block_size", block_size) % stride:
         raise ValueError(f"block_size: expected a multiple of {stride}, got {block_size}")
@@ -124,6 +129,8 @@ def xattention(
     # A threshold of 1 keeps what rounding leaves below it, too.
     goal = jnp.where(jnp.asarray(threshold) >= 1, jnp.inf, threshold)
     kept = choose_blocks(q, k, goal, block_size=block_size, stride=stride)
+    if choice == "before":
+        kept = jnp.roll(kept, 1, axis=0).at[0].set(False) | jnp.eye(len(kept), dtype=bool)
     function = _by_blocks if method == "blocks" else _masked
     return function(q, k, v, kept)[:steps]
 

@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 from ssmlin.evaluation.attention import fit_attention
+from ssmlin.evaluation.attention_regression import ATTENTIONS, fit_attention_regression
 from ssmlin.evaluation.dynamax_models import fit_arhmm, fit_gaussian_hmm, fit_lds
 from ssmlin.evaluation.forecasters import Fit, Forecaster, Observed, grid
 from ssmlin.evaluation.regressions import (
@@ -12,7 +13,6 @@ from ssmlin.evaluation.regressions import (
     fit_naive,
     fit_seasonal,
 )
-from ssmlin.evaluation.softmax_attention import fit_softmax_attention
 from ssmlin.evaluation.statsmodels_models import fit_sarimax, fit_unobserved_components
 from ssmlin.mechanisms import MECHANISMS
 
@@ -27,6 +27,10 @@ BASELINES = (
     "lds",
     "softmax_attention",
 )
+#: The attention of each model that regresses on the past through one.
+ATTENTION_REGRESSIONS = {
+    name if name.endswith("attention") else f"{name}_attention": name for name in ATTENTIONS
+}
 #: The mixture of all mechanisms that are compared, see :mod:`ssmlin.evaluation.averaging`.
 AVERAGE = "average"
 #: What is compared unless models are named.
@@ -47,7 +51,8 @@ def forecasters(
 
     Args:
         train: the standardised training part.
-        names: of models: baselines, or mechanisms of ``ssmlin.MECHANISMS``; "all" for all.
+        names: of models: baselines, attentions, or mechanisms of ``ssmlin.MECHANISMS``; "all" for
+            all.
         period: steps a season.
 
     Returns:
@@ -56,7 +61,7 @@ def forecasters(
     Raises:
         ValueError: an unknown name, or a period that is not an integer above 1.
     """
-    known = (*BASELINES, *MECHANISMS, AVERAGE)
+    known = tuple(dict.fromkeys((*BASELINES, *ATTENTION_REGRESSIONS, *MECHANISMS, AVERAGE)))
     if period is not None and (not isinstance(period, int) or period < 2):
         raise ValueError(f"period: expected an integer > 1 or None, got {period!r}")
     chosen: list[str] = []
@@ -87,8 +92,9 @@ def _forecaster(name: str, num_lags: int, period: int | None, seasonal: int | No
         return Forecaster(name, fit_naive, ({"period": period},))
     if name == "autoregression":
         return Forecaster(name, regression(fit_autoregression), grid(**lags, **season))
-    if name == "softmax_attention":
-        return Forecaster(name, regression(fit_softmax_attention), grid(**lags, **season))
+    if name in ATTENTION_REGRESSIONS:
+        fit = partial(fit_attention_regression, attention=ATTENTION_REGRESSIONS[name])
+        return Forecaster(name, regression(fit), grid(**lags, **season))
     if name == "sarimax":
         settings = grid(order=((num_lags, 0, 0), (2, 0, 1), (1, 1, 1), (2, 1, 2), (0, 1, 1)))
         if period is not None:

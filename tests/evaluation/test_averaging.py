@@ -1,6 +1,5 @@
-"""Mixtures of laws, dynamic model averaging, seasons, and the softmax baseline."""
+"""Mixtures of laws, dynamic model averaging, seasons, and softmax attention."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,11 +11,6 @@ from ssmlin.evaluation.averaging import average, dynamic_weights
 from ssmlin.evaluation.comparison import pooled_frame
 from ssmlin.evaluation.forecasters import Ahead
 from ssmlin.evaluation.regressions import choose_regression, fit_seasonal, with_season
-from ssmlin.evaluation.softmax_attention import (
-    ParamsSoftmaxAttention,
-    SoftmaxAttentionRegression,
-    fit_softmax_attention,
-)
 
 
 def test_a_mixture_of_a_gaussian_and_a_student():
@@ -98,61 +92,6 @@ def test_a_season_is_found_where_there_is_one():
 
 
 # ------------------------------------------------------------------------------ softmax attention
-
-
-def loop_means(params, y, u):
-    """The equation of the module, step by step."""
-    queries, keys, values, recency, weights, _ = (np.asarray(x, np.float64) for x in params)
-    means = []
-    for t in range(len(y)):
-        x = np.append(u[t], 1.0)
-        scores, read = [0.0], [np.zeros(y.shape[1])]
-        for s in range(t):
-            if np.isfinite(y[s]).all():
-                k = keys @ np.append(u[s], 1.0)
-                scores.append((queries @ x) @ k / np.sqrt(len(k)) - recency * (t - s - 1))
-                read.append(values @ y[s])
-        share = np.exp(np.array(scores) - max(scores))
-        means.append(weights @ x + (share / share.sum()) @ np.array(read))
-    return np.array(means)
-
-
-def softmax_problem():
-    rng = np.random.default_rng(0)
-    y, u = rng.normal(size=(15, 2)), rng.normal(size=(15, 3))
-    y[4, 0] = np.nan
-    shapes = ((4, 4), (4, 4), (2, 2), (), (2, 4))
-    arrays = [jnp.asarray(rng.normal(size=shape)) for shape in shapes]
-    arrays[3] = jnp.asarray(0.2)
-    return ParamsSoftmaxAttention(*arrays, jnp.eye(2) * 0.5 + 0.1), y, u
-
-
-def test_the_regression_equals_a_loop_and_looks_back_only():
-    params, y, u = softmax_problem()
-    model = SoftmaxAttentionRegression()
-    means = np.asarray(model.means(params, jnp.asarray(y), jnp.asarray(u)))
-    assert np.allclose(means, loop_means(params, y, u), atol=1e-12)
-    later = y.copy()
-    later[9:] += 1
-    assert np.array_equal(means[:10], model.means(params, jnp.asarray(later), jnp.asarray(u))[:10])
-    terms = np.asarray(model.log_predictive(params, jnp.asarray(y), jnp.asarray(u)))
-    law = stats.multivariate_normal(cov=np.asarray(params.noise))
-    seen = np.isfinite(y).all(axis=1)
-    assert np.allclose(terms[seen], law.logpdf((y - means)[seen]), atol=1e-10)
-    assert terms[4] == 0
-    grad = jax.grad(lambda p: model.log_predictive(p, jnp.asarray(y), jnp.asarray(u)).sum())(params)
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(grad))
-
-
-def test_paths_of_softmax_attention_follow_its_law():
-    rng = np.random.default_rng(1)
-    observed = Observed.of(np.cumsum(rng.normal(size=(50, 1)), axis=0) / 3)
-    fitted = fit_softmax_attention(observed, 0, num_lags=1, num_epochs=20)
-    law = fitted.predict(observed)
-    paths = fitted.simulate(observed, Ahead(np.array([20, 49]), 1, 4000))
-    for i, origin in enumerate((20, 49)):
-        assert paths[i, :, 0].mean() == pytest.approx(law.mean[origin, 0], abs=0.05)
-        assert paths[i, :, 0].var() == pytest.approx(law.scales[origin, 0, 0, 0], rel=0.1)
 
 
 def test_causal_softmax_attention_equals_a_loop():

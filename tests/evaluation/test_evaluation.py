@@ -25,6 +25,7 @@ from ssmlin.evaluation import (
     train_test_split,
 )
 from ssmlin.evaluation.attention import fit_attention
+from ssmlin.evaluation.attention_regression import ATTENTIONS, fit_attention_regression
 from ssmlin.evaluation.datasets import DATASETS
 from ssmlin.evaluation.dynamax_models import (
     fit_arhmm,
@@ -150,7 +151,7 @@ SETTINGS = {
         fit_attention,
         ATTENTION | {"mechanism": "mamba2", "integrate_row_cov": False, "row_cov": "diagonal"},
     ),
-}
+} | {name: (fit_attention_regression, ATTENTION | {"attention": name}) for name in ATTENTIONS}
 
 
 @pytest.mark.parametrize("name", SETTINGS)
