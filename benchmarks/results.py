@@ -3,6 +3,7 @@
 Run as `python benchmarks/results.py > docs/results.md`.
 """
 
+import argparse
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -119,4 +120,14 @@ def page(comparisons):
 
 
 if __name__ == "__main__":
-    page(compare_series([load() for load in DATASETS.values()], workers=2, progress=False))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", type=Path, help="folder of results of single models")
+    page(
+        compare_series(
+            [load() for load in DATASETS.values()],
+            "all",
+            workers=2,
+            checkpoint_dir=parser.parse_args().checkpoint,
+            progress=sys.stderr.isatty(),
+        )
+    )

@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ssmlin.cli.options import (
-    STOPPED,
+    CheckpointOption,
     FileArgument,
     InputsOption,
     JsonOption,
@@ -24,9 +24,11 @@ from ssmlin.cli.options import (
     TimeOption,
     console,
     fail,
+    in_lines,
     names,
     new_file,
     read,
+    resumable,
 )
 
 if TYPE_CHECKING:
@@ -66,6 +68,11 @@ def compare(
         int,
         typer.Option(min=0, help="Posterior draws of the gates for the report, of each chain."),
     ] = 300,
+    evidence: Annotated[
+        bool,
+        typer.Option("--evidence", help="Estimate the log evidence of the training part, too."),
+    ] = False,
+    checkpoint: CheckpointOption = None,
     seed: SeedOption = 0,
     workers: Annotated[int, typer.Option(min=1, help="Models fitted at the same time.")] = 2,
     quiet: QuietOption = False,
@@ -76,6 +83,8 @@ def compare(
     Example: ssmlin compare data.csv --target y --inputs price,holiday --horizon 12 --period 12
 
     Example: ssmlin compare data.csv --target y --report report.html
+
+    Example: ssmlin compare data.csv --target y --checkpoint done   # models may be added later
     """
     from ssmlin.evaluation import Series, compare_series, pooled_frame
 
@@ -90,21 +99,21 @@ def compare(
         for name, columns in panel.items()
     ]  # fmt: skip
     progress = not (quiet or as_json)
-    try:
+    beside = output or report or Path(f"{file.stem}-comparison")
+    folder = checkpoint or beside.with_name(beside.name + ".checkpoint")
+    with in_lines(), resumable(folder, keep=checkpoint is not None):
         found = compare_series(
             several,
             names(models) or None,
             test_fraction,
             horizon=horizon,
             num_refits=refits,
+            evidence=evidence,
             seed=seed,
             workers=workers,
+            checkpoint_dir=folder,
             progress=progress,
         )
-    except ValueError as error:
-        fail(str(error))
-    except KeyboardInterrupt:
-        raise typer.Exit(STOPPED) from None
     frame = pooled_frame(found) if series is not None else found[several[0].name].to_frame()
     if output is not None:
         frame.to_csv(output, index=False)

@@ -1,5 +1,6 @@
 """Linear attention models as forecasters, fitted by the recommended recipe."""
 
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -9,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from dynamax.parameters import trainable_flags
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from ssmlin.evaluation.forecasters import Ahead, Fitted, Observed
 from ssmlin.evaluation.predictive import Predictive
 from ssmlin.evaluation.regressions import last_values
 from ssmlin.inference import integrate_row_cov
+from ssmlin.learning import sample_posterior
 from ssmlin.models import LinearAttentionSSM, ParamsLinearAttentionSSM
 from ssmlin.models.forecast import draw_states, simulate
 
@@ -120,12 +122,42 @@ def fit_attention(
         return _paths(model, params, observed, ahead)
 
     _, props = model.initialize()
+
+    def log_evidence() -> float:
+        return laplace_evidence(model, params, props, *data, key)
+
     sizes = [int(np.size(x)) for x in jax.tree.leaves(params)]
     flags: list[Any] = trainable_flags(props)
     count = sum(size for size, free in zip(sizes, flags, strict=True) if free)
     # Scores are per value; log densities are per step of m values.
     validation = -float(history.scores[history.best_epoch]) * m
-    return Fitted(predict, count, sample_paths, validation, FittedAttention(model, params))
+    details = FittedAttention(model, params)
+    return Fitted(predict, count, sample_paths, validation, details, log_evidence)
+
+
+def laplace_evidence(
+    model: LinearAttentionSSM,
+    params: ParamsLinearAttentionSSM,
+    props: ParamsLinearAttentionSSM,
+    emissions: Float[Array, "B T m"],
+    inputs: Float[Array, "B T p"],
+    key: Array,
+) -> float:
+    """Laplace's approximation of log p(emissions), the trainable parameters integrated out.
+
+    NaN where no mode is found from `params` on: one where the curvature is positive and a Newton
+    step would gain less than 0.05, which single precision allows.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of the draws, which are not used
+        draws = sample_posterior(
+            key, model, params, props, emissions, inputs, algorithm="laplace", num_chains=1,
+            num_samples=50, trajectories=False, progress=False,
+        )  # fmt: skip
+    found = draws.posterior.attrs
+    slope, curvature = found["gradient_norm"], found["smallest_curvature"]
+    is_mode = curvature > 0 and slope**2 / (2 * curvature) < 0.05
+    return float(found["log_evidence"]) if is_mode else float("nan")
 
 
 def padded(model: LinearAttentionSSM, several: list[Observed]) -> tuple[Array, Array]:

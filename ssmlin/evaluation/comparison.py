@@ -1,9 +1,9 @@
 """Which model predicts a series best, by how much, and may its uncertainty be believed?"""
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
-from contextlib import nullcontext
-from multiprocessing import get_context
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import active_children, get_context
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -15,6 +15,7 @@ from ssmlin.evaluation.averaging import average
 from ssmlin.evaluation.candidates import AVERAGE, DEFAULT, forecasters
 from ssmlin.evaluation.datasets import Series, Split, train_test_split
 from ssmlin.evaluation.forecasters import Forecaster, Result, evaluate
+from ssmlin.evaluation.result_files import ResultFolder, read_result, write_result
 from ssmlin.evaluation.scores import PathScores, Scores, standard_error
 from ssmlin.mechanisms import MECHANISMS
 
@@ -55,8 +56,10 @@ def compare(
     horizon: int = 1,
     num_refits: int = 0,
     period: int | None = None,
+    evidence: bool = False,
     seed: int = 0,
     workers: int = 1,
+    checkpoint_dir: str | Path | None = None,
     progress: bool = True,
 ) -> "pandas.DataFrame":
     """Fit models to the first part of a series and score how they predict the rest.
@@ -77,9 +80,13 @@ def compare(
         num_refits: leave-future-out: fit anew, on all steps before, so many times in the held-out
             part.
         period: steps a season, for the seasonal baselines.
+        evidence: add `log_evidence`, log p(training part) with the parameters integrated out, by
+            Laplace's approximation; NaN for models without a prior.
         seed: for random starts; the same seed gives the same table.
         workers: models fitted at the same time, each in a process of its own; a script that asks
             for more than 1 needs ``if __name__ == "__main__":``.
+        checkpoint_dir: a directory for the results of single models; a call that was stopped goes
+            on with those that are not done, and one with more models fits only these.
         progress: show a progress bar.
 
     Returns:
@@ -112,8 +119,10 @@ def compare(
         test_fraction,
         horizon=horizon,
         num_refits=num_refits,
+        evidence=evidence,
         seed=seed,
         workers=workers,
+        checkpoint_dir=checkpoint_dir,
         progress=progress,
     ).to_frame()
 
@@ -125,8 +134,10 @@ def compare_models(
     *,
     horizon: int = 1,
     num_refits: int = 0,
+    evidence: bool = False,
     seed: int = 0,
     workers: int = 1,
+    checkpoint_dir: str | Path | None = None,
     progress: bool = True,
 ) -> Comparison:
     """Compare models on a named series; arguments as in :func:`ssmlin.compare`."""
@@ -136,8 +147,10 @@ def compare_models(
         test_fraction,
         horizon=horizon,
         num_refits=num_refits,
+        evidence=evidence,
         seed=seed,
         workers=workers,
+        checkpoint_dir=checkpoint_dir,
         progress=progress,
     )[series.name]
 
@@ -149,8 +162,10 @@ def compare_series(
     *,
     horizon: int = 1,
     num_refits: int = 0,
+    evidence: bool = False,
     seed: int = 0,
     workers: int = 1,
+    checkpoint_dir: str | Path | None = None,
     progress: bool = True,
 ) -> dict[str, Comparison]:
     """Compare models on each of several series, all fits in one queue.
@@ -161,8 +176,10 @@ def compare_series(
         test_fraction: the share of the steps that is held out.
         horizon: the length of sampled paths.
         num_refits: how often to fit anew in the held-out part.
+        evidence: whether to add the log evidence of the training part.
         seed: for random starts.
         workers: how many processes.
+        checkpoint_dir: a directory for the results of single models.
         progress: show a progress bar.
 
     Returns:
@@ -190,13 +207,26 @@ def compare_series(
         for forecaster in _forecasters(split, models):
             jobs.append((name, forecaster, split.observed, split.num_train))
     jobs.sort(key=lambda job: -len(job[1].settings))  # the longest first
-    options = {"horizon": horizon, "num_refits": num_refits, "seed": seed}
+    options: dict[str, Any] = {
+        "horizon": horizon, "num_refits": num_refits, "evidence": evidence, "seed": seed,
+    }  # fmt: skip
+    folder = ResultFolder(checkpoint_dir)
+    files = [folder.path(*job, **options) for job in jobs]
     results: dict[str, list[Result]] = {name: [] for name in splits}
-    with _executor(workers) as pool, progress_bar(progress) as bar:
+    with progress_bar(progress) as bar:
         task = bar.add_task("compare", total=len(jobs), note="")
-        for name, result in _run(jobs, pool, options):
-            results[name].append(result)
-            bar.update(task, advance=1, note=f"{name}: {result.name}")
+        todo = []
+        for job, file in zip(jobs, files, strict=True):
+            if file is not None and file.exists():
+                results[job[0]].append(read_result(file))
+                bar.update(task, advance=1)
+            else:
+                todo.append((job, file))
+        for (job, file), result in _run(todo, workers, options):
+            if file is not None:
+                write_result(file, result)
+            results[job[0]].append(result)
+            bar.update(task, advance=1, note=f"{job[0]}: {result.name}")
     if AVERAGE in _chosen(models):
         for name, split in splits.items():
             members = [r for r in results[name] if r.name in MECHANISMS and r.failure is None]
@@ -259,6 +289,7 @@ def _together(results: Sequence[Result]) -> Result:
         predictive=None,
         num_parameters=sum(r.num_parameters for r in results),
         seconds=sum(r.seconds for r in results),
+        log_evidence=sum(r.log_evidence for r in results),
     )
 
 
@@ -284,31 +315,31 @@ def _chosen(models: str | Sequence[str | Forecaster] | None) -> Sequence[str | F
 
 
 Job = tuple[str, Forecaster, Any, int]
+Todo = tuple[Job, Path | None]
 
 
-def _executor(workers: int) -> Any:
-    """A pool of fresh processes, or nothing for one worker: the work is then done here."""
+def _run(todo: list[Todo], workers: int, options: dict[str, Any]) -> Iterator[tuple[Todo, Result]]:
+    """Every job with its result, as they are done; here for one worker, else in processes."""
     if workers == 1:
-        return nullcontext()
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-
-
-def _run(
-    jobs: list[Job], pool: Executor | None, options: dict[str, Any]
-) -> Iterator[tuple[str, Result]]:
-    """Series and result of every job, as they are done."""
-    if pool is None:
-        for name, *job in jobs:
-            yield name, evaluate(*job, **options)
+        for one in todo:
+            yield one, evaluate(*one[0][1:], **options)
         return
-    running: dict[Future[Result], str] = {
-        pool.submit(_evaluate_apart, job, options): name for name, *job in jobs
-    }
-    for done in as_completed(running):
-        yield running[done], done.result()
+    others = set(active_children())
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    try:
+        running = {pool.submit(_evaluate_apart, one[0][1:], options): one for one in todo}
+        for done in as_completed(running):
+            yield running[done], done.result()
+    except BaseException:
+        # Ctrl-C, or a disk that is full: nobody wants what is still being fitted.
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in set(active_children()) - others:
+            process.terminate()
+        raise
+    pool.shutdown()
 
 
-def _evaluate_apart(job: list[Any], options: dict[str, Any]) -> Result:
+def _evaluate_apart(job: tuple[Forecaster, Any, int], options: dict[str, Any]) -> Result:
     """A job in a process of the pool."""
     try:
         return evaluate(*job, **options)
@@ -349,6 +380,8 @@ def _rows(results: Sequence[Result]) -> list[dict[str, Any]]:
             }
             row |= summary
             row |= {} if r.paths is None else r.paths.summary()
+        if any(np.isfinite(x.log_evidence) for x in results):
+            row["log_evidence"] = r.log_evidence
         row["num_parameters"] = r.num_parameters
         row["seconds"] = round(r.seconds, 2)
         row["setting"] = ", ".join(f"{k}={v}" for k, v in r.setting.items())

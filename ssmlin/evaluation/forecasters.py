@@ -70,6 +70,8 @@ class Fitted(NamedTuple):
         validation: for a fit that held out the end of its training data itself, the mean log
             density it reached there before it went on to use all of them.
         details: whatever a report may show.
+        log_evidence: computes an estimate of log p(training part), the parameters integrated out;
+            None where the model has no prior.
     """
 
     predict: Callable[[Observed], Predictive]
@@ -77,6 +79,7 @@ class Fitted(NamedTuple):
     simulate: Callable[[Observed, Ahead], Float[np.ndarray, "N n H m"]] | None = None
     validation: float | None = None
     details: Any = None
+    log_evidence: Callable[[], float] | None = None
 
 
 #: Fits one setting: (train, seed, **setting) -> Fitted.
@@ -118,6 +121,8 @@ class Result(NamedTuple):
         details: what the fit left for a report, or None.
         failure: why it failed, or None.
         draws: the sampled paths from each origin, (N, n, H, m), or None.
+        log_evidence: log p(training part), the parameters integrated out; NaN where that is not
+            known or was not asked for.
     """
 
     name: str
@@ -130,6 +135,7 @@ class Result(NamedTuple):
     details: Any = None
     failure: str | None = None
     draws: Float[np.ndarray, "N n H m"] | None = None
+    log_evidence: float = np.nan
 
     @property
     def log_density(self) -> float:
@@ -151,6 +157,7 @@ def evaluate(
     num_refits: int = 0,
     validation_fraction: float = 0.2,
     max_origins: int = 50,
+    evidence: bool = False,
     seed: int = 0,
 ) -> Result:
     """Choose a setting on the end of the training part, refit, and score the held-out part.
@@ -167,6 +174,7 @@ def evaluate(
             anew, with the chosen setting, before each.
         validation_fraction: the share of the training part to choose by.
         max_origins: paths start at so many steps of the held-out part, at most.
+        evidence: estimate the log evidence of the training part, too, where the model can.
         seed: for random starts and draws.
 
     Returns:
@@ -181,6 +189,8 @@ def evaluate(
             setting, fitted = _choose(forecaster, observed.until(num_train), validation_fraction,
                                       seed)  # fmt: skip
             count, details = fitted.num_parameters, fitted.details
+            known = fitted.log_evidence if evidence else None
+            log_evidence = np.nan if known is None else known()
             laws, paths, truths = [], [], []
             steps = len(observed.values)
             bounds = np.linspace(num_train, steps, num_refits + 2).round().astype(int)
@@ -214,6 +224,7 @@ def evaluate(
         seconds=time.perf_counter() - begin,
         details=details,
         draws=draws,
+        log_evidence=log_evidence,
     )
 
 

@@ -156,11 +156,13 @@ def half_life(name: str, keep: float = 0.98, write: float = 0.5, longest: int = 
     return float(np.median([trial() for _ in range(8)]))
 
 
-def largest_norm(name: str, num_draws: int = 2000, length: int = 4) -> float:
-    """The largest ‖A_1 ⋯ A_n‖₂ that a random search over all allowed gates finds, d = 2."""
+def random_transitions(
+    name: str, num_draws: int, length: int, d: int = 2
+) -> Float[np.ndarray, "num_draws length d d"]:
+    """Transitions A_t of random gates over all of their widest ranges, half of them at the ends."""
     rng = np.random.default_rng(0)
-    mechanism = _widest(name)
-    steps, d = num_draws * length, 2
+    mechanism = get_mechanism(name, MECHANISMS[name].signed_gate is not None)
+    steps = num_draws * length
     micro = (_MICRO_STEPS,) if mechanism.multi_step else ()
     gates: dict[str, Any] = {}
     for gate in mechanism.gates:
@@ -180,18 +182,37 @@ def largest_norm(name: str, num_draws: int = 2000, length: int = 4) -> float:
         need_queries=False,
         **arrays,
     )
-    transitions = token_operators(mechanism, tokens)[0].to_dense().reshape(num_draws, length, d, d)
+    transitions = token_operators(mechanism, tokens)[0].to_dense()
+    return np.asarray(transitions, np.float64).reshape(num_draws, length, d, d)
+
+
+def largest_norm(name: str, num_draws: int = 2000, length: int = 4) -> float:
+    """The largest ‖A_1 ⋯ A_n‖₂ that a random search over all allowed gates finds, d = 2."""
+    transitions = random_transitions(name, num_draws, length)
     product = transitions[:, 0]
-    largest = float(jnp.linalg.norm(product, ord=2, axis=(1, 2)).max())
+    largest = float(np.linalg.norm(product, ord=2, axis=(1, 2)).max())
     for i in range(1, length):
         product = product @ transitions[:, i]
-        largest = max(largest, float(jnp.linalg.norm(product, ord=2, axis=(1, 2)).max()))
+        largest = max(largest, float(np.linalg.norm(product, ord=2, axis=(1, 2)).max()))
     return largest
 
 
-def _widest(name: str) -> Any:
-    """The mechanism with its widest ranges."""
-    return get_mechanism(name, MECHANISMS[name].signed_gate is not None)
+class Spectrum(NamedTuple):
+    """The eigenvalues of single transitions, over all allowed gates.
+
+    Attributes:
+        least: the least real part.
+        turn: the largest imaginary part.
+    """
+
+    least: float
+    turn: float
+
+
+def spectrum(name: str, num_draws: int = 8000) -> Spectrum:
+    """What a random search over all allowed gates finds of the eigenvalues of A_t, d = 2."""
+    eigenvalues = np.linalg.eigvals(random_transitions(name, num_draws, 1)[:, 0])
+    return Spectrum(float(eigenvalues.real.min()), float(np.abs(eigenvalues.imag).max()))
 
 
 def gradient_reach(name: str, steps: int = 64, keep: float = 0.98, write: float = 0.5) -> float:
@@ -239,15 +260,19 @@ class Cost(NamedTuple):
     """What a token costs.
 
     Attributes:
-        flops: floating point operations of one step, as XLA counts them; NaN for the filter, whose
-            products it does not see.
+        flops: floating point operations of one step, as XLA counts them.
         microseconds: time of a step in a long sequence.
         slope: of the logarithm of time over that of T; 1 is linear.
+        memory: bytes a token that the compiled program needs beside arguments and results, and
+            those of the results.
+        memory_slope: of the logarithm of the memory over that of T.
     """
 
     flops: float
     microseconds: float
     slope: float
+    memory: float
+    memory_slope: float
 
 
 def cost(name: str, steps: Sequence[int] = (2048, 8192), repeats: int = 5) -> Cost:
@@ -270,13 +295,26 @@ def cost(name: str, steps: Sequence[int] = (2048, 8192), repeats: int = 5) -> Co
         found: Any = matrix_lgssm_filter(lgssm, tokens["values"], store="loglik")
         return found.emission_means
 
-    compiled = jax.jit(run)
-    analysis: Any = compiled.lower(*arguments(1)).compile().cost_analysis()
-    seconds = [median_seconds(compiled, arguments(count), repeats) for count in steps]
-    slope = np.log(seconds[-1] / seconds[0]) / np.log(steps[-1] / steps[0])
-    counted = MECHANISMS[name].writes_values
+    function = jax.jit(run)
+    lowered = function.lower(*arguments(1))
+    # Once compiled, the filter's products are calls of a library, which XLA does not count.
+    counted: Any = lowered.compile() if MECHANISMS[name].writes_values else lowered
+    seconds, sizes = [], []
+    for count in steps:
+        compiled = function.lower(*arguments(count)).compile()
+        memory: Any = compiled.memory_analysis()
+        sizes.append(memory.temp_size_in_bytes + memory.output_size_in_bytes)
+        seconds.append(median_seconds(compiled, arguments(count), repeats))
+
+    def slope(x: list[Any]) -> float:
+        return float(np.log(x[-1] / x[0]) / np.log(steps[-1] / steps[0]))
+
     return Cost(
-        float(analysis["flops"]) if counted else np.nan, 1e6 * seconds[-1] / steps[-1], float(slope)
+        flops=float(counted.cost_analysis()["flops"]),
+        microseconds=1e6 * seconds[-1] / steps[-1],
+        slope=slope(seconds),
+        memory=sizes[-1] / steps[-1],
+        memory_slope=slope(sizes),
     )
 
 
@@ -421,25 +459,81 @@ def tracking_error(group: Group, num_steps: int, length: int = 4096, seed: int =
     return largest
 
 
+def parity_error(name: str, length: int = 4096, seed: int = 0) -> float:
+    """How far a mechanism strays from the parity of random bits, in a memory of one number.
+
+    The memory starts at 1 and is multiplied by −1 at each bit that is 1; nothing is written.
+
+    Args:
+        name: of a mechanism whose transitions have the eigenvalue −1.
+        length: of the word.
+        seed: of the word.
+
+    Returns:
+        The largest error of the memory at any step, in single precision.
+
+    Raises:
+        ValueError: a mechanism without negative eigenvalues.
+    """
+    mechanism = MECHANISMS[name]
+    bits = jnp.asarray(np.random.default_rng(seed).integers(0, 2, size=length), jnp.float32)
+    column, ones = bits[:, None], jnp.ones((length, 1), jnp.float32)
+    gates: dict[str, Any]
+    if mechanism.signed_gate == "alpha":
+        gates = {"alpha": 1 - 2 * bits}
+    elif mechanism.signed_gate == "beta":
+        gates = {"alpha": 1.0, "decay": 1.0, "beta": 2 * bits}
+    elif "removal_rate" in mechanism.gates:
+        gates = {"decay": 1 - column, "removal_rate": column, "removal_key": ones}
+    else:
+        raise ValueError(f"name: expected one with negative eigenvalues, got {name!r}")
+    gates = {gate: gates[gate] for gate in mechanism.gates}
+    keys = values = ones
+    if mechanism.multi_step:
+        keys = values = ones[:, None]
+        gates["beta"] = 2 * column
+    _, states = linear_attention(
+        name,
+        keys=keys,
+        values=jnp.zeros_like(values),
+        queries=ones,
+        **gates,
+        negative_eigenvalues=mechanism.signed_gate is not None,
+        # What rwkv7 writes are its keys times the values, which are zero.
+        initial_state=jnp.ones((1, 1), jnp.float32),
+        return_states=True,
+    )
+    signs = np.cumprod(1 - 2 * np.asarray(bits, np.float64))
+    return float(np.abs(np.asarray(states)[:, 0, 0] - signs).max())
+
+
 def tracks(name: str) -> dict[str, str]:
     """Which groups a mechanism tracks in one layer, and why not the others.
 
+    A word is followed by transitions that permute finitely many states, so their eigenvalues there
+    have modulus one, and are not all 1 where a letter changes something. The arguments, with the
+    eigenvalues that :func:`spectrum` finds:
+
+    * no eigenvalue of −1: at finite precision a letter of order two has no transition, and there
+      is no counting modulo two (arXiv 2411.12537, theorem 1);
+    * no eigenvalue that is not real: a letter of order three has none. One step of rank one has
+      real ones, since it is similar to a symmetric matrix;
+    * a product of n_h reflections differs from the identity by rank n_h at most, so a letter wants
+      as many steps as the rank of its matrix less the identity.
+
     Returns:
-        For each group "yes" with what it takes, or "no" with the argument: a transition whose
-        eigenvalues are in [0, 1] cannot count modulo 2 at finite precision (arXiv 2411.12537,
-        theorem 1); transitions that commute give products without order; and a product of n_h
-        reflections differs from the identity by rank n_h at most.
+        For each group "yes" with what it takes, or "no" with the argument.
     """
-    mechanism = MECHANISMS[name]
+    mechanism, found = MECHANISMS[name], spectrum(name)
     answers = {}
     for group in groups():
+        # A letter of order three or more turns a plane.
+        turns = np.abs(np.linalg.eigvals(group.elements).imag).max() > 1e-6
         needed = int((np.linalg.norm(group.reflections, axis=2) > 0).sum(axis=1).max())
-        if mechanism.signed_gate is None:
-            answers[group.name] = "no (eigenvalues)"
-        elif group.name != "parity" and mechanism.step_rank == 0:
-            answers[group.name] = "no (commutes)"
-        elif mechanism.multi_step:
-            answers[group.name] = f"yes, n_h = {needed}"
+        if found.least > -1 + 1e-6:
+            answers[group.name] = "no (−1)"
+        elif turns and found.turn < 1e-6:
+            answers[group.name] = "no (real)"
         else:
-            answers[group.name] = "yes" if needed == 1 else "no (rank)"
+            answers[group.name] = f"yes, n_h = {needed}" if mechanism.multi_step else "yes"
     return answers

@@ -1,0 +1,145 @@
+"""A comparison that was stopped goes on with what is not done."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ssmlin.evaluation import Forecaster, Series, compare_models
+from ssmlin.evaluation.attention import FittedAttention
+from ssmlin.evaluation.regressions import fit_autoregression, fit_naive
+
+SERIES = Series("walk / 1", np.cumsum(np.random.default_rng(0).normal(size=(60, 1)), axis=0),
+                np.arange(60), ("y",), "simulated")  # fmt: skip
+FITTED = []
+
+
+def noted(train, seed, **setting):
+    """The last value, and that it was fitted."""
+    FITTED.append(setting)
+    return fit_naive(train, seed)
+
+
+def refused(train, seed):
+    raise KeyboardInterrupt
+
+
+def failing(train, seed):
+    raise ValueError("no luck")
+
+
+NOTED = Forecaster("noted", noted, ({"order": (1, (0, 2)), "label": None},))
+AUTOREGRESSION = Forecaster("autoregression", fit_autoregression, ({"num_lags": 1},))
+
+
+@pytest.fixture(autouse=True)
+def _forget():
+    FITTED.clear()
+
+
+def compare(models, folder, **options):
+    return compare_models(SERIES, models, checkpoint_dir=folder, progress=False, **options)
+
+
+def test_results_are_read_as_they_were_written(tmp_path):
+    models = [NOTED, AUTOREGRESSION, Forecaster("failing", failing)]
+    found = compare(models, tmp_path, horizon=3)
+    assert len(FITTED) == 1 and found.results[-1].failure == "ValueError: no luck"
+    again = compare(models, tmp_path, horizon=3)
+    assert len(FITTED) == 1
+    pd.testing.assert_frame_equal(found.to_frame(), again.to_frame())
+    for a, b in zip(found.results, again.results, strict=True):
+        assert a.setting == b.setting and a.name == b.name and a.details == b.details
+        for part in ("scores", "paths", "predictive"):
+            for x, y in zip(getattr(a, part) or (), getattr(b, part) or (), strict=True):
+                np.testing.assert_array_equal(x, y)
+    np.testing.assert_array_equal(found.results[0].draws, again.results[0].draws)
+    # Other arguments have other results.
+    for other in ({"horizon": 2}, {"horizon": 3, "seed": 1}, {"horizon": 3, "num_refits": 1}):
+        before = len(FITTED)
+        compare(models, tmp_path, **other)
+        assert len(FITTED) > before
+    changed = dataclasses.replace(SERIES, values=SERIES.values + np.eye(60)[:, :1])
+    before = len(FITTED)
+    compare_models(changed, [NOTED], checkpoint_dir=tmp_path, progress=False, horizon=3)
+    assert len(FITTED) > before
+
+
+def test_what_was_done_before_a_stop_is_not_done_again(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        compare([NOTED, Forecaster("refused", refused)], tmp_path)
+    assert len(FITTED) == 1
+    found = compare([NOTED, AUTOREGRESSION], tmp_path)
+    assert len(FITTED) == 1 and len(found.results) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.float32
+def test_fitted_attentions_are_kept(tmp_path):
+    found = compare(["bayesian_memory", "mamba2", "average"], tmp_path, evidence=True)
+    again = compare(["bayesian_memory", "mamba2", "average"], tmp_path, evidence=True)
+    pd.testing.assert_frame_equal(found.to_frame(), again.to_frame())
+    for a, b in zip(found.results, again.results, strict=True):
+        if a.name == "average":
+            np.testing.assert_array_equal(a.details.values, b.details.values)
+            continue
+        assert isinstance(b.details, FittedAttention)
+        assert b.details.model == a.details.model and b.details.seasonal == a.details.seasonal
+        np.testing.assert_array_equal(
+            b.details.params.emissions.noise, a.details.params.emissions.noise
+        )
+
+
+def test_bad_folders_and_files_are_told_in_words(tmp_path):
+    compare([AUTOREGRESSION], tmp_path)
+    (file,) = tmp_path.iterdir()
+    data = bytearray(file.read_bytes())
+    data[-20] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match="checkpoint_dir: expected a file of ssmlin"):
+        compare([AUTOREGRESSION], tmp_path)
+    with pytest.raises(ValueError, match="checkpoint_dir: expected a directory that can be"):
+        compare([AUTOREGRESSION], file)
+    odd = Forecaster("odd", noted, ({"option": object()},))
+    with pytest.raises(ValueError, match="checkpoint_dir: expected settings of odd that JSON"):
+        compare([odd], tmp_path)
+    assert not FITTED
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_all_processes_and_the_same_command_goes_on(tmp_path):
+    pd.DataFrame(SERIES.values, columns=["y"]).to_csv(tmp_path / "data.csv", index=False)
+    command = [sys.executable, "-c", "from ssmlin.cli import main; main()", "compare", "data.csv",
+               "-y", "y", "--json",
+               "--models", "persistence,autoregression,unobserved_components,sarimax,lds",
+               "--workers", "2"]  # fmt: skip
+    folder = tmp_path / "data-comparison.checkpoint"
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True)
+    begin = time.monotonic()
+    while not list(folder.glob("*.safetensors")) and time.monotonic() - begin < 300:
+        assert process.poll() is None, "it ended before it was stopped"
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    done = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+    assert done
+    with pytest.raises(ProcessLookupError):  # none of its workers is left
+        for _ in range(100):
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
+    kept = [*command, "--checkpoint", str(folder)]
+    found = subprocess.run(kept, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    assert all(name in found.stdout.decode() for name in ("persistence", "sarimax", "lds"))
+    for name, when in done.items():
+        assert (folder / name).stat().st_mtime_ns == when
+    assert len(list(folder.glob("*.safetensors"))) == 5
+    # At the end a folder that nobody asked for is removed.
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    assert not folder.exists()
