@@ -3,9 +3,10 @@
 A single head reads bits; α, β, k, v and q are learned functions of the bit, and a linear map of
 the output says the parity so far. Trained on words of 3 to 40 bits, tested on 40 to 256. Printed is
 the scaled accuracy, 2·accuracy − 1, beside that of arXiv 2411.12537.
-Run as `python examples/parity.py`.
+Run as `python examples/parity.py`, with `--figure PATH` for a figure.
 """
 
+import argparse
 from functools import partial
 
 import jax
@@ -78,11 +79,11 @@ def train(key, mechanism, negative):
 
 @partial(jax.jit, static_argnums=(1, 2))
 def scaled_accuracy(params, mechanism, negative):
-    """On the last bit of words of 40 to 256, the state carried on."""
+    """After each bit of words of 256, the state carried on."""
     bits = jax.random.bernoulli(jax.random.key(99), 0.5, (128, TEST)).astype(int)
     found = jax.vmap(lambda b: logits(params, b, mechanism, negative))(bits)
     right = (found > 0) == (jnp.cumsum(bits, axis=1) % 2 == 1)
-    return 2 * jnp.mean(right[:, TRAIN:]) - 1
+    return 2 * jnp.mean(right, axis=0) - 1
 
 
 def reach(mechanism, negative):
@@ -91,18 +92,51 @@ def reach(mechanism, negative):
     params, losses = jax.vmap(lambda key: train(key, mechanism, negative))(keys)
     best = int(np.argmin(losses[:, -50:].mean(axis=1)))
     chosen = jax.tree.map(lambda x: x[best], params)
-    return float(scaled_accuracy(chosen, mechanism, negative))
+    return np.asarray(scaled_accuracy(chosen, mechanism, negative))
 
 
-def main():
+def span(mechanism, negative):
+    """The gate and its range, in words."""
+    gate = {"deltanet": "β", "mamba2": "α"}[mechanism]
+    return "{} in [{}, {}]".format(gate, *RANGES[mechanism, negative])
+
+
+def draw(path, curves):
+    """Scaled accuracy against length, in means over eight lengths."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.axvspan(0, TRAIN, color="0.93", lw=0)
+    axes.text(TRAIN + 3, 0.5, "← trained on\n    these lengths", color="0.35", size=9, va="center")
+    lengths = np.arange(1, TEST + 1).reshape(-1, 8).mean(axis=1)
+    styles = dict(zip(RANGES, ("--", "-", "--", "-"), strict=True))
+    for (mechanism, negative), curve in curves.items():
+        color, width = {"deltanet": ("#0072b2", 4.5), "mamba2": ("#e69f00", 1.6)}[mechanism]
+        axes.plot(lengths, curve.reshape(-1, 8).mean(axis=1), styles[mechanism, negative],
+                  color=color, lw=width if negative else 1.6,
+                  label=f"{mechanism}, {span(mechanism, negative)}")  # fmt: skip
+    axes.set(xlim=(0, TEST), ylim=(-0.3, 1.08), xlabel="length of the word",
+             ylabel="2 · accuracy − 1")  # fmt: skip
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="center right", bbox_to_anchor=(1, 0.55))
+    figure.savefig(path, dpi=110)
+
+
+def main(figure):
     """Print the table."""
-    for (mechanism, negative), published in PUBLISHED.items():
-        reached = reach(mechanism, negative)
-        gate = {"deltanet": "β", "mamba2": "α"}[mechanism]
-        span = "{} in [{}, {}]".format(gate, *RANGES[mechanism, negative])
-        print(f"{mechanism:9s} {span:13s} {reached:6.3f}   (published {published:.3f})", flush=True)
-        assert reached >= 0.99 if negative else reached <= 0.1
+    curves = {}
+    for case, published in PUBLISHED.items():
+        curves[case] = reach(*case)
+        reached = curves[case][TRAIN:].mean()
+        print(f"{case[0]:9s} {span(*case):13s} {reached:6.3f}   (published {published:.3f})",
+              flush=True)  # fmt: skip
+        assert reached >= 0.99 if case[1] else reached <= 0.1
+    if figure:
+        draw(figure, curves)
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--figure", metavar="PATH", help="save a figure of the result")
+    main(parser.parse_args().figure)

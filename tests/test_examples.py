@@ -23,7 +23,14 @@ def test_quickstart_tracks_the_coefficient(capsys):
 
 
 #: What trains or samples for about a minute runs with the calibration tests.
-LONG = {"parity", "posterior", "recovery"}
+LONG = {
+    "approximate_covariances",
+    "associative_recall",
+    "parity",
+    "posterior",
+    "recovery",
+    "state_tracking",
+}
 OTHERS = [
     pytest.param(path, marks=[pytest.mark.calibration] if path.stem in LONG else [], id=path.stem)
     for path in sorted((ROOT / "examples").glob("*.py"))

@@ -39,8 +39,9 @@ class FitHistory(NamedTuple):
 
     Attributes:
         losses: training loss of every epoch run.
-        scores: what the best epoch was chosen by, at the start of every epoch run: minus the log
-            predictive density per value of the validation part, or the training loss.
+        scores: at the start of every epoch run minus the log predictive density per value of the
+            validation part, or the training loss. With a validation part a later epoch is better
+            only if its gain is above one standard error, so the best need not be the least.
         best_epoch: how many epochs the returned parameters have seen.
         stopped_early: whether patience ran out.
         restart: which start was the best.

@@ -14,7 +14,7 @@ from ssmlin.mechanisms.base import Mechanism, Tokens, make_tokens
 from ssmlin.mechanisms.registry import get_mechanism
 
 Method = Literal["auto", "sequential", "associative", "chunked"]
-Steps = Literal["combined", "reindexed"]
+Steps = Literal["auto", "combined", "reindexed"]
 
 _CHUNK = 64
 
@@ -47,29 +47,29 @@ def token_operators(mechanism: Mechanism, tokens: Tokens) -> tuple[DPLR, LowRank
 
 
 def _sequential(
-    transition: DPLR, drift: LowRank, state: Float[Array, "m d"]
-) -> Float[Array, "T m d"]:
-    """All states by one scan over time."""
+    transition: DPLR,
+    drift: LowRank,
+    state: Float[Array, "m d"],
+    queries: Float[Array, "T d"] | None = None,
+) -> Float[Array, "T m d"] | Float[Array, "T m"]:
+    """All states by one scan over time; with queries what they read, and no state is kept.
 
-    def step(s: Array, ab: tuple[DPLR, LowRank]) -> tuple[Array, Array]:
-        a, b = ab
-        s = a.apply(s) + b.to_dense()
-        return s, s
+    Operators with axes (T, n_h) in front are those of micro-steps, taken one after the other.
+    """
+    micro_steps = transition.diag.shape[1] if transition.diag.ndim == 3 else None
 
-    return lax.scan(step, state, (transition, drift))[1]
+    def step(s: Array, token: tuple[tuple[DPLR, LowRank], Array | None]) -> tuple[Array, Array]:
+        operators, query = token
+        if micro_steps is None:
+            a, b = operators
+            s = a.apply(s) + b.to_dense()
+        else:
+            for j in range(micro_steps):
+                a, b = jax.tree.map(lambda x, j=j: x[j], operators)
+                s = a.apply(s) + b.to_dense()
+        return s, s if query is None else s @ query
 
-
-def _sequential_outputs(
-    transition: DPLR, drift: LowRank, state: Float[Array, "m d"], queries: Float[Array, "T d"]
-) -> Float[Array, "T m"]:
-    """What is read of every state, by one scan that keeps none of them."""
-
-    def step(s: Array, abq: tuple[DPLR, LowRank, Array]) -> tuple[Array, Array]:
-        a, b, q = abq
-        s = a.apply(s) + b.to_dense()
-        return s, s @ q
-
-    return lax.scan(step, state, (transition, drift, queries))[1]
+    return lax.scan(step, state, ((transition, drift), queries))[1]
 
 
 def _associative(
@@ -115,7 +115,7 @@ def _chunked(transition: DPLR, drift: LowRank, state: Float[Array, "m d"]) -> Fl
     return states.reshape(num * size, m, d)[:steps]
 
 
-_DRIVERS = {"sequential": _sequential, "associative": _associative, "chunked": _chunked}
+_DRIVERS = {"associative": _associative, "chunked": _chunked}
 
 
 @partial(jax.jit, static_argnames=("mechanism", "method", "multi_step", "return_states"))
@@ -129,18 +129,22 @@ def _run(
 ) -> tuple[Float[Array, "T m"], Float[Array, "T m d"] | None]:
     """Outputs and, if asked for, all states, one a token."""
     queries = tokens.keys if tokens.queries is None else tokens.queries
-    num_steps = 1
-    if mechanism.multi_step and multi_step == "reindexed":
-        operators = (mechanism.transition(tokens), mechanism.drift(tokens))
-        num_steps = tokens.keys.shape[1]
-        a, b = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), operators)
-    else:
-        a, b = token_operators(mechanism, tokens)
-    last = slice(num_steps - 1, None, num_steps)  # of a token's micro-steps
+    micro_steps = mechanism.multi_step and multi_step == "reindexed"
+    a, b = (
+        (mechanism.transition(tokens), mechanism.drift(tokens))
+        if micro_steps
+        else token_operators(mechanism, tokens)
+    )
     if method == "sequential" and not return_states:
-        reads = jnp.repeat(queries, num_steps, axis=0)
-        return _sequential_outputs(a, b, state, reads)[last], None
-    states = _DRIVERS[method](a, b, state)[last]
+        return _sequential(a, b, state, queries), None
+    if method == "sequential":
+        states = _sequential(a, b, state)
+    elif micro_steps:
+        count = tokens.keys.shape[1]
+        a, b = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (a, b))
+        states = _DRIVERS[method](a, b, state)[count - 1 :: count]
+    else:
+        states = _DRIVERS[method](a, b, state)
     return jnp.einsum("tmd,td->tm", states, queries), states
 
 
@@ -157,7 +161,7 @@ def linear_attention(
     removal_rate: Float[Array, "T d"] | float | None = None,
     initial_state: Float[Array, "m d"] | None = None,
     method: Method = "auto",
-    multi_step: Steps = "combined",
+    multi_step: Steps = "auto",
     negative_eigenvalues: bool = False,
     return_states: bool = False,
 ) -> Float[Array, "T m"] | tuple[Float[Array, "T m"], Float[Array, "T m d"]]:
@@ -182,7 +186,8 @@ def linear_attention(
             an associative scan), "chunked" (scans inside chunks, side by side), or "auto", which
             is the sequential one.
         multi_step: "combined" composes a token's micro-steps first, "reindexed" runs over all
-            T·n_h of them; both give the same.
+            T·n_h of them; both give the same. "auto" reindexes in the sequential driver, where
+            that is several times as fast, and combines in the others, where blocks are dense.
         negative_eigenvalues: widen the gates' ranges, see alpha and beta.
         return_states: also return the states.
 
@@ -205,8 +210,8 @@ def linear_attention(
     Source: F. L. Cesista, Blocked Matrix Formulation of Linear Attention Mechanisms (2025).
     """
     mech = get_mechanism(mechanism, negative_eigenvalues)
-    _checks.one_of("method", method, ("auto", *_DRIVERS))
-    _checks.one_of("multi_step", multi_step, ("combined", "reindexed"))
+    _checks.one_of("method", method, ("auto", "sequential", *_DRIVERS))
+    _checks.one_of("multi_step", multi_step, ("auto", "combined", "reindexed"))
     state = None
     if initial_state is not None:
         state = _checks.finite("initial_state", _checks.float_array("initial_state", initial_state))
@@ -227,5 +232,7 @@ def linear_attention(
     _checks.shaped("initial_state", state, ("m", "d"), sizes)
     dtype = jnp.result_type(state, tokens.keys)
     driver = "sequential" if method == "auto" else method
+    if multi_step == "auto":
+        multi_step = "reindexed" if driver == "sequential" else "combined"
     outputs, states = _run(mech, tokens, state.astype(dtype), driver, multi_step, return_states)
     return outputs if states is None or not return_states else (outputs, states)

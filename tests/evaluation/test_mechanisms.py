@@ -64,6 +64,33 @@ def test_words_are_followed_and_too_few_reflections_are_refused():
                 measures.tracking_error(group, needed - 1)
 
 
+@pytest.mark.parametrize("name", MECHANISMS)
+def test_what_is_said_to_count_counts(name):
+    """And what is said not to has no eigenvalue of -1 for any gates: the argument, measured."""
+    answers, found = measures.tracks(name), measures.spectrum(name, 2000)
+    if answers["parity"].startswith("yes"):
+        assert measures.parity_error(name, 64) < 1e-6
+        assert found.least == pytest.approx(-1, abs=1e-6)
+    else:
+        assert found.least >= -1e-9
+        with pytest.raises(ValueError, match="negative eigenvalues"):
+            measures.parity_error(name, 64)
+    # Rank one: similar to a symmetric matrix. Two reflections turn a plane by any angle.
+    turns = MECHANISMS[name].multi_step
+    assert (found.turn > 0.9) if turns else (found.turn < 1e-6)
+    assert answers["S3"].startswith("yes") == turns
+
+
+def test_eigenvalues_are_those_of_the_formulas():
+    """α (I - β k̂k̂ᵀ) has α and α (1 - β); the draws are those of the largest norm."""
+    found = measures.random_transitions("gated_deltanet", 50, 1)[:, 0]
+    eigenvalues = np.sort(np.linalg.eigvals(found).real, axis=1)
+    alpha = np.max(np.abs(eigenvalues), axis=1)
+    beta = 1 - np.min(eigenvalues, axis=1) / np.maximum(alpha, 1e-12)
+    assert np.all((alpha >= 0) & (alpha <= 1)) and np.all(beta[alpha > 1e-6] <= 2 + 1e-9)
+    assert np.any(alpha == 0) and np.any(np.isclose(alpha, 1))
+
+
 def test_bounds_and_shapes_of_the_measures():
     assert measures.largest_norm("deltanet") == pytest.approx(1.0, abs=1e-6)
     assert 1.1 < measures.largest_norm("rwkv7") < 1.5  # it has no bound of 1
@@ -74,6 +101,10 @@ def test_bounds_and_shapes_of_the_measures():
     cost = measures.cost("vanilla", (16, 64), repeats=1)
     # Decay, outer product and sum, and the product with the query.
     assert 3 * 256 <= cost.flops < 6 * 256 and cost.microseconds > 0
+    # Outputs and tokens, but no state of every step, which would be 1024 bytes.
+    assert 64 <= cost.memory < 256
+    # A filter's step: P k, the gain and the rank-one update, at least 6 d² beside the mean's.
+    assert measures.cost("bayesian_memory", (16, 64), repeats=1).flops > 6 * 256
 
 
 @pytest.mark.float32
@@ -88,9 +119,10 @@ def test_the_page_is_what_the_program_says(monkeypatch):
         if table.title in ("Constructions", "The softmax side") or table.title.startswith("Block"):
             # Shorter here; the page's own numbers are checked.
             continue
+        timed = (*table.timed, "bytes", "slope of bytes") if table.title == "Cost" else table.timed
         for row in table.rows:
             for heading, cell, printed in zip(table.headings, row, rows[row[0]], strict=True):
-                if heading in table.timed:
+                if heading in timed:
                     continue
                 try:
                     # The page is in single precision, and prints three digits.
@@ -100,7 +132,13 @@ def test_the_page_is_what_the_program_says(monkeypatch):
     for name in MECHANISMS:
         assert name in {row[0] for row in page["Memory"]}
     # In single precision, to length 4096, far below the distance between elements.
-    assert all(float(row[3]) < 1e-2 for row in page["Constructions"][1:])
+    constructions = page["Constructions"][1:]
+    assert all(float(row[4]) < 1e-2 for row in constructions)
+    counting = {row[0] for row in page["State tracking"][1:] if row[3].startswith("yes")}
+    assert {row[0] for row in constructions if row[1] == "parity"} == counting
+    assert {row[1] for row in constructions} == {"parity", "S3", "S4", "A5", "S5"}
+    for row in page["Cost"][1:]:
+        assert float(row[4]) < 1024 and float(row[5]) == pytest.approx(1, abs=0.1)
     errors = {row[0]: row[2] for row in page["The softmax side"][1:]}
     assert float(errors["softmax"]) < 1e-6 and float(errors["xattention (τ = 0.9)"]) < 0.02
     long = page["Block-sparse attention on long sequences"][1:]
