@@ -46,8 +46,9 @@ def forecasters(
 
     All that regress on lagged values share their number, and whether harmonics of the season are
     among their inputs; the corrected Akaike criterion of an autoregression chooses both on the
-    training part. Other settings are each model's own choice on the end of the training part.
-    Without a period there is no seasonal model. The average is no model by itself and is left out.
+    training part. Other settings are each model's own choice on the end of the training part, as is
+    the order of the ARHMM, which may also be 1 or 2. Without a period there is no seasonal model.
+    The average is no model by itself and is left out.
 
     Args:
         train: the standardised training part.
@@ -115,8 +116,9 @@ def _forecaster(name: str, num_lags: int, period: int | None, seasonal: int | No
     if name == "hmm":
         return Forecaster(name, fit_gaussian_hmm, grid(num_states=(2, 4, 8)))
     if name == "arhmm":
-        lags = {"num_lags": (max(1, num_lags),)}
-        return Forecaster(name, regression(fit_arhmm), grid(num_states=(2, 3), **lags, **season))
+        orders = tuple(dict.fromkeys((max(1, num_lags), 1, 2)))
+        settings = grid(num_states=(2, 3), num_lags=orders, **season)
+        return Forecaster(name, regression(fit_arhmm), settings)
     if name == "lds":
         by_em, by_sgd = grid(state_dim=(2, 4, 6)), grid(state_dim=(4,), method=("sgd",))
         settings = by_em + by_sgd

@@ -131,28 +131,10 @@ def compare_models(
     series: Series,
     models: str | Sequence[str | Forecaster] | None = None,
     test_fraction: float = 0.3,
-    *,
-    horizon: int = 1,
-    num_refits: int = 0,
-    evidence: bool = False,
-    seed: int = 0,
-    workers: int = 1,
-    checkpoint_dir: str | Path | None = None,
-    progress: bool = True,
+    **options: Any,
 ) -> Comparison:
-    """Compare models on a named series; arguments as in :func:`ssmlin.compare`."""
-    return compare_series(
-        [series],
-        models,
-        test_fraction,
-        horizon=horizon,
-        num_refits=num_refits,
-        evidence=evidence,
-        seed=seed,
-        workers=workers,
-        checkpoint_dir=checkpoint_dir,
-        progress=progress,
-    )[series.name]
+    """Compare models on a named series; arguments as in :func:`compare_series`."""
+    return compare_series([series], models, test_fraction, **options)[series.name]
 
 
 def compare_series(
