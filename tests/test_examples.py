@@ -26,6 +26,7 @@ def test_quickstart_tracks_the_coefficient(capsys):
 LONG = {
     "approximate_covariances",
     "associative_recall",
+    "em_and_sgd",
     "parity",
     "posterior",
     "recovery",

@@ -38,6 +38,7 @@ assert called == set(names), called
 sys.exit(code)
 """
 
+LONG = [pytest.mark.slow, pytest.mark.calibration]
 FILTER, SMOOTHER, SAMPLE = "lgssm_filter", "lgssm_smoother", "lgssm_posterior_sample"
 
 
@@ -47,8 +48,9 @@ FILTER, SMOOTHER, SAMPLE = "lgssm_filter", "lgssm_smoother", "lgssm_posterior_sa
         ("inference_test", [SMOOTHER, SAMPLE]),
         ("info_inference_test", [FILTER, SMOOTHER]),
         ("input_timing_test", [FILTER, SMOOTHER, SAMPLE]),
-        pytest.param("parallel_inference_test", [SMOOTHER, SAMPLE], marks=pytest.mark.slow),
-        pytest.param("models_test", [FILTER, SMOOTHER, SAMPLE], marks=pytest.mark.slow),
+        # Nearly all of their time goes into compiling dynamax's own functions.
+        pytest.param("parallel_inference_test", [SMOOTHER, SAMPLE], marks=LONG),
+        pytest.param("models_test", [FILTER, SMOOTHER, SAMPLE], marks=LONG),
     ],
 )
 def test_dynamax_suite(module, names, tmp_path):
