@@ -447,7 +447,7 @@ def fit_attention_regression(
     params = start(train)
     if history.best_epoch > 0:
         params, _ = fit_sgd(
-            model, params, props, y[None], num_epochs=history.best_epoch,
+            model, params, props, y[None], num_epochs=history.best_epoch + 1,
             validation_fraction=0.0, patience=None, **options,
         )  # fmt: skip
     noise = np.asarray(params.noise, np.float64)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ class ResultFolder:
 
     Other arguments have other names, so a folder may serve several comparisons: one with more
     models takes what it finds and fits the rest. A forecaster of the user's own is known by its
-    name, its settings and the name of its function.
+    name, its settings and the name of its function; code of ssmlin by its version.
 
     Args:
         directory: the folder, created if need be; None for none: nothing is read or written.
@@ -63,9 +64,11 @@ class ResultFolder:
                     f"checkpoint_dir: expected settings of {forecaster.name} that JSON can hold, "
                     f"got {setting}"
                 ) from error
-        known = (forecaster.name, forecaster.settings, repr(forecaster.fit), num_train)
-        name = digest((known, data.values, data.inputs, sorted(options.items())))
-        label = "".join(c if c.isalnum() or c in "-_" else "-" for c in f"{series}-{known[0]}")
+        what = (forecaster.name, forecaster.settings, repr(forecaster.fit), version("ssmlin"))
+        name = digest((what, num_train, data.values, data.inputs, sorted(options.items())))
+        label = "".join(
+            c if c.isalnum() or c in "-_" else "-" for c in f"{series}-{forecaster.name}"
+        )
         return self._folder / f"{label[:80]}.{name[:16]}.safetensors"
 
 

@@ -42,7 +42,8 @@ class FitHistory(NamedTuple):
         scores: at the start of every epoch run minus the log predictive density per value of the
             validation part, or the training loss. With a validation part a later epoch is better
             only if its gain is above one standard error, so the best need not be the least.
-        best_epoch: how many epochs the returned parameters have seen.
+        best_epoch: how many epochs the returned parameters have seen, fewer than were run:
+            parameters are judged at the start of an epoch.
         stopped_early: whether patience ran out.
         restart: which start was the best.
     """

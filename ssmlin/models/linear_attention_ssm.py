@@ -1108,12 +1108,14 @@ class LinearAttentionSSM(SSM):
         best = history.restart
         params, _ = self.initialize(_start_key(key, best), emissions=y, inputs=u)
         if history.best_epoch > 0:
+            # Parameters are judged at the start of an epoch: one more, and those after the best
+            # number of epochs are among them.
             params, _ = self.fit_sgd(
                 params,
                 props,
                 y,
                 u,
-                num_epochs=history.best_epoch,
+                num_epochs=history.best_epoch + 1,
                 validation_fraction=0.0,
                 patience=None,
                 checkpoint_dir=folder(f"all_steps-{best}"),

@@ -461,3 +461,32 @@ def test_the_recipe_on_noise_and_on_an_autoregression():
         best = truth(y, np.asarray(inputs))[200:].mean()
         parameters = sum(x.size for x in jax.tree.leaves(params))
         assert ours > best - parameters / 200
+
+
+@pytest.mark.parametrize("best", [1, 3])
+def test_the_recipe_ends_with_as_many_epochs_as_were_best(best, monkeypatch):
+    """On all of the data, too: what it returns has seen them, be it one."""
+    rng = np.random.default_rng(0)
+    emissions = jnp.asarray(1 + np.sin(np.arange(80.0))[:, None] + 0.1 * rng.normal(size=(80, 1)))
+    model = ssmlin.LinearAttentionSSM("bayesian_memory", 1, 2, 3, num_lags=2)
+    inputs = model.compute_inputs(emissions)
+    options = {"optimizer": optax.sgd(0.01), "progress": False}
+    everything = {"validation_fraction": 0.0, "patience": None, "return_history": True}
+    start, props = model.initialize(emissions=emissions, inputs=inputs)
+    data = emissions, inputs
+    losses = model.fit_sgd(start, props, *data, num_epochs=5, **options, **everything)[1].losses
+    assert np.all(np.diff(losses) < 0)  # so that the last epoch is the best
+
+    original = ssmlin.LinearAttentionSSM.fit_sgd
+
+    def fit_sgd(self, *args, **kwargs):
+        found, history = original(self, *args, **kwargs)
+        if kwargs["validation_fraction"] > 0:
+            history = history._replace(best_epoch=best)  # whatever the validation part says
+        return found, history
+
+    monkeypatch.setattr(ssmlin.LinearAttentionSSM, "fit_sgd", fit_sgd)
+    params, _ = model.fit(*data, num_epochs=5, **options)
+    monkeypatch.undo()
+    reached = model.fit_sgd(params, props, *data, num_epochs=1, **options, **everything)[1].losses
+    np.testing.assert_allclose(reached[0], losses[best], rtol=1e-9)
