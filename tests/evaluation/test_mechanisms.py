@@ -87,7 +87,7 @@ def test_eigenvalues_are_those_of_the_formulas():
     eigenvalues = np.sort(np.linalg.eigvals(found).real, axis=1)
     alpha = np.max(np.abs(eigenvalues), axis=1)
     beta = 1 - np.min(eigenvalues, axis=1) / np.maximum(alpha, 1e-12)
-    assert np.all((alpha >= 0) & (alpha <= 1)) and np.all(beta[alpha > 1e-6] <= 2 + 1e-9)
+    assert np.all(alpha <= 1 + 1e-9) and np.all(np.abs(beta[alpha > 1e-6] - 1) <= 1 + 1e-9)
     assert np.any(alpha == 0) and np.any(np.isclose(alpha, 1))
 
 
