@@ -197,23 +197,18 @@ def _version(package: str) -> str:
 
 # ----------------------------------------------------------------------------------- tables
 
-_kept: list[dict[str, Any]] | None = None  # None: all is printed
+_kept: list[dict[str, Any]] | None = None  # None: nothing is kept
 
 
 @contextmanager
 def keep() -> Iterator[list[dict[str, Any]]]:
-    """Inside it sections, tables and remarks are kept in the list it gives, and not printed."""
+    """Inside it sections, tables and remarks are kept in the list it gives, too."""
     global _kept
     _kept = []
     try:
         yield _kept
     finally:
         _kept = None
-
-
-def _print(text: str = "") -> None:
-    if _kept is None:
-        print(text, flush=True)
 
 
 class Table:
@@ -226,7 +221,7 @@ class Table:
     def __init__(self, *headings: str):
         self._headings = headings
         self._rows: list[dict[str, Any]] | None = None
-        _print()
+        print()
         self.row(*headings)
         self.row(*["---"] * len(headings))
         if _kept is not None:
@@ -239,7 +234,7 @@ class Table:
             raise ValueError(f"cells: expected {len(self._headings)}, got {len(cells)}")
         if self._rows is not None:
             self._rows.append(dict(zip(self._headings, cells, strict=True)))
-        _print("| " + " | ".join("" if c is None else str(c) for c in cells) + " |")
+        print("|", " | ".join("" if c is None else str(c) for c in cells), "|", flush=True)
 
 
 def section(title: str, description: str) -> None:
@@ -248,14 +243,14 @@ def section(title: str, description: str) -> None:
     text = f"{description[:1].upper()}{description[1:]}."
     if _kept is not None:
         _kept.append({"title": title, "description": text, "tables": [], "remarks": []})
-    _print(f"\n## {title}\n\n{text}")
+    print(f"\n## {title}\n\n{text}", flush=True)
 
 
 def remark(text: str) -> None:
     """Print a paragraph."""
     if _kept is not None:
         _kept[-1]["remarks"].append(text)
-    _print(f"\n{text}")
+    print(f"\n{text}", flush=True)
 
 
 def figure(x: float) -> str:

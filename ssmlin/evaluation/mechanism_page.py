@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from ssmlin import attention
 from ssmlin._progress import progress_bar
-from ssmlin.evaluation import measures
+from ssmlin.evaluation import measures, state_tracking
 from ssmlin.mechanisms import MECHANISMS
 
 _MANY = 8
@@ -136,12 +136,12 @@ def measure(quick: bool = False, progress: bool = False) -> list[Table]:
                     f"{measures.coverage(name, 2.0):.3f}",
                 )
             )
-            answers, found = measures.tracks(name), measures.spectrum(name)
+            answers, found = state_tracking.tracks(name), measures.spectrum(name)
             tracking.rows.append(
                 (name, f"{found.least:.3f}", f"{found.turn:.3f}", *answers.values())
             )
             if answers["parity"].startswith("yes"):
-                error = measures.parity_error(name, 256 if quick else 4096)
+                error = state_tracking.parity_error(name, 256 if quick else 4096)
                 constructions.rows.append((name, "parity", "2", "1", f"{error:.1e}"))
             cost = measures.cost(name, (256, 512) if quick else (2048, 8192))
             costs.rows.append(
@@ -155,9 +155,9 @@ def measure(quick: bool = False, progress: bool = False) -> list[Table]:
                 )
             )
             bar.update(task, advance=1, note=name)
-        for group in measures.groups()[1:]:
+        for group in state_tracking.groups()[1:]:
             needed = group.reflections.shape[1]
-            error = measures.tracking_error(group, needed, 256 if quick else 4096)
+            error = state_tracking.tracking_error(group, needed, 256 if quick else 4096)
             constructions.rows.append(
                 ("deltaproduct", group.name, str(len(group.elements)), str(needed), f"{error:.1e}")
             )

@@ -56,17 +56,15 @@ def _sequential(
 
     Operators with axes (T, n_h) in front are those of micro-steps, taken one after the other.
     """
-    micro_steps = transition.diag.shape[1] if transition.diag.ndim == 3 else None
+    num_steps = transition.diag.shape[1] if transition.diag.ndim == 3 else None
 
     def step(s: Array, token: tuple[tuple[DPLR, LowRank], Array | None]) -> tuple[Array, Array]:
         operators, query = token
-        if micro_steps is None:
-            a, b = operators
+        steps = [operators] if num_steps is None else [
+            jax.tree.map(lambda x, j=j: x[j], operators) for j in range(num_steps)
+        ]  # fmt: skip
+        for a, b in steps:
             s = a.apply(s) + b.to_dense()
-        else:
-            for j in range(micro_steps):
-                a, b = jax.tree.map(lambda x, j=j: x[j], operators)
-                s = a.apply(s) + b.to_dense()
         return s, s if query is None else s @ query
 
     return lax.scan(step, state, ((transition, drift), queries))[1]
@@ -145,7 +143,7 @@ def _run(
         states = _DRIVERS[method](a, b, state)[count - 1 :: count]
     else:
         states = _DRIVERS[method](a, b, state)
-    return jnp.einsum("tmd,td->tm", states, queries), states
+    return jnp.einsum("tmd,td->tm", states, queries), states if return_states else None
 
 
 def linear_attention(
@@ -235,4 +233,4 @@ def linear_attention(
     if multi_step == "auto":
         multi_step = "reindexed" if driver == "sequential" else "combined"
     outputs, states = _run(mech, tokens, state.astype(dtype), driver, multi_step, return_states)
-    return outputs if states is None or not return_states else (outputs, states)
+    return outputs if states is None else (outputs, states)

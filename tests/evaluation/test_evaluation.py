@@ -38,6 +38,7 @@ from ssmlin.evaluation.regressions import (
     choose_num_lags,
     fit_autoregression,
     fit_naive,
+    lags_and_inputs,
 )
 from ssmlin.evaluation.statsmodels_models import fit_sarimax, fit_unobserved_components
 
@@ -121,6 +122,17 @@ def test_autoregression_leaves_out_what_is_missing():
     found = fit_autoregression(Observed(y[:280], u[:280]), 0, num_lags=1)
     law = found.predict(Observed(y, u))
     np.testing.assert_allclose(law.mean[285:], 0.6 * y[284:-1] + 2 * u[285:], atol=0.1)
+
+
+@pytest.mark.parametrize("num_lags", [1, 3])
+def test_lags_of_the_baselines_are_those_of_the_models(num_lags):
+    rng = np.random.default_rng(0)
+    y, u = rng.normal(size=(30, 2)), rng.normal(size=(30, 1))
+    y[rng.uniform(size=y.shape) < 0.3] = np.nan
+    y[:3, 0] = np.nan
+    found = lags_and_inputs(Observed(y, u), num_lags)
+    expected = ssmlin.lagged_inputs(jnp.asarray(y), num_lags)
+    np.testing.assert_array_equal(found, np.column_stack([expected, u]))
 
 
 def test_order_of_an_autoregression_is_found():

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssmlin.evaluation import measures, mechanism_page
+from ssmlin.evaluation import measures, mechanism_page, state_tracking
 from ssmlin.mechanisms import MECHANISMS
 
 PAGE = Path(__file__).parents[2] / "docs" / "mechanisms.md"
@@ -42,7 +42,7 @@ def test_recall_is_that_of_the_formulas():
 
 
 def test_reflections_give_their_matrices_and_are_the_fewest():
-    for group in measures.groups():
+    for group in state_tracking.groups():
         d = group.elements.shape[1]
         for element, keys in zip(group.elements, group.reflections, strict=True):
             product = np.eye(d)
@@ -51,30 +51,30 @@ def test_reflections_give_their_matrices_and_are_the_fewest():
             np.testing.assert_allclose(product, element, atol=1e-9)
             used = int((np.linalg.norm(keys, axis=1) > 0).sum())
             assert used == np.linalg.matrix_rank(element - np.eye(d), tol=1e-9)
-    sizes = [len(group.elements) for group in measures.groups()]
+    sizes = [len(group.elements) for group in state_tracking.groups()]
     assert sizes == [2, 6, 24, 60, 120]
 
 
 def test_words_are_followed_and_too_few_reflections_are_refused():
-    for group in measures.groups():
+    for group in state_tracking.groups():
         needed = group.reflections.shape[1]
-        assert measures.tracking_error(group, needed, 64) < 1e-4
+        assert state_tracking.tracking_error(group, needed, 64) < 1e-4
         if needed > 1:
             with pytest.raises(ValueError, match="num_steps: expected at least"):
-                measures.tracking_error(group, needed - 1)
+                state_tracking.tracking_error(group, needed - 1)
 
 
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_what_is_said_to_count_counts(name):
     """And what is said not to has no eigenvalue of -1 for any gates: the argument, measured."""
-    answers, found = measures.tracks(name), measures.spectrum(name, 2000)
+    answers, found = state_tracking.tracks(name), measures.spectrum(name, 2000)
     if answers["parity"].startswith("yes"):
-        assert measures.parity_error(name, 64) < 1e-6
+        assert state_tracking.parity_error(name, 64) < 1e-6
         assert found.least == pytest.approx(-1, abs=1e-6)
     else:
         assert found.least >= -1e-9
         with pytest.raises(ValueError, match="negative eigenvalues"):
-            measures.parity_error(name, 64)
+            state_tracking.parity_error(name, 64)
     # Rank one: similar to a symmetric matrix. Two reflections turn a plane by any angle.
     turns = MECHANISMS[name].multi_step
     assert (found.turn > 0.9) if turns else (found.turn < 1e-6)
