@@ -1,8 +1,6 @@
 """Which model predicts a series best, by how much, and may its uncertainty be believed?"""
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +13,7 @@ from ssmlin.evaluation.averaging import average
 from ssmlin.evaluation.candidates import AVERAGE, DEFAULT, forecasters
 from ssmlin.evaluation.datasets import Series, Split, train_test_split
 from ssmlin.evaluation.forecasters import Forecaster, Result, evaluate
+from ssmlin.evaluation.processes import run_in_processes
 from ssmlin.evaluation.result_files import ResultFolder, read_result, write_result
 from ssmlin.evaluation.scores import PathScores, Scores, standard_error
 from ssmlin.mechanisms import MECHANISMS
@@ -306,19 +305,9 @@ def _run(todo: list[Todo], workers: int, options: dict[str, Any]) -> Iterator[tu
         for one in todo:
             yield one, evaluate(*one[0][1:], **options)
         return
-    others = set(active_children())
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-    try:
-        running = {pool.submit(_evaluate_apart, one[0][1:], options): one for one in todo}
-        for done in as_completed(running):
-            yield running[done], done.result()
-    except BaseException:
-        # Ctrl-C, or a disk that is full: nobody wants what is still being fitted.
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in set(active_children()) - others:
-            process.terminate()
-        raise
-    pool.shutdown()
+    calls = [(one[0][1:], options) for one in todo]
+    for number, result in run_in_processes(_evaluate_apart, calls, workers):
+        yield todo[number], result
 
 
 def _evaluate_apart(job: tuple[Forecaster, Any, int], options: dict[str, Any]) -> Result:

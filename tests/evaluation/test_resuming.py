@@ -137,7 +137,10 @@ def test_bad_folders_and_files_are_told_in_words(tmp_path):
 @pytest.mark.slow
 def test_ctrl_c_ends_all_processes_and_the_same_command_goes_on(tmp_path):
     pd.DataFrame(SERIES.values, columns=["y"]).to_csv(tmp_path / "data.csv", index=False)
-    command = [sys.executable, "-c", "from ssmlin.cli import main; main()", "compare", "data.csv",
+    # Where the tests run in the background, Ctrl-C is ignored unless it is said otherwise.
+    program = ("import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+               "from ssmlin.cli import main; main()")  # fmt: skip
+    command = [sys.executable, "-c", program, "compare", "data.csv",
                "-y", "y", "--json",
                "--models", "persistence,unobserved_components,sarimax",
                "--workers", "2"]  # fmt: skip
