@@ -17,6 +17,7 @@ from ssmlin.evaluation.predictive import Predictive
 from ssmlin.evaluation.regressions import last_values
 from ssmlin.inference import integrate_row_cov
 from ssmlin.learning import sample_posterior
+from ssmlin.mechanisms import get_mechanism
 from ssmlin.models import LinearAttentionSSM, ParamsLinearAttentionSSM
 from ssmlin.models.forecast import draw_states, simulate
 
@@ -63,7 +64,8 @@ def fit_attention(
 ) -> Fitted:
     """Fit a linear attention on lagged values and inputs.
 
-    Σ is integrated out. It is first taken as constant; then the discount that gives the training
+    Σ is integrated out, and so are the weights of the inputs, beside the memory of a mechanism that
+    writes values. Σ is first taken as constant; then the discount that gives the training
     part the highest likelihood is chosen and, if it gains more than two nats, the model fitted
     again with it.
 
@@ -98,6 +100,8 @@ def fit_attention(
         "num_lags": num_lags,
         "row_cov": "full" if joint and m > 1 else "diagonal",
         "integrate_row_cov": joint,
+        # Where keys are the inputs the state already holds coefficients of them.
+        "integrate_input_weights": get_mechanism(mechanism).writes_values,
     } | options
     model = LinearAttentionSSM(**settings)
     data, key = padded(model, several), jax.random.key(seed)

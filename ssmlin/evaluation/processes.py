@@ -72,6 +72,7 @@ def _serve(function: Callable[..., Any], connection: Connection) -> None:
             arguments = connection.recv()
         except EOFError:
             return
+        answer: tuple[Any, Exception | None]
         try:
             answer = function(*arguments), None
         except Exception as error:

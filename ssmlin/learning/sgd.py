@@ -64,6 +64,8 @@ class _Fit(NamedTuple):
     best_terms: Float[Array, "B T"]
     best_loss: Float[Array, ""]
     best_epoch: Int[Array, ""]
+    least_score: Float[Array, ""]
+    least_epoch: Int[Array, ""]
     epoch: Int[Array, ""]
     bad_steps: Int[Array, ""]
 
@@ -104,7 +106,7 @@ class _Limits(NamedTuple):
 
     def allow(self, fit: _Fit) -> Bool[Array, "..."]:
         """Whether to go on."""
-        return (fit.epoch < self.last_epoch) & (fit.epoch - fit.best_epoch <= self.patience)
+        return (fit.epoch < self.last_epoch) & (fit.epoch - fit.least_epoch <= self.patience)
 
 
 @cache
@@ -307,10 +309,15 @@ def _epoch(fit: _Fit, key: Array, plan: _Plan, props: Any, data: _Data) -> tuple
     none_yet = jnp.isinf(fit.best_loss)
     better = none_yet | _is_better(terms, fit.best_terms, loss, fit.best_loss, data)
     fit = jax.lax.cond(better & jnp.isfinite(loss), record, lambda fit: fit, fit)
-    fit = fit._replace(epoch=fit.epoch + 1)
     held_out = jnp.maximum(_count(data.emissions, ~data.in_train), 1)
     unseen = -jnp.sum(jnp.where(data.in_train, 0.0, terms)) / held_out
     score = jnp.where(data.in_train.all(), loss, unseen)
+    is_least = score < fit.least_score
+    fit = fit._replace(
+        least_score=jnp.where(is_least, score, fit.least_score),
+        least_epoch=jnp.where(is_least, fit.epoch, fit.least_epoch),
+        epoch=fit.epoch + 1,
+    )
     return fit, (jnp.mean(losses), score)
 
 
@@ -328,6 +335,8 @@ def _start(params: Any, plan: _Plan, props: Any, data: _Data) -> _Fit:
             best_terms=jnp.zeros(data.emissions.shape[:2], data.emissions.dtype),
             best_loss=jnp.asarray(jnp.inf, data.emissions.dtype),
             best_epoch=zero,
+            least_score=jnp.asarray(jnp.inf, data.emissions.dtype),
+            least_epoch=zero,
             epoch=zero,
             bad_steps=zero,
         )
@@ -433,7 +442,8 @@ def fit_sgd(
         shuffle: draw the minibatches in random order.
         key: a PRNG key for `shuffle`.
         validation_fraction: in [0, 1); 0 fits all steps and returns the smallest loss seen.
-        patience: stop after so many epochs without a better score; None never stops.
+        patience: stop after so many epochs without a lower score, by however little; None never
+            stops.
         window_size: steps a window; None for whole sequences.
         num_restarts: how many starts are fitted, all together in one program. The best is
             returned: by the validation part, or by the loss where there is none.

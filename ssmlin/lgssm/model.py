@@ -86,6 +86,61 @@ class MatrixLGSSM:
         none: dict[str, Any] = dict.fromkeys(still)  # None has no leaves
         return replace(jax.tree.map(function, replace(self, **none)), **still)
 
+    def append_columns(
+        self,
+        readout: Float[Array, "T k"],
+        variance: Float[Array, ""] | float,
+        noise: Float[Array, ""] | float = 0.0,
+    ) -> "MatrixLGSSM":
+        r"""Append k columns C to the state: regression coefficients that may drift.
+
+        $$C_0 \sim \mathrm{MN}(0, \Sigma, \tau^2 I), \qquad
+          C_t = C_{t-1} + N_t, \quad N_t \sim \mathrm{MN}(0, \Sigma, q I)$$
+        $$y_t = S_t h_t + C_t z_t + c_t + \varepsilon_t$$
+
+        So the coefficients of a regression on z_t are integrated out, with the memory S beside
+        them; neither enters the other's transition.
+
+        Args:
+            readout: z_t, (T, k).
+            variance: τ² >= 0.
+            noise: q >= 0.
+
+        Returns:
+            The model whose state is [S_t, C_t], (m, d + k).
+
+        Example:
+            >>> import jax.numpy as jnp, ssmlin
+            >>> memory = ssmlin.matrix_lgssm("bayesian_memory", keys=jnp.ones((3, 2)), alpha=0.9,
+            ...     value_dim=1, process_noise=0.1)
+            >>> memory.append_columns(jnp.ones((3, 1)), variance=10.0).initial_mean.shape
+            (1, 3)
+        """
+        wide = readout.shape
+
+        def rows(x: Array) -> Array:
+            return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, wide[-1]), (0, 0)])
+
+        def columns(x: Array, more: Array | float) -> Array:
+            return jnp.concatenate([x, jnp.broadcast_to(more, wide).astype(self.dtype)], axis=-1)
+
+        q = self.process_noise.diag
+        q = jnp.zeros_like(self.readout) if q is None else q
+        extra = variance * jnp.eye(wide[-1], dtype=self.dtype)
+        return replace(
+            self,
+            initial_mean=jnp.pad(self.initial_mean, ((0, 0), (0, wide[-1]))),
+            initial_cov=jax.scipy.linalg.block_diag(self.initial_cov, extra),
+            transition=DPLR(
+                columns(self.transition.diag, 1.0),
+                rows(self.transition.left),
+                rows(self.transition.right),
+            ),
+            drift=LowRank(self.drift.left, rows(self.drift.right)),
+            process_noise=DiagPlusLowRank(columns(q, noise), rows(self.process_noise.factor)),
+            readout=columns(self.readout, readout),
+        )
+
     def to_dense(self) -> dict[str, Array]:
         """Return the operators as full matrices: A (T, d, d), B (T, m, d), Q (T, d, d)."""
         return {

@@ -8,6 +8,7 @@ from ssmlin.models.parameters import (
     ParamsAttentionDynamics,
     ParamsAttentionEmissions,
     ParamsAttentionInitial,
+    ParamsCoefficients,
     ParamsLinearAttentionSSM,
     ShrinkagePrior,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "ParamsAttentionDynamics",
     "ParamsAttentionEmissions",
     "ParamsAttentionInitial",
+    "ParamsCoefficients",
     "ParamsGate",
     "ParamsLinearAttentionSSM",
     "ParamsProjection",

@@ -36,6 +36,7 @@ from ssmlin.learning.sgd import train_part
 from ssmlin.learning.target import property_leaves
 from ssmlin.lgssm import MatrixLGSSM
 from ssmlin.mechanisms import Mechanism, get_mechanism, matrix_lgssm, unit
+from ssmlin.models.coefficients import initial_coefficients
 from ssmlin.models.features import (
     ParamsGate,
     ParamsProjection,
@@ -56,6 +57,7 @@ from ssmlin.models.parameters import (
     ParamsAttentionDynamics,
     ParamsAttentionEmissions,
     ParamsAttentionInitial,
+    ParamsCoefficients,
     ParamsLinearAttentionSSM,
     ShrinkagePrior,
     log_density,
@@ -85,7 +87,8 @@ class LinearAttentionSSM(SSM):
     ``key_dim`` equal to ``input_dim`` (or one more, for an intercept) the keys are the inputs
     themselves: a regression whose coefficients D + S_t drift.
 
-    It is accepted wherever dynamax expects an SSM. Its latent state is the matrix S_t, (m, d).
+    It is accepted wherever dynamax expects an SSM. Its latent state is the matrix S_t, (m, d), or
+    [S_t, C_t], (m, d + k), where D and d are integrated out.
 
     Args:
         mechanism: a name in ``ssmlin.MECHANISMS``, or an instance.
@@ -114,6 +117,11 @@ class LinearAttentionSSM(SSM):
             ``bayesian_memory`` and "unit" for the others.
         has_input_weights: whether there is a D.
         has_emissions_bias: whether there is a d.
+        integrate_input_weights: take D and d as unknown and integrate them out exactly, as k more
+            columns C_t of the state: a regression whose coefficients may drift, beside the memory.
+            $C_0 \\sim \\mathrm{MN}(0, \\Sigma, \\tau^2 I)$, with changes of covariance q I at each
+            step, is read by the whitened inputs, $y_t = S_t h_t + C_t W (u_t, 1) + \\varepsilon_t$.
+            See :class:`ssmlin.models.ParamsCoefficients`.
         negative_eigenvalues: see :func:`ssmlin.linear_attention`.
         covariance: "full" is exact; the others are the faster approximations of
             :func:`ssmlin.matrix_lgssm_approximate_filter`, which have no smoother.
@@ -151,6 +159,7 @@ class LinearAttentionSSM(SSM):
         normalization: Literal["unit", "none"] | None = None,
         has_input_weights: bool = True,
         has_emissions_bias: bool = True,
+        integrate_input_weights: bool = False,
         negative_eigenvalues: bool = False,
         covariance: Literal["full", "diagonal", "isotropic", "reset"] = "full",
         prior: ShrinkagePrior | None = None,
@@ -201,6 +210,12 @@ class LinearAttentionSSM(SSM):
             )
         self.has_input_weights = bool(has_input_weights) and input_dim > 0
         self.has_emissions_bias = bool(has_emissions_bias)
+        self.integrate_input_weights = bool(integrate_input_weights)
+        if self.integrate_input_weights and not (self.has_input_weights or self.has_emissions_bias):
+            raise ValueError(
+                "integrate_input_weights: expected False for a model without input weights and "
+                "bias; got True"
+            )
         self.covariance = _checks.one_of(
             "covariance", covariance, ("full", "diagonal", "isotropic", "reset")
         )
@@ -250,10 +265,12 @@ class LinearAttentionSSM(SSM):
         emissions: Float[Array, "T m"] | None = None,
         inputs: Float[Array, "T p"] | None = None,
     ) -> tuple[ParamsLinearAttentionSSM, ParamsLinearAttentionSSM]:
-        """Start at the linear regression on the inputs, with a memory that writes little.
+        """Start at the linear regression on the inputs, with a memory that writes nothing yet.
 
         With data, D, d and Σ are those of a least-squares regression of emissions on inputs
-        (slightly shrunk); without, D = 0, d = 0 and Σ = I. Batches of sequences are pooled.
+        (slightly shrunk); without, D = 0, d = 0 and Σ = I. Where D and d are integrated out, W
+        whitens the inputs, τ² matches the least-squares weights, and the drift q is the one of the
+        highest likelihood if that gains two nats, else 1e-7. Batches of sequences are pooled.
 
         Args:
             key: a PRNG key for the small random weights; default ``jax.random.key(0)``.
@@ -296,7 +313,8 @@ class LinearAttentionSSM(SSM):
         """Where to start."""
         m, p, d, steps = self.emission_dim, self.input_dim, self.key_dim, self._micro_steps
         keys, prior = jax.random.split(key, 5), self.prior
-        skip, bias, residual_cov = self._regression(emissions, inputs)
+        regression = self._regression(emissions, inputs)
+        skip, bias, residual_cov = regression
         variances, dtype = jnp.diag(residual_cov), residual_cov.dtype
 
         def projection(k: Array, shape: tuple[int, ...], scale: float) -> ParamsProjection:
@@ -310,8 +328,8 @@ class LinearAttentionSSM(SSM):
         if self.mechanism.writes_values:
             dynamics["keys"] = projection(keys[0], (*steps, d), prior.key_scale)
             dynamics["queries"] = projection(keys[1], (d,), prior.key_scale)
-            # A memory that writes little: the start is close to the regression.
-            dynamics["values"] = projection(keys[2], (*steps, m), 0.1 * prior.value_scale)
+            # A memory that writes nothing yet: the start is the regression.
+            dynamics["values"] = projection(keys[2], (*steps, m), 0.0)
         else:
             dynamics["keys"] = self._identity_keys(dtype)
         if "removal_key" in self.mechanism.gates:
@@ -335,12 +353,51 @@ class LinearAttentionSSM(SSM):
             ),
             dynamics=ParamsAttentionDynamics(**dynamics),
             emissions=ParamsAttentionEmissions(
-                input_weights=skip if self.has_input_weights else None,
-                bias=bias if self.has_emissions_bias else None,
+                input_weights=skip if self._has_weights else None,
+                bias=bias if self._has_bias else None,
                 noise=noise,
                 row_cov=rows[self.row_cov],
+                coefficients=self._initial_coefficients(emissions, inputs, regression),
             ),
         )
+
+    @property
+    def _has_weights(self) -> bool:
+        """Whether D is a parameter."""
+        return self.has_input_weights and not self.integrate_input_weights
+
+    @property
+    def _has_bias(self) -> bool:
+        """Whether d is a parameter."""
+        return self.has_emissions_bias and not self.integrate_input_weights
+
+    def _regressors(self, inputs: Float[Array, "... p"]) -> Float[Array, "... k"]:
+        """What D and d are the coefficients of: the inputs and one."""
+        parts = [inputs] if self.has_input_weights else []
+        if self.has_emissions_bias:
+            parts.append(jnp.ones((*inputs.shape[:-1], 1), inputs.dtype))
+        return jnp.concatenate(parts, axis=-1)
+
+    def _initial_coefficients(
+        self,
+        emissions: Array | None,
+        inputs: Array | None,
+        regression: tuple[Float[Array, "m p"], Float[Array, " m"], Float[Array, "m m"]],
+    ) -> ParamsCoefficients | None:
+        """The law of D and d where they are integrated out, from their least-squares values."""
+        if not self.integrate_input_weights:
+            return None
+        skip, bias, row_cov = regression
+        # As the regressors are made of the inputs and one, so are these of D and d.
+        parts = [skip] if self.has_input_weights else []
+        parts += [bias[:, None]] if self.has_emissions_bias else []
+        coefficients = jnp.concatenate(parts, axis=-1)
+        if emissions is None or inputs is None:
+            x = self._regressors(jnp.zeros((1, 1, self.input_dim), row_cov.dtype))
+            return initial_coefficients(None, x, coefficients, row_cov)
+        y = emissions.reshape(-1, *emissions.shape[-2:])
+        x = self._regressors(inputs.reshape(*y.shape[:2], self.input_dim))
+        return initial_coefficients(y, x, coefficients, row_cov)
 
     def _identity_keys(self, dtype: Any) -> ParamsProjection:
         """Keys that are the inputs, then ones."""
@@ -378,10 +435,15 @@ class LinearAttentionSSM(SSM):
             initial=ParamsAttentionInitial(mean=fixed, variances=positive),
             dynamics=ParamsAttentionDynamics(**dynamics),
             emissions=ParamsAttentionEmissions(
-                input_weights=free if self.has_input_weights else None,
-                bias=free if self.has_emissions_bias else None,
+                input_weights=free if self._has_weights else None,
+                bias=free if self._has_bias else None,
                 noise=positive if self.row_cov == "identity" else fixed,
                 row_cov=fixed if self.integrate_row_cov else rows[self.row_cov],
+                coefficients=(
+                    ParamsCoefficients(fixed, fixed, positive)
+                    if self.integrate_input_weights
+                    else None
+                ),
             ),
         )
 
@@ -591,6 +653,9 @@ class LinearAttentionSSM(SSM):
         if self.process_noise == "stationary":
             stationary = (1 - lgssm.transition.diag**2) * q
             lgssm = replace(lgssm, process_noise=replace(lgssm.process_noise, diag=stationary))
+        if (law := emissions.coefficients) is not None:
+            readout = self._regressors(u) @ law.basis.T
+            lgssm = lgssm.append_columns(readout, law.variance, law.noise)
         return lgssm
 
     def _one_step(self, params: ParamsLinearAttentionSSM, inputs: Any) -> MatrixLGSSM:
@@ -672,8 +737,8 @@ class LinearAttentionSSM(SSM):
             states, emissions = matrix_lgssm_sample(key, lgssm)
             return states[0], emissions[0]
         start_key, path_key = jax.random.split(key)
-        initial, rows = params.initial, self._row_matrices(params.emissions.row_cov)
-        start = draw_states(start_key, initial.mean, jnp.diag(initial.variances), rows, 1)
+        rows = self._row_matrices(params.emissions.row_cov)
+        start = draw_states(start_key, *self.initial_law(params), rows, 1)
         lags = jnp.zeros((1, self.num_lags, self.emission_dim), start.dtype)
         exogenous = self._exogenous(inputs, num_timesteps, start.dtype)
         states, emissions = simulate(self, params, path_key, start, rows, lags, exogenous)
@@ -693,7 +758,12 @@ class LinearAttentionSSM(SSM):
 
     def initial_law(self, params: ParamsLinearAttentionSSM) -> tuple[Array, Array]:
         """The law of S_0: M_0 and P_0."""
-        return params.initial.mean, jnp.diag(params.initial.variances)
+        mean, cov = params.initial.mean, jnp.diag(params.initial.variances)
+        if (law := params.emissions.coefficients) is not None:
+            k = len(law.basis)
+            mean = jnp.pad(mean, ((0, 0), (0, k)))
+            cov = jax.scipy.linalg.block_diag(cov, law.variance * jnp.eye(k, dtype=cov.dtype))
+        return mean, cov
 
     def filter_window(
         self,
@@ -1048,7 +1118,7 @@ class LinearAttentionSSM(SSM):
             key: a PRNG key for the start.
             validation_fraction: the share of steps, at the end, to stop by; in (0, 1).
             num_epochs: at most so many epochs.
-            patience: epochs to wait for a better score.
+            patience: epochs to wait for a lower score.
             optimizer: any optax optimiser.
             window_size: see :meth:`fit_sgd`.
             num_restarts: starts of the first fit, see :meth:`fit_sgd`; the second one starts like
@@ -1161,7 +1231,7 @@ class LinearAttentionSSM(SSM):
             shuffle: draw minibatches in random order.
             key: a PRNG key for `shuffle` and for further starts.
             validation_fraction: the share of steps, at the end, to stop by; 0 for none.
-            patience: epochs to wait for a better score; None for no early stopping.
+            patience: epochs to wait for a lower score; None for no early stopping.
             window_size: for long sequences, the steps a gradient goes back, at most; it starts from
                 the filter's law at the end of the window before. None for whole sequences.
             num_restarts: how many starts are fitted together, the best of which is returned: the
@@ -1272,6 +1342,11 @@ class LinearAttentionSSM(SSM):
             raise ValueError(
                 "integrate_row_cov: expected False for fit_em, whose M-steps are those of the "
                 "model given Σ; got True; fit_sgd fits this model"
+            )
+        if self.integrate_input_weights:
+            raise ValueError(
+                "integrate_input_weights: expected False for fit_em, which has no M-step for the "
+                "law of what is integrated out; got True; fit_sgd fits this model"
             )
         y, u = self._check_batch(emissions, inputs)
         return fit_em(

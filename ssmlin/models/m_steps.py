@@ -184,7 +184,8 @@ def m_step(
         statistic = _statistic(q, score.dynamics.process_noise, n)
         dynamics = dynamics._replace(process_noise=_scale(statistic, n, law))
     if "emissions.input_weights" in names or "emissions.bias" in names:
-        readout = readout._replace(**_readout(params, score, names, emissions, inputs, prior))
+        weights: dict[str, Any] = _readout(params, score, names, emissions, inputs, prior)
+        readout = readout._replace(**weights)
     if "emissions.row_cov" in names:
         readout = readout._replace(row_cov=_rows(params, score, counts, prior))
     if "emissions.noise" in names:

@@ -56,20 +56,36 @@ class ParamsAttentionDynamics(NamedTuple):
     process_noise: Float[Array, "..."] | ParameterProperties | None
 
 
+class ParamsCoefficients(NamedTuple):
+    """What stands for D and d where they are integrated out: the law of C_t = [D_t, d_t] W⁻¹.
+
+    Attributes:
+        basis: W, (k, k), so that W (u_t, 1) has unit second moments; fixed.
+        variance: τ², scalar, of the entries of C_0 relative to Σ; fixed.
+        noise: q, scalar, of their changes at every step.
+    """
+
+    basis: Float[Array, "k k"] | ParameterProperties
+    variance: Float[Array, ""] | ParameterProperties
+    noise: Float[Array, ""] | ParameterProperties
+
+
 class ParamsAttentionEmissions(NamedTuple):
     """y_t = S_t h_t + D u_t + d + ε_t, ε_t ~ N(0, r Σ).
 
     Attributes:
-        input_weights: D, (m, p), or None.
-        bias: d, (m,), or None.
+        input_weights: D, (m, p), or None; also None where it is integrated out.
+        bias: d, (m,), or None; likewise.
         noise: r, scalar; fixed to 1 where Σ is learned, since only r Σ is identified.
         row_cov: Σ, its diagonal (m,) or the matrix (m, m); fixed where it is integrated out.
+        coefficients: the law of D and d where they are integrated out, or None.
     """
 
     input_weights: Float[Array, "m p"] | ParameterProperties | None
     bias: Float[Array, " m"] | ParameterProperties | None
     noise: Float[Array, ""] | ParameterProperties
     row_cov: Float[Array, "m m"] | Float[Array, " m"] | ParameterProperties
+    coefficients: ParamsCoefficients | None = None
 
 
 class ParamsLinearAttentionSSM(NamedTuple):
@@ -99,6 +115,8 @@ class ShrinkagePrior:
         value_scale: sd of the weights of values.
         gate_scale: sd of the weights of input-driven gates.
         skip_scale: sd of D and d.
+        coefficient_noise: median and log sd of the q of their drift, where D and d are integrated
+            out.
         decay_concentrations: beta prior of alpha and decay, on (0, 1) after scaling.
         rate_concentrations: beta prior of beta and the removal rate.
         process_noise: median and log sd of q, relative to the emission noise.
@@ -111,6 +129,7 @@ class ShrinkagePrior:
     value_scale: float = 0.1
     gate_scale: float = 0.3
     skip_scale: float = 1.0
+    coefficient_noise: tuple[float, float] = (1e-5, 3.0)
     decay_concentrations: tuple[float, float] = (8.0, 1.5)
     rate_concentrations: tuple[float, float] = (1.5, 3.0)
     process_noise: tuple[float, float] = (1e-3, 1.5)
@@ -172,6 +191,9 @@ class ShrinkagePrior:
         log_normal("initial.variances", params.initial.variances, *self.initial_variance)
         normal("emissions.input_weights", emissions.input_weights, self.skip_scale)
         normal("emissions.bias", emissions.bias, self.skip_scale)
+        if (coefficients := emissions.coefficients) is not None:
+            noise = coefficients.noise
+            log_normal("emissions.coefficients.noise", noise, *self.coefficient_noise)
         law = self._row_cov_law(emissions) if learns_row_cov else self._noise_law(emissions.noise)
         return laws | {"emissions.row_cov" if learns_row_cov else "emissions.noise": law}
 
@@ -202,6 +224,9 @@ class ShrinkagePrior:
         return InverseWishart(df.astype(dtype), scale.astype(dtype))
 
 
+_DRIFT = ["coefficients", "noise"]
+
+
 def log_density(
     laws: dict[str, tfd.Distribution],
     params: ParamsLinearAttentionSSM,
@@ -230,7 +255,7 @@ def _inside(value: Array, name: str, gate_ranges: dict[str, tuple[float, float]]
         low, high = gate_ranges[parts[-2]]
         margin = 2 * float(jnp.finfo(value.dtype).eps) * (high - low)
         return jnp.clip(value, low + margin, high - margin)
-    if parts[-1] in ("process_noise", "variances"):
+    if parts[-1] in ("process_noise", "variances") or parts[-2:] == _DRIFT:
         return jnp.maximum(value, jnp.finfo(value.dtype).tiny)
     return value
 

@@ -85,6 +85,18 @@ def test_early_stopping_returns_the_best_epoch(problem):
     np.testing.assert_allclose(held, history.scores[history.best_epoch], rtol=1e-9)
 
 
+def test_patience_waits_as_long_as_scores_fall(problem, monkeypatch):
+    model, params, props, y, u = problem
+    # As if every gain were within its error.
+    monkeypatch.setattr(sgd, "_is_better", lambda *args: jnp.asarray(False))
+    slow = optax.sgd(2e-3)  # its own program, compiled with that
+    _, history = model.fit_sgd(
+        params, props, y, u, slow, num_epochs=30, patience=3, progress=False, return_history=True
+    )
+    assert (np.diff(history.scores) < 0).all() and len(history.scores) == 30
+    assert history.best_epoch == 0 and not history.stopped_early
+
+
 def test_a_gain_within_its_error_is_no_gain():
     in_train = jnp.arange(20)[None] < 10
     data = sgd._Data(jnp.zeros((1, 20, 1)), None, in_train)
