@@ -25,13 +25,18 @@ class DoctestPrecision:
 def pytest_configure(config: pytest.Config) -> None:
     # A hook of this file would see the tests in this folder only, and not the doctests of ssmlin.
     config.pluginmanager.register(DoctestPrecision(), "doctest-precision")
-    # Most of the time goes into compiling: keep the programs for the next run and for the other
-    # workers. The key of an entry holds the versions, the flags and the kind of processor.
+    # Most of the time goes into compiling: keep the programs for the next run, for the other
+    # workers, and for programs that tests start, which read the environment. The key of an entry
+    # holds the versions, the flags and the kind of processor.
     cache = getattr(config, "cache", None)
     if cache is not None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache.mkdir("jax")))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        for name, value in {
+            "jax_compilation_cache_dir": str(cache.mkdir("jax")),
+            "jax_persistent_cache_min_compile_time_secs": 0.1,
+            "jax_persistent_cache_min_entry_size_bytes": -1,
+        }.items():
+            jax.config.update(name, value)
+            os.environ[name.upper()] = str(value)
 
 
 # Every compiled program takes some tens of memory mappings, of which Linux allows a process

@@ -28,7 +28,7 @@ def initial_coefficients(
     grid of q; a drift must gain two nats.
 
     Args:
-        emissions: y; NaN means missing. without, W = I and τ² = 1.
+        emissions: y; NaN means missing. Without, W = I and τ² = 1.
         regressors: x; zero where the series is padded.
         coefficients: of the least-squares regression of y on x.
         row_cov: Σ, the covariance of its residuals.
@@ -41,7 +41,7 @@ def initial_coefficients(
         one = jnp.ones((), dtype)
         return ParamsCoefficients(jnp.eye(k, dtype=dtype), one, one * _NOISES[0])
     x = regressors.reshape(-1, k)
-    used = jnp.isfinite(emissions).all(axis=-1).reshape(-1, 1)
+    used = jnp.isfinite(emissions).any(axis=-1).reshape(-1, 1)
     x = jnp.where(used, x, 0.0)
     n = jnp.maximum(used.sum(), 1).astype(dtype)
     values, vectors = jnp.linalg.eigh(x.T @ x / n)
@@ -58,6 +58,8 @@ def initial_coefficients(
             emissions, features, variance, noise
         )
         m = errors.shape[-1]
+        # A step that is partly missing counts as missing here.
+        n = jnp.maximum(jnp.isfinite(emissions).all(axis=-1).sum(), 1)
         sums = jnp.einsum("bti,btj,bt->ij", errors, errors, 1 / scales) / n
         floor = 1e-6 * jnp.eye(m, dtype=dtype)
         return -0.5 * (n * jnp.linalg.slogdet(sums + floor)[1] + m * jnp.log(scales).sum())

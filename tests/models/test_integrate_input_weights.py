@@ -203,6 +203,19 @@ def test_gradients_files_and_refusals(tmp_path):
         )
 
 
+def test_where_no_step_is_complete():
+    model = ssmlin.LinearAttentionSSM("mamba2", M, P, D, integrate_input_weights=True)
+    holes = jnp.where(jnp.arange(T)[:, None] % 2 == jnp.arange(M), jnp.nan, series())
+    u = ssmlin.lagged_inputs(series(), 1)
+    params, _ = model.initialize(emissions=holes, inputs=u)
+    law = params.emissions.coefficients
+    x = np.concatenate([u, np.ones((T, 1))], axis=1) @ law.basis.T
+    np.testing.assert_allclose(x.T @ x / T, np.eye(P + 1), atol=1e-6)
+    assert law.noise == pytest.approx(1e-7)
+    grad = jax.grad(lambda p: model.marginal_log_prob(p, holes, u, missing="entries"))(params)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(grad))
+
+
 def test_without_data_or_inputs():
     model = ssmlin.LinearAttentionSSM("deltanet", M, 0, D, integrate_input_weights=True)
     params, _ = model.initialize()
