@@ -210,7 +210,9 @@ def compare_series(
             bar.update(task, advance=1, note=f"{job[0]}: {result.name}")
     if AVERAGE in _chosen(models):
         for name, split in splits.items():
-            members = [r for r in results[name] if r.name in MECHANISMS and r.failure is None]
+            done = {r.name: r for r in results[name] if r.failure is None}
+            # Not in the order in which they were done, which chance decides.
+            members = [done[one] for one in MECHANISMS if one in done]
             if len(members) > 1:
                 results[name].append(average(members, split, horizon, seed))
     return {

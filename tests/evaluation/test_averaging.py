@@ -52,8 +52,10 @@ def test_the_average_looks_back_only_and_mixes_paths():
     series = Series("walk", y, np.arange(80), ("y",), "")
     found = compare_models(series, ["mamba2", "bayesian_memory", "average"], horizon=3,
                            progress=False)  # fmt: skip
-    members = [r for r in found.results if r.name != "average"]
-    whole = next(r for r in found.results if r.name == "average")
+    done = {r.name: r for r in found.results}
+    whole = done.pop("average")
+    members = [done["mamba2"], done["bayesian_memory"]]
+    assert whole.details.names == ("mamba2", "bayesian_memory")  # as they were registered
     low, high = sorted(r.log_density for r in members)
     assert low - 1e-9 <= whole.log_density  # a mixture loses at most what its worst part does
     assert whole.paths is not None and np.isfinite(whole.paths.crps).all()
