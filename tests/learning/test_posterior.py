@@ -365,7 +365,7 @@ np.testing.assert_allclose(one, sample(), rtol=1e-6)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.calibration
 def test_chains_are_shared_out_over_devices():
     """On two devices the draws are those of one."""
     environment = os.environ | {
