@@ -46,9 +46,9 @@ FILTER, SMOOTHER, SAMPLE = "lgssm_filter", "lgssm_smoother", "lgssm_posterior_sa
     ("module", "names"),
     [
         ("inference_test", [SMOOTHER, SAMPLE]),
-        ("info_inference_test", [FILTER, SMOOTHER]),
         ("input_timing_test", [FILTER, SMOOTHER, SAMPLE]),
         # Nearly all of their time goes into compiling dynamax's own functions.
+        pytest.param("info_inference_test", [FILTER, SMOOTHER], marks=LONG),
         pytest.param("parallel_inference_test", [SMOOTHER, SAMPLE], marks=LONG),
         pytest.param("models_test", [FILTER, SMOOTHER, SAMPLE], marks=LONG),
     ],

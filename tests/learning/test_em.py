@@ -50,9 +50,10 @@ CASES = [
 def test_never_decreases(case):
     mechanism, options = CASES[case]
     use_prior = case % 2 == 0
+    gradient_steps = 2 if case % 3 == 0 else 0  # closed forms alone must not decrease it either
     model, params, props, y, u = make(mechanism, **options)
     fitted, log_probs = model.fit_em(
-        params, props, y, u, 12, gradient_steps=2, use_prior=use_prior, **OPTIONS
+        params, props, y, u, 12, gradient_steps=gradient_steps, use_prior=use_prior, **OPTIONS
     )
     np.testing.assert_allclose(log_probs[0], objective(model, params, y, u, use_prior), rtol=1e-9)
     assert np.diff(log_probs).min() > -1e-8 * abs(log_probs[0])

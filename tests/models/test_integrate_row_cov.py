@@ -230,7 +230,7 @@ def test_posterior_of_the_parameters():
         )
 
 
-@pytest.mark.slow
+@pytest.mark.calibration
 def test_predicts_unseen_steps_of_a_short_series_better_than_the_plug_in():
     train, gains = 30, []
     models = [make(integrate_row_cov=flag)[0] for flag in (False, True)]
