@@ -46,8 +46,9 @@ def test_errors_and_deaths_are_told_and_end_the_others():
 
 
 def test_one_that_is_stopped_while_it_sends_blocks_nobody():
-    results = run_in_processes(work, [("twice", 1), ("much", 1), ("sleep", 0)], 2)
-    assert next(results) == (0, 2)
+    results = run_in_processes(work, [("much", 1), ("much", 1), ("sleep", 0)], 2)
+    number, found = next(results)  # of either of the first two, whichever began first
+    assert number in (0, 1) and (found == 1).all()
     time.sleep(1)  # the other is done, and waits to be read
     stop = threading.Thread(target=results.close)
     stop.start()
