@@ -7,6 +7,12 @@ from pathlib import Path
 import jax
 import pytest
 
+# One program in one piece: splitting it for threads takes longer where every core has a worker.
+# Read when JAX starts, here and in the programs that tests start.
+os.environ["XLA_FLAGS"] = " ".join(
+    [os.environ.get("XLA_FLAGS", ""), "--xla_cpu_parallel_codegen_split_count=1"]
+).strip()
+
 # The tests compare with oracles at close tolerances. The library never sets this itself.
 jax.config.update("jax_enable_x64", True)
 

@@ -10,27 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from ssmlin.evaluation import Series, compare_models, comparison_plots, write_report
+from ssmlin.evaluation import comparison_plots, write_report
 from ssmlin.evaluation.attention import with_lags
-from ssmlin.evaluation.forecasters import Forecaster
 from ssmlin.learning import sample_posterior
-
-NAME = 'a <b>"series"</b> & more'
-
-
-def broken(train, seed):
-    raise ValueError("is <i>always</i> broken")
-
-
-@pytest.fixture(scope="module")
-def comparison():
-    rng = np.random.default_rng(0)
-    y = np.cumsum(rng.normal(size=(90, 2)), axis=0)
-    y[70, 1] = np.nan
-    series = Series(NAME, y, np.arange(1900, 1990), ("one", "two"), "simulated")
-    models = ["persistence", "autoregression", "mamba2", "deltanet", "average",
-              Forecaster("broken", broken)]  # fmt: skip
-    return compare_models(series, models, progress=False, horizon=2)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +47,7 @@ def test_a_browser_shows_all_of_it_and_asks_for_nothing(comparison, report, tmp_
         timeout=120,
     )
     found = json.loads(done.stdout.strip().splitlines()[-1])
-    assert found["title"] == f"{NAME}: comparison"
+    assert found["title"] == f"{comparison.split.series.name}: comparison"
     assert found["headings"] == HEADINGS
     assert len(found["images"]) == 9
     for label, complete, width, shown in found["images"]:

@@ -145,7 +145,7 @@ def saves(monkeypatch):
         ("walk", "writing"),
         pytest.param("sgd", "working", marks=pytest.mark.slow),
         pytest.param("em", "working", marks=pytest.mark.slow),
-        pytest.param("nuts", "working", marks=pytest.mark.slow),
+        pytest.param("nuts", "working", marks=[pytest.mark.slow, pytest.mark.calibration]),
         pytest.param("smc", "working", marks=[pytest.mark.slow, pytest.mark.calibration]),
     ],
 )

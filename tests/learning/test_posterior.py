@@ -375,17 +375,8 @@ def test_chains_are_shared_out_over_devices():
     subprocess.run([sys.executable, "-c", SHARED_OUT], check=True, env=environment)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [
-        "gated_deltanet",
-        *(
-            pytest.param(name, marks=pytest.mark.calibration)
-            for name in ("mamba2", "deltanet", "bayesian_memory")
-        ),
-    ],
-)
+@pytest.mark.calibration
+@pytest.mark.parametrize("name", ["gated_deltanet", "mamba2", "deltanet", "bayesian_memory"])
 def test_simulation_based_calibration(name):
     """Parameters from the prior, data from them: their ranks among the draws are uniform."""
     model, params, props, u = make(name)

@@ -119,7 +119,10 @@ def test_posterior_draws_have_the_moments_of_the_smoother(row_cov):
     assert model.posterior_sample(jax.random.key(0), params, y, u).shape == (T, M, 3)
 
 
-@pytest.mark.parametrize(("row_cov", "feedback"), [("diagonal", True), ("full", False)])
+@pytest.mark.parametrize(
+    ("row_cov", "feedback"),
+    [("diagonal", True), pytest.param("full", False, marks=pytest.mark.calibration)],
+)
 def test_one_step_predictions_are_calibrated_in_simulation(row_cov, feedback):
     """Σ from the prior, a path, and where every emission falls in its predictive law."""
     model, params, _, _, u = make(row_cov, integrate_row_cov=True)
