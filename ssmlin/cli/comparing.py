@@ -186,7 +186,7 @@ def _write_report(
         if not gates or result.name == "retnet":
             continue
         data = with_lags(fit.model, with_season(comparison.split.observed, fit.seasonal))
-        _, props = fit.model.initialize()
+        props = fit.model.param_props
         name = result.name
         options: dict[str, Any] = {"time": np.asarray(comparison.split.series.times)}
         with warnings.catch_warnings():

@@ -125,7 +125,7 @@ def fit_attention(
     def sample_paths(observed: Observed, ahead: Ahead) -> np.ndarray:
         return _paths(model, params, observed, ahead)
 
-    _, props = model.initialize()
+    props = model.param_props
 
     def log_evidence() -> float:
         return laplace_evidence(model, params, props, *data, key)

@@ -40,7 +40,7 @@ def save(
         )
     arrays = {name: np.asarray(x) for name, x in _by_path(params).items()}
     _check_shapes("params", model, arrays)
-    flags = [p.trainable for p in property_leaves(model._properties() if props is None else props)]
+    flags = [p.trainable for p in property_leaves(model.param_props if props is None else props)]
     if len(flags) != len(arrays):
         raise ValueError(
             f"props: expected properties of the {len(arrays)} parameters, got {len(flags)}"
@@ -97,7 +97,7 @@ def load(
         model = LinearAttentionSSM(**settings | {"prior": ShrinkagePrior(**prior)})
         _check_shapes("path", model, arrays)
         leaves, structure = jax.tree.flatten(
-            model._properties(), lambda x: isinstance(x, ParameterProperties)
+            model.param_props, lambda x: isinstance(x, ParameterProperties)
         )
         names = list(_by_path(jax.tree.unflatten(structure, range(len(leaves)))))
         leaves = [

@@ -294,7 +294,7 @@ class LinearAttentionSSM(SSM):
                 )
             u = self._check_inputs(inputs, y.shape[:-1], y.dtype)
         params = self._initial_params(jax.random.key(0) if key is None else key, y, u)
-        return params, self._properties()
+        return params, self.param_props
 
     @property
     def _micro_steps(self) -> tuple[int, ...]:
@@ -404,8 +404,9 @@ class LinearAttentionSSM(SSM):
         d, p = self.key_dim, self.input_dim
         return ParamsProjection(jnp.eye(d, p, dtype=dtype), (jnp.arange(d) >= p).astype(dtype))
 
-    def _properties(self) -> ParamsLinearAttentionSSM:
-        """What is trainable, and how it is constrained."""
+    @property
+    def param_props(self) -> ParamsLinearAttentionSSM:
+        """What is trainable, and how it is constrained, as :meth:`initialize` returns it."""
         free, fixed = ParameterProperties(), ParameterProperties(trainable=False)
         positive = ParameterProperties(constrainer=tfb.Softplus())
         projection = ParamsProjection(free, free)

@@ -20,7 +20,7 @@ def report(comparison, tmp_path_factory):
     result = next(r for r in comparison.results if r.name == "deltanet")
     fit = result.details
     data = with_lags(fit.model, comparison.split.observed)
-    _, props = fit.model.initialize()
+    props = fit.model.param_props
     draws = sample_posterior(
         jax.random.key(0), fit.model, fit.params, props, *data, variables="beta",
         algorithm="laplace", num_samples=30, progress=False,
