@@ -144,7 +144,7 @@ def saves(monkeypatch):
         ("walk", "working"),
         ("walk", "writing"),
         pytest.param("sgd", "working", marks=pytest.mark.slow),
-        pytest.param("em", "working", marks=pytest.mark.slow),
+        pytest.param("em", "working", marks=[pytest.mark.slow, pytest.mark.calibration]),
         pytest.param("nuts", "working", marks=[pytest.mark.slow, pytest.mark.calibration]),
         pytest.param("smc", "working", marks=[pytest.mark.slow, pytest.mark.calibration]),
     ],
