@@ -406,7 +406,14 @@ class LinearAttentionSSM(SSM):
 
     @property
     def param_props(self) -> ParamsLinearAttentionSSM:
-        """What is trainable, and how it is constrained, as :meth:`initialize` returns it."""
+        """What is trainable, and how it is constrained, as :meth:`initialize` returns it.
+
+        Example:
+            >>> import ssmlin
+            >>> props = ssmlin.LinearAttentionSSM("mamba2", 1, 1, 2).param_props
+            >>> props.dynamics.keys.weights.trainable, props.initial.mean.trainable
+            (True, False)
+        """
         free, fixed = ParameterProperties(), ParameterProperties(trainable=False)
         positive = ParameterProperties(constrainer=tfb.Softplus())
         projection = ParamsProjection(free, free)
