@@ -20,6 +20,12 @@ from ssmlin.learning import sample_posterior
 from ssmlin.mechanisms import get_mechanism
 from ssmlin.models import LinearAttentionSSM, ParamsLinearAttentionSSM
 from ssmlin.models.forecast import draw_states, simulate
+from ssmlin.models.missing_lags import ParticlePosterior, Particles, run_particles
+
+#: Draws of missing lags: at most and at least so many, and at most so many numbers in all.
+_PARTICLES, _MIN_PARTICLES, _NUMBERS = 1000, 200, 2**24
+#: Laws in a mixture over draws.
+_COMPONENTS = 50
 
 
 class FittedAttention(NamedTuple):
@@ -39,14 +45,20 @@ class FittedAttention(NamedTuple):
 def with_lags(model: LinearAttentionSSM, observed: Observed) -> tuple[Array, Array]:
     """Emissions and inputs of a series; its first steps serve as lags only.
 
-    Where rows share a covariance, a step that is partly missing is left out.
+    Where rows share a covariance, a step that is partly missing is left out, unless what is missing
+    is drawn since later steps have it as a lag.
     """
     emissions = jnp.asarray(observed.values, jnp.float32)
     exogenous = jnp.asarray(observed.inputs, jnp.float32) if observed.inputs.shape[1] else None
     inputs = model.compute_inputs(emissions, exogenous)
-    if model.row_cov == "full":
+    if model.row_cov == "full" and not lacks_lags(model, inputs):
         emissions = jnp.where(jnp.isnan(emissions).any(axis=1, keepdims=True), jnp.nan, emissions)
     return emissions.at[: model.num_lags].set(jnp.nan), inputs
+
+
+def lacks_lags(model: LinearAttentionSSM, inputs: Float[Array, "... p"]) -> bool:
+    """Whether lags among the inputs are missing."""
+    return bool(jnp.isnan(inputs[..., : model.num_lags * model.emission_dim]).any())
 
 
 def fit_attention(
@@ -114,7 +126,7 @@ def fit_attention(
 
     params, history = fit("constant")
     if model.integrate_row_cov:
-        discount = _best_discount(model, params, *data, discounts)
+        discount = _best_discount(model, params, *data, discounts, key)
         if discount < 1:
             model = LinearAttentionSSM(**settings | {"row_cov_discount": discount})
             params, history = fit("changing")
@@ -128,6 +140,8 @@ def fit_attention(
     props = model.param_props
 
     def log_evidence() -> float:
+        if lacks_lags(model, data[1]):
+            return float("nan")  # the likelihood is known by draws alone
         return laplace_evidence(model, params, props, *data, key)
 
     sizes = [int(np.size(x)) for x in jax.tree.leaves(params)]
@@ -195,19 +209,26 @@ def _best_discount(
     emissions: Array,
     inputs: Array,
     discounts: Sequence[float],
+    key: Array,
 ) -> float:
     """The discount of the highest likelihood; the filter's means do not depend on it.
 
-    1 unless another gains more than two nats, about what chance gains once in twenty times.
+    1 unless another gains more than two nats, about what chance gains once in twenty times. Where
+    lags are missing the likelihoods are means of those of completed data sets.
     """
+    copies = 4 if lacks_lags(model, inputs) else 1
+    if copies > 1:
+        drawn = model.impute(key, params, emissions, inputs, copies)
+        emissions, inputs = (x.reshape(-1, *x.shape[2:]) for x in drawn)
     prior = model.prior.row_cov(params.emissions)
     posteriors = [_predictions(model, params, *one) for one in zip(emissions, inputs, strict=True)]
 
     def log_likelihood(discount: float) -> float:
-        return sum(
+        terms = [
             float(integrate_row_cov(posterior, y, prior, discount=discount).marginal_loglik)
             for posterior, y in zip(posteriors, emissions, strict=True)
-        )
+        ]
+        return sum(terms) / copies
 
     best = max(discounts, key=log_likelihood)
     constant = max(discounts)
@@ -217,8 +238,15 @@ def _best_discount(
 def predictive(
     model: LinearAttentionSSM, params: ParamsLinearAttentionSSM, observed: Observed
 ) -> Predictive:
-    """The laws of all steps, each given those before it."""
+    """The laws of all steps, each given those before it.
+
+    Where lags are missing these are mixtures over draws of them.
+    """
     emissions, inputs = with_lags(model, observed)
+    if lacks_lags(model, inputs):
+        size = emissions.shape[0] * emissions.shape[1] ** 2
+        count = max(_MIN_PARTICLES, min(_PARTICLES, _NUMBERS // size))
+        return _mixture(model.particle_filter(params, emissions, inputs, num_particles=count))
     posterior = _predictions(model, params, emissions, inputs)
     means = np.asarray(posterior.emission_means, np.float64)
     scales = np.asarray(posterior.emission_scales, np.float64)
@@ -233,6 +261,41 @@ def predictive(
     return law._replace(df=df[:, None])
 
 
+def _mixture(posterior: ParticlePosterior) -> Predictive:
+    """The laws of all steps; draws of similar means are put together, so that there are few."""
+    log_weights, means, scales = (
+        np.asarray(x, np.float64)
+        for x in (posterior.log_weights, posterior.emission_means, posterior.emission_scales)
+    )
+    df: Any = posterior.student_df
+    df = None if df is None else np.asarray(df, np.float64).reshape(len(means))
+    weights = np.exp(log_weights)
+    spread = np.maximum(means.std(axis=1, keepdims=True), 1e-12)
+    order = np.argsort((means / spread).sum(axis=2), axis=1, kind="stable")
+    weights = np.take_along_axis(weights, order, axis=1)
+    means = np.take_along_axis(means, order[..., None], axis=1)
+    scales = np.take_along_axis(scales, order[..., None, None], axis=1)
+    # Groups of equal weight, in the order of the means.
+    middle = np.cumsum(weights, axis=1) - 0.5 * weights
+    group = np.minimum((middle * _COMPONENTS).astype(int), _COMPONENTS - 1)
+    # A scale matrix is this share of a covariance.
+    share = np.ones(len(means)) if df is None else np.maximum(df - 2, 0.0) / df
+    found = []
+    for number in range(_COMPONENTS):
+        w = np.where(group == number, weights, 0.0)
+        total = w.sum(axis=1, keepdims=True)
+        w = np.where(total > 0, w / np.where(total > 0, total, 1.0), 1 / w.shape[1])
+        mean = np.einsum("tn,tnm->tm", w, means)
+        apart = means - mean[:, None]
+        between = np.einsum("tn,tni,tnj->tij", w, apart, apart)
+        scale = np.einsum("tn,tnij->tij", w, scales) + share[:, None, None] * between
+        found.append((total[:, 0], mean, scale))
+    parts = [np.stack(x, axis=1) for x in zip(*found, strict=True)]
+    parts[0] /= parts[0].sum(axis=1, keepdims=True)
+    law = Predictive(*parts)
+    return law if df is None else law._replace(df=np.repeat(df[:, None], _COMPONENTS, axis=1))
+
+
 def _paths(
     model: LinearAttentionSSM,
     params: ParamsLinearAttentionSSM,
@@ -241,18 +304,24 @@ def _paths(
 ) -> np.ndarray:
     """Paths from the filtered states, emissions fed back as lags."""
     y, u = with_lags(model, observed)
-    posterior: Any = model.filter(params, y, u, missing=_missing(model))
-    last = jnp.asarray(ahead.origins - 1)
-    lags = jnp.asarray(last_values(observed.values, ahead, model.num_lags), y.dtype)
-    future = jnp.asarray(ahead.future(observed.inputs), y.dtype)
     n, m = ahead.num_samples, model.emission_dim
-    row_key, key = jax.random.split(jax.random.key(ahead.seed))
-    if model.integrate_row_cov:
-        integrated = model.row_cov_posterior(params, posterior, y, {}, "all")
-        laws: Any = jax.tree.map(lambda x: x[ahead.origins], integrated.predictive_row_cov)
-        rows = jnp.moveaxis(laws.sample(row_key, (n,)), 0, 1).reshape(len(last), n, m, m)
+    start_key, key = jax.random.split(jax.random.key(ahead.seed))
+    if lacks_lags(model, u):
+        starts = _drawn_starts(model, params, y, u, ahead, start_key)
     else:
-        rows = jnp.broadcast_to(posterior.row_cov, (len(last), n, m, m))
+        posterior: Any = model.filter(params, y, u, missing=_missing(model))
+        last = jnp.asarray(ahead.origins - 1)
+        if model.integrate_row_cov:
+            integrated = model.row_cov_posterior(params, posterior, y, {}, "all")
+            laws: Any = jax.tree.map(lambda x: x[ahead.origins], integrated.predictive_row_cov)
+            rows = jnp.moveaxis(laws.sample(start_key, (n,)), 0, 1).reshape(len(last), n, m, m)
+        else:
+            rows = jnp.broadcast_to(posterior.row_cov, (len(last), n, m, m))
+        lags = jnp.asarray(last_values(observed.values, ahead, model.num_lags), y.dtype)
+        starts = (
+            posterior.filtered_means[last], posterior.filtered_covariances[last], rows, lags
+        )  # fmt: skip
+    future = jnp.asarray(ahead.future(observed.inputs), y.dtype)
 
     @jax.jit
     @jax.vmap
@@ -261,9 +330,32 @@ def _paths(
     ) -> Array:
         start_key, path_key = jax.random.split(key)
         start = draw_states(start_key, mean, cov, rows, n)
-        lags = jnp.broadcast_to(lags, (n, *lags.shape))
+        lags = jnp.broadcast_to(lags, (n, *lags.shape[-2:]))
         return simulate(model, params, path_key, start, rows, lags, future)[1]
 
-    keys = jax.random.split(key, len(last))
-    means, covs = posterior.filtered_means[last], posterior.filtered_covariances[last]
-    return np.asarray(paths(keys, means, covs, rows, lags, future), np.float64)
+    keys = jax.random.split(key, len(ahead.origins))
+    return np.asarray(paths(keys, *starts, future), np.float64)
+
+
+def _drawn_starts(
+    model: LinearAttentionSSM,
+    params: ParamsLinearAttentionSSM,
+    emissions: Float[Array, "T m"],
+    inputs: Float[Array, "T p"],
+    ahead: Ahead,
+    key: Array,
+) -> tuple[Array, Array, Array, Array]:
+    """Where paths start if lags are missing: each has a mean, a covariance, a Σ and lags."""
+    count = len(ahead.origins)
+    places = np.full(len(emissions), count)
+    places[ahead.origins - 1] = np.arange(count)
+    filter_key, draw_key = jax.random.split(key)
+    posterior = run_particles(
+        model, params, filter_key, emissions, inputs, max(_MIN_PARTICLES, ahead.num_samples),
+        places=jnp.asarray(places), num_kept=count,
+    )  # fmt: skip
+
+    def draw(key: Array, particles: Particles) -> tuple[Array, Array, Array, Array]:
+        return model.draw_laws(key, particles, params, ahead.num_samples)
+
+    return jax.vmap(draw)(jax.random.split(draw_key, count), posterior.kept)

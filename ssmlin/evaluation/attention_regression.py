@@ -39,6 +39,7 @@ from ssmlin.attention import (
 from ssmlin.evaluation.forecasters import Ahead, Fitted, Observed
 from ssmlin.evaluation.predictive import Predictive
 from ssmlin.evaluation.regressions import (
+    known_lags,
     lags_and_inputs,
     last_values,
     least_squares,
@@ -378,7 +379,13 @@ def _means(model: Any, params: Any, emissions: Array, inputs: Array) -> Array:
 
 
 def _arrays(observed: Observed, num_lags: int) -> tuple[Array, Array]:
-    """Emissions and inputs; the first steps serve as lags only."""
+    """Emissions and inputs; the first steps serve as lags only.
+
+    Raises:
+        ValueError: a missing value that is a lag of a later step, since what attention recalls
+            would have to be integrated over it.
+    """
+    observed = known_lags(observed, num_lags, "an attention regression")
     y = jnp.asarray(observed.values, jnp.float32).at[:num_lags].set(jnp.nan)
     return y, jnp.asarray(lags_and_inputs(observed, num_lags), jnp.float32)
 
@@ -508,7 +515,7 @@ def _simulate_softmax(
     """Paths, whose steps are looked at as those before them."""
     queries, keys, values, recency, weights, noise = (np.asarray(x, np.float64) for x in params[:6])
     rng, n, horizon = np.random.default_rng(ahead.seed), ahead.num_samples, ahead.horizon
-    m = observed.values.shape[1]
+    m = known_lags(observed, num_lags, "an attention regression").values.shape[1]
     root = np.linalg.cholesky(noise)
     u = np.column_stack([lags_and_inputs(observed, num_lags), np.ones(len(observed.values))])
     seen = np.isfinite(observed.values).all(axis=1)

@@ -187,7 +187,7 @@ def _simulate_hmm(
         np.asarray(weights),
         np.asarray(biases),
         np.asarray(params.emissions.covs),
-        last_values(observed.values, ahead, num_lags),
+        last_values(observed.values, ahead, num_lags)[:, None],
         outside,
         ahead,
     )

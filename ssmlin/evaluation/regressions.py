@@ -7,33 +7,49 @@ from jaxtyping import Float
 
 from ssmlin.evaluation.forecasters import Ahead, Fit, Fitted, Observed, Values
 from ssmlin.evaluation.predictive import Predictive
+from ssmlin.models.autoregression import (
+    Autoregression,
+    Predictions,
+    estimate_autoregression,
+    predict_autoregression,
+)
 
 _MAX_HARMONICS = 6
+#: An order is chosen by exact likelihoods where whole steps are less than this share of all.
+_WHOLE_SHARE = 0.5
 
 
 def lags_and_inputs(observed: Observed, num_lags: int) -> Float[np.ndarray, "T p"]:
-    """Lagged values, the latest first, and exogenous inputs: as :func:`ssmlin.lagged_inputs`."""
+    """Lagged values, the latest first, and exogenous inputs: as :func:`ssmlin.lagged_inputs`.
+
+    The lags of a missing value are missing, too.
+    """
     steps = len(observed.values)
-    known = _known_before(observed.values, num_lags)
+    known = _from_zeros(observed.values, num_lags)
     lags = [known[num_lags - lag : num_lags - lag + steps] for lag in range(1, num_lags + 1)]
     return np.concatenate([*lags, observed.inputs], axis=1)
 
 
-def last_values(values: Values, ahead: Ahead, num_lags: int) -> Float[np.ndarray, "N num_lags m"]:
-    """The values before each origin, the latest first; zero where there are none.
+def known_lags(observed: Observed, num_lags: int, who: str) -> Observed:
+    """The series, or ValueError if a value is missing that is a lag of a later step."""
+    missing = np.isnan(observed.values[:-1]).any(axis=1)
+    if num_lags and missing.any():
+        raise ValueError(
+            f"values: expected lags that are known for {who}, got a missing value at step "
+            f"{int(missing.argmax()) + 1}"
+        )
+    return observed
 
-    Missing ones are those observed last.
-    """
-    known = _known_before(values, num_lags)
+
+def last_values(values: Values, ahead: Ahead, num_lags: int) -> Float[np.ndarray, "N num_lags m"]:
+    """The values before each origin, the latest first; zero where there are none."""
+    known = _from_zeros(values, num_lags)
     return known[ahead.origins[:, None] + num_lags - 1 - np.arange(num_lags)]
 
 
-def _known_before(values: Values, num_lags: int) -> Float[np.ndarray, "num_lags+T m"]:
-    """Zeros, then the values, of which each missing one is that observed last."""
-    import pandas as pd
-
-    known = pd.DataFrame(values).ffill().fillna(0.0).to_numpy(float)
-    return np.concatenate([np.zeros((num_lags, values.shape[1])), known])
+def _from_zeros(values: Values, num_lags: int) -> Float[np.ndarray, "num_lags+T m"]:
+    """Zeros, then the values."""
+    return np.concatenate([np.zeros((num_lags, values.shape[1])), values])
 
 
 def least_squares(
@@ -81,6 +97,8 @@ def choose_regression(
 
     $\log|\hat\Sigma| + (n + k) m / (n - k - m - 1)$ with k coefficients an equation, over the
     same n steps for all orders; orders that leave fewer than six steps a coefficient are not tried.
+    Steps with missing values, their own or lagged ones, are left out; where that is more than half
+    of them the first term is -2/n times the exact log likelihood, what is missing integrated out.
 
     Args:
         train: the series.
@@ -99,23 +117,68 @@ def choose_regression(
         return [lag for lag in range(max_lags + 1) if 6 * (m * lag + extra) <= steps]
 
     start = max(orders(train), default=0)
+    missing = np.isnan(train.values).any(axis=1)
+    whole = sum(not missing[t - start : t + 1].any() for t in range(start, steps))
+    has_many_gaps = whole < _WHOLE_SHARE * (steps - start)
 
     def criterion(choice: tuple[int, int | None]) -> float:
         order, seasonal = choice
-        try:
-            coefficients, residuals = least_squares(with_season(train, seasonal), order, start)
-        except ValueError:  # too many steps are missing
-            return np.inf
-        n, k = len(residuals), len(coefficients)
+        series = with_season(train, seasonal)
+        if has_many_gaps:
+            n, deviance = _deviance(series, order, start)
+            k = m * order + series.inputs.shape[1] + 1
+        else:
+            try:
+                coefficients, residuals = least_squares(series, order, start)
+            except ValueError:  # too many steps are missing
+                return np.inf
+            n, k = len(residuals), len(coefficients)
+            deviance = float(np.linalg.slogdet(residuals.T @ residuals / n)[1])
         if n - k - m - 1 <= 0:
             return np.inf
-        log_det = np.linalg.slogdet(residuals.T @ residuals / n)[1]
-        return float(log_det + (n + k) * m / (n - k - m - 1))
+        return float(deviance + (n + k) * m / (n - k - m - 1))
 
     choices: list[tuple[int, int | None]] = [(order, None) for order in orders(train) or [0]]
     if period is not None:
         choices += [(order, period) for order in orders(with_season(train, period))]
     return min(choices, key=criterion)
+
+
+def _deviance(observed: Observed, order: int, num_lags: int) -> tuple[int, float]:
+    """The observed steps after the first, and -2 times their mean exact log density."""
+    parameters = estimate_autoregression(
+        observed.values[None], observed.inputs[None], num_lags, order=order, max_iterations=50
+    )
+    laws = _exact(parameters, observed, num_lags)
+    y, seen = observed.values[num_lags:], ~np.isnan(observed.values[num_lags:])
+    counted = seen.any(axis=1)
+    both = seen[:, :, None] & seen[:, None, :]
+    cov = np.where(both, laws.covariances[num_lags:], np.eye(y.shape[1]))
+    error = np.where(seen, y - laws.means[num_lags:], 0.0)
+    squares = np.einsum("ti,ti->t", error, np.linalg.solve(cov, error[..., None])[..., 0])
+    terms = squares + np.linalg.slogdet(cov)[1] + seen.sum(axis=1) * np.log(2 * np.pi)
+    return int(counted.sum()), float(terms[counted].mean())
+
+
+def _exact(parameters: Autoregression, observed: Observed, num_lags: int) -> Predictions:
+    """The laws of all values, what is missing integrated out."""
+    values = observed.values
+    centre, spread = np.nanmean(values, axis=0), np.maximum(np.nanvar(values, axis=0), 1e-12)
+    return predict_autoregression(parameters, values, observed.inputs, num_lags, centre, spread)
+
+
+def _draw_lags(
+    laws: Predictions, ahead: Ahead, num_lags: int, m: int
+) -> Float[np.ndarray, "N n num_lags m"]:
+    """Draws of the values before each origin, the latest first."""
+    width = num_lags * m
+    means = laws.lag_means[ahead.origins - 1, :width]
+    values, vectors = np.linalg.eigh(laws.lag_covariances[ahead.origins - 1][:, :width, :width])
+    roots = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]
+    rng = np.random.default_rng([ahead.seed, 1])
+    normal = rng.normal(size=(len(means), ahead.num_samples, width))
+    drawn = means[:, None] + np.einsum("sij,snj->sni", roots, normal)
+    return drawn.reshape(len(means), ahead.num_samples, num_lags, m)
 
 
 def with_season(observed: Observed, period: int | None) -> Observed:
@@ -169,29 +232,44 @@ def residual_covariance(
 
 
 def fit_autoregression(train: Observed, seed: int, *, num_lags: int) -> Fitted:
-    """Vector autoregression with inputs and intercept by least squares, plug-in Gaussian laws."""
+    """Vector autoregression with inputs and intercept by least squares, plug-in Gaussian laws.
+
+    Where values are missing it is fitted by maximum likelihood and predicts exactly, what is
+    missing integrated out.
+    """
     del seed  # nothing is random here
-    coefficients, residuals = least_squares(train, num_lags)
-    covariance = residual_covariance(coefficients, residuals)
+    m = train.values.shape[1]
+    if np.isnan(train.values).any():
+        parameters = estimate_autoregression(train.values[None], train.inputs[None], num_lags)
+    else:
+        coefficients, residuals = least_squares(train, num_lags)
+        covariance = residual_covariance(coefficients, residuals)
+        parameters = Autoregression(coefficients[:-1].T, coefficients[-1], covariance)
+    weights, bias, covariance = parameters
 
     def predict(observed: Observed) -> Predictive:
-        means = lags_and_inputs(observed, num_lags) @ coefficients[:-1] + coefficients[-1]
+        if np.isnan(observed.values).any():
+            laws = _exact(parameters, observed, num_lags)
+            return Predictive.gaussian(laws.means, laws.covariances)
+        means = lags_and_inputs(observed, num_lags) @ weights.T + bias
         return Predictive.gaussian(means, covariance)
 
     def simulate(observed: Observed, ahead: Ahead) -> np.ndarray:
+        lags = last_values(observed.values, ahead, num_lags)[:, None]
+        if np.isnan(observed.values).any():
+            lags = _draw_lags(_exact(parameters, observed, num_lags), ahead, num_lags, m)
         return simulate_switching(
             np.ones((1, 1)),
             np.ones((len(ahead.origins), 1)),
-            coefficients[:-1].T[None],
-            coefficients[-1:],
+            weights[None],
+            bias[None],
             covariance[None],
-            last_values(observed.values, ahead, num_lags),
+            lags,
             observed,
             ahead,
         )
 
-    m = train.values.shape[1]
-    return Fitted(predict, coefficients.size + m * (m + 1) // 2, simulate)
+    return Fitted(predict, weights.size + m + m * (m + 1) // 2, simulate)
 
 
 def simulate_switching(
@@ -200,7 +278,7 @@ def simulate_switching(
     weights: Float[np.ndarray, "K m p"],
     biases: Float[np.ndarray, "K m"],
     covariances: Float[np.ndarray, "K m m"],
-    lags: Float[np.ndarray, "N num_lags m"],
+    lags: Float[np.ndarray, "N n num_lags m"],
     observed: Observed,
     ahead: Ahead,
 ) -> Float[np.ndarray, "N n H m"]:
@@ -212,7 +290,7 @@ def simulate_switching(
         weights: of lagged values, the latest first, then inputs; in each state.
         biases: intercepts.
         covariances: of the noise.
-        lags: the values before each origin, the latest first.
+        lags: the values before each origin, the latest first; for each path, or n = 1 for all.
         observed: holds the inputs.
         ahead: the paths wanted.
 
@@ -222,8 +300,8 @@ def simulate_switching(
     rng, n = np.random.default_rng(ahead.seed), ahead.num_samples
     future = ahead.future(observed.inputs)
     roots = np.linalg.cholesky(covariances)
-    num_origins, num_lags, m = lags.shape
-    history = np.broadcast_to(lags[:, None], (num_origins, n, num_lags, m))
+    num_origins, _, num_lags, m = lags.shape
+    history = np.broadcast_to(lags, (num_origins, n, num_lags, m))
     probs = np.broadcast_to(probs[:, None], (num_origins, n, len(transition)))
     path = []
     for step in range(ahead.horizon):
@@ -242,7 +320,10 @@ def simulate_switching(
 
 
 def fit_naive(train: Observed, seed: int, *, period: int = 1) -> Fitted:
-    """The value one period before, with Gaussian changes; a period of 1 is a random walk."""
+    """The value one period before, with Gaussian changes; a period of 1 is a random walk.
+
+    A value that is missing counts as another change to make.
+    """
     del seed
     values = train.values
     changes = values[period:] - values[:-period]
@@ -251,24 +332,58 @@ def fit_naive(train: Observed, seed: int, *, period: int = 1) -> Fitted:
         raise ValueError(f"period: expected several periods of training steps, got {period}")
     covariance = changes.T @ changes / len(changes)
     m = values.shape[1]
+    walk = Autoregression(np.eye(m), np.zeros(m), covariance)
+
+    def phases(observed: Observed) -> Predictions:
+        """The exact laws: the steps of each place in the period are a random walk."""
+        steps = len(observed.values)
+        several = [_exact(walk, _every(observed, place, period), 1) for place in range(period)]
+        return Predictions(
+            *(_interleaved(list(parts), steps) for parts in zip(*several, strict=True))
+        )
 
     def predict(observed: Observed) -> Predictive:
+        if np.isnan(observed.values).any():
+            laws = phases(observed)
+            return Predictive.gaussian(laws.means, laws.covariances)
         before = last_values(observed.values, Ahead(np.arange(len(observed.values)), 1), period)
         return Predictive.gaussian(before[:, -1], covariance)
 
     def simulate(observed: Observed, ahead: Ahead) -> np.ndarray:
         # An autoregression on the value one period before.
         weights = np.concatenate([np.zeros((m, m * (period - 1))), np.eye(m)], axis=1)
-        no_inputs = Observed.of(observed.values)
+        lags = last_values(observed.values, ahead, period)[:, None]
+        if np.isnan(observed.values).any():
+            laws = phases(observed)
+            places = [
+                _draw_lags(
+                    laws, ahead._replace(origins=ahead.origins - back, seed=ahead.seed + back), 1, m
+                )
+                for back in range(period)
+            ]
+            lags = np.concatenate(places, axis=2)
         return simulate_switching(
             np.ones((1, 1)),
             np.ones((len(ahead.origins), 1)),
             weights[None],
             np.zeros((1, m)),
             covariance[None],
-            last_values(observed.values, ahead, period),
-            no_inputs,
+            lags,
+            Observed.of(observed.values),
             ahead,
         )
 
     return Fitted(predict, m * (m + 1) // 2, simulate)
+
+
+def _every(observed: Observed, place: int, period: int) -> Observed:
+    """Every step with one place in the period, missing ones added so that all are as long."""
+    values = observed.values[place::period]
+    length = -(-len(observed.values) // period)
+    extra = np.full((length - len(values), values.shape[1]), np.nan)
+    return Observed.of(np.concatenate([values, extra]))
+
+
+def _interleaved(parts: list[np.ndarray], steps: int) -> np.ndarray:
+    """Arrays of every place in the period as one of all steps."""
+    return np.stack(parts, axis=1).reshape(-1, *parts[0].shape[1:])[:steps]

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from dynamax.parameters import ParameterProperties
 from jaxtyping import Array, Float
@@ -59,19 +58,17 @@ def lagged_inputs(
     prev_emissions: Float[Array, "num_lags m"] | None = None,
     *,
     include_current: bool = False,
-    fill: float = 0.0,
 ) -> Float[Array, "T num_lags*m"]:
     """Stack the previous values as inputs: row t is (y_{t-1}, ..., y_{t-L}), the latest first.
 
-    With ``include_current`` row t starts with y_t itself: a short window over inputs.
+    With ``include_current`` row t starts with y_t itself: a short window over inputs. A value that
+    is missing (NaN) is missing as a lag, too.
 
     Args:
         emissions: y, (T, m).
         num_lags: L.
         prev_emissions: the L values before the first, oldest first; default zeros.
         include_current: put y_t in front.
-        fill: what takes the place of values that are missing (NaN) from the start of a column;
-            later ones are those observed last.
 
     Returns:
         The inputs, (T, L·m), or (T, (L + 1)·m) with `include_current`.
@@ -96,18 +93,7 @@ def lagged_inputs(
         before = _checks.float_array("prev_emissions", prev_emissions)
         _checks.shaped("prev_emissions", before, ("L", "m"), sizes)
     padded = jnp.concatenate([before, y])
-    padded = carry_forward(padded, fill)
     lags = range(0 if include_current else 1, num_lags + 1)
     return jnp.concatenate(
         [padded[num_lags - lag : num_lags - lag + y.shape[0]] for lag in lags], axis=1
     )
-
-
-@jax.jit
-def carry_forward(values: Float[Array, "T m"], fill: float = 0.0) -> Float[Array, "T m"]:
-    """Values of which each missing one is the last observed before it, or `fill`."""
-    seen = ~jnp.isnan(values)
-    # The step that was observed last, -1 where there is none.
-    last = jax.lax.cummax(jnp.where(seen, jnp.arange(len(values))[:, None], -1))
-    known = jnp.take_along_axis(jnp.where(seen, values, fill), jnp.maximum(last, 0), axis=0)
-    return jnp.where(last >= 0, known, fill)

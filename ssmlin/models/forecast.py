@@ -74,19 +74,18 @@ class LocalModel(Protocol):
 
 def draw_states(
     key: Array,
-    mean: Float[Array, "m d"],
-    cov: Float[Array, "d d"] | Float[Array, "m d d"],
+    mean: Float[Array, "*n m d"],
+    cov: Float[Array, "d d"] | Float[Array, "m d d"] | Float[Array, "n 1 d d"],
     row_cov: Float[Array, "*n m m"],
     num_samples: int,
 ) -> Float[Array, "n m d"]:
     """Draw states of MN(mean, Σ, cov), or with a covariance for each row where Σ is diagonal.
 
-    Σ is the same for all states or one for each.
+    The mean, the covariance and Σ are the same for all states, or there is one for each.
     """
-    normal = jax.random.normal(key, (num_samples, *mean.shape), mean.dtype)
+    normal = jax.random.normal(key, (num_samples, *mean.shape[-2:]), mean.dtype)
     mixed = symmetric_root(row_cov) @ normal
-    root = jnp.broadcast_to(symmetric_root(cov), (*mean.shape, mean.shape[-1]))
-    return mean + jnp.einsum("mde,nme->nmd", root, mixed)
+    return mean + jnp.einsum("...de,...e->...d", symmetric_root(cov), mixed)
 
 
 def simulate(

@@ -15,7 +15,7 @@ import optax
 from dynamax.parameters import ParameterProperties
 from dynamax.ssm import SSM
 from dynamax.utils.bijectors import RealToPSDBijector
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 from tensorflow_probability.substrates.jax import bijectors as tfb
 from tensorflow_probability.substrates.jax import distributions as tfd
 
@@ -36,11 +36,11 @@ from ssmlin.learning.sgd import train_part
 from ssmlin.learning.target import property_leaves
 from ssmlin.lgssm import MatrixLGSSM
 from ssmlin.mechanisms import Mechanism, get_mechanism, matrix_lgssm, unit
+from ssmlin.models.autoregression import estimate_autoregression
 from ssmlin.models.coefficients import initial_coefficients
 from ssmlin.models.features import (
     ParamsGate,
     ParamsProjection,
-    carry_forward,
     gate,
     lagged_inputs,
     project,
@@ -53,6 +53,15 @@ from ssmlin.models.forecast import (
     simulate,
 )
 from ssmlin.models.m_steps import BLOCKS, m_step
+from ssmlin.models.missing_lags import (
+    ParticlePosterior,
+    Particles,
+    has_missing_lags,
+    impute,
+    lagged_values,
+    resampled_index,
+    run_particles,
+)
 from ssmlin.models.parameters import (
     ParamsAttentionDynamics,
     ParamsAttentionEmissions,
@@ -71,6 +80,11 @@ RowCov = Literal["identity", "diagonal", "full"]
 _GATE_STARTS = {"alpha": 0.95, "decay": 0.95, "beta": 0.3, "removal_rate": 0.3}
 _GATE_ORDER = tuple(_GATE_STARTS)
 _RETNET_DECAY = 1 - 2.0**-5
+
+#: How often a fit with missing lags draws them anew, and how many draws it then fits together.
+_ROUNDS, _COPIES = 3, 4
+#: A forecast with missing lags has at most so many draws of them.
+_MAX_PARTICLES = 1000
 
 
 class LinearAttentionSSM(SSM):
@@ -271,6 +285,8 @@ class LinearAttentionSSM(SSM):
         (slightly shrunk); without, D = 0, d = 0 and Σ = I. Where D and d are integrated out, W
         whitens the inputs, τ² matches the least-squares weights, and the drift q is the one of the
         highest likelihood if that gains two nats, else 1e-7. Batches of sequences are pooled.
+        Where lags are missing the regression is the autoregression of the highest likelihood, what
+        is missing integrated out (under a trace: of the steps whose lags are known).
 
         Args:
             key: a PRNG key for the small random weights; default ``jax.random.key(0)``.
@@ -292,9 +308,13 @@ class LinearAttentionSSM(SSM):
                     f"emissions: expected shape (..., T, emission_dim = {self.emission_dim}), "
                     f"got {tuple(y.shape)}"
                 )
-            u = self._check_inputs(inputs, y.shape[:-1], y.dtype)
-        params = self._initial_params(jax.random.key(0) if key is None else key, y, u)
-        return params, self.param_props
+            u = self._check_inputs(inputs, y.shape[:-1], y.dtype, missing_lags=True)
+        regression = self._regression_over_gaps(y, u)
+        if y is not None and u is not None:
+            y = jnp.where(has_missing_lags(u, self._num_lagged)[..., None], jnp.nan, y)
+            u = jnp.where(jnp.isnan(u), 0.0, u)
+        start_key = jax.random.key(0) if key is None else key
+        return self._initial_params(start_key, y, u, regression), self.param_props
 
     @property
     def _micro_steps(self) -> tuple[int, ...]:
@@ -308,12 +328,17 @@ class LinearAttentionSSM(SSM):
 
     @partial(jax.jit, static_argnums=0)
     def _initial_params(
-        self, key: Array, emissions: Array | None, inputs: Array | None
+        self,
+        key: Array,
+        emissions: Array | None,
+        inputs: Array | None,
+        regression: tuple[Array, Array, Array] | None = None,
     ) -> ParamsLinearAttentionSSM:
-        """Where to start."""
+        """Where to start; the regression is made here unless it is given."""
         m, p, d, steps = self.emission_dim, self.input_dim, self.key_dim, self._micro_steps
         keys, prior = jax.random.split(key, 5), self.prior
-        regression = self._regression(emissions, inputs)
+        if regression is None:
+            regression = self._regression(emissions, inputs)
         skip, bias, residual_cov = regression
         variances, dtype = jnp.diag(residual_cov), residual_cov.dtype
 
@@ -487,6 +512,26 @@ class LinearAttentionSSM(SSM):
         values, vectors = jnp.linalg.eigh(cov)
         return skip, bias, (vectors * jnp.maximum(values, floor)) @ vectors.T
 
+    def _regression_over_gaps(
+        self, emissions: Array | None, inputs: Array | None
+    ) -> tuple[Array, Array, Array] | None:
+        """The regression where lags are missing, which are integrated out; None where none are."""
+        if emissions is None or inputs is None or not self.has_input_weights:
+            return None
+        if not self._lacks_lags(inputs):
+            return None
+        y = np.asarray(lagged_values(emissions, inputs, self.num_lags), float)
+        y = y.reshape(-1, *y.shape[-2:])
+        u = np.asarray(inputs, float).reshape(*y.shape[:2], self.input_dim)
+        found = estimate_autoregression(
+            y, u[..., self._num_lagged :], self.num_lags, self.has_emissions_bias
+        )
+        floor = 1e-3 * self.prior.noise_floor * self.prior.series_variance
+        values, vectors = np.linalg.eigh(found.covariance)
+        cov = (vectors * np.maximum(values, floor)) @ vectors.T
+        weights, bias, rows = (jnp.asarray(x, emissions.dtype) for x in (*found[:2], cov))
+        return weights, bias, rows
+
     def prior_distributions(self, params: ParamsLinearAttentionSSM) -> dict[str, tfd.Distribution]:
         """The prior laws of the constrained parameters by path, see :class:`ShrinkagePrior`.
 
@@ -538,7 +583,20 @@ class LinearAttentionSSM(SSM):
 
     # ----------------------------------------------------------------- the state space model
 
-    def _check_inputs(self, inputs: Any, lead: tuple[int, ...], dtype: Any) -> Array:
+    @property
+    def _num_lagged(self) -> int:
+        """How many of the inputs are lags; they come first."""
+        return self.num_lags * self.emission_dim
+
+    def _lacks_lags(self, inputs: Array) -> bool:
+        """Whether lags are known to be missing; under a trace nothing is known."""
+        if self.num_lags == 0 or not _checks.is_concrete(inputs):
+            return False
+        return bool(np.isnan(np.asarray(inputs[..., : self._num_lagged])).any())
+
+    def _check_inputs(
+        self, inputs: Any, lead: tuple[int, ...], dtype: Any, *, missing_lags: bool = False
+    ) -> Array:
         """Inputs as an array with the given leading axes; no inputs are p = 0 columns."""
         if inputs is None:
             if self.input_dim > 0:
@@ -550,6 +608,17 @@ class LinearAttentionSSM(SSM):
                 f"inputs: expected shape {(*lead, self.input_dim)} (leading axes as the "
                 f"emissions', then input_dim), got {tuple(u.shape)}"
             )
+        if self._lacks_lags(u):
+            if not missing_lags:
+                gaps = np.isnan(np.asarray(u[..., : self._num_lagged])).any(axis=-1)
+                step = int(np.argwhere(gaps)[0][-1]) + 1
+                raise ValueError(
+                    "inputs: expected lags that are known, got a missing one at step "
+                    f"{step}; `particle_filter`, `forecast` and `fit` integrate it out, and "
+                    "`impute` draws what is missing"
+                )
+            _checks.finite("inputs", u[..., self._num_lagged :])
+            return u
         return _checks.finite("inputs", u)
 
     def compute_inputs(
@@ -559,6 +628,9 @@ class LinearAttentionSSM(SSM):
         prev_emissions: Float[Array, "num_lags m"] | None = None,
     ) -> Float[Array, "T p"]:
         """Inputs of a model with lags: lagged emissions, then what is exogenous.
+
+        The lags of a missing emission are missing (NaN), too. `initialize`, `fit`, `forecast`,
+        `particle_filter` and `impute` take them; what else is given them says so.
 
         Args:
             emissions: y, (T, m).
@@ -1006,6 +1078,7 @@ class LinearAttentionSSM(SSM):
         key: Array | None = None,
         num_samples: int = 1000,
         levels: Sequence[float] = (0.5, 0.8, 0.95),
+        mask: Bool[Array, " T"] | None = None,
     ) -> Forecast:
         r"""Predict $y_{T+1}, \dots, y_{T+h}$.
 
@@ -1013,7 +1086,8 @@ class LinearAttentionSSM(SSM):
         or, where Σ is integrated out, Student-t, and paths are sampled only if a key is given. A
         model with lags feeds its own emissions back: then means, covariances and intervals are
         those of sampled paths, and `future_inputs` holds what is exogenous, (horizon,
-        p − num_lags·m).
+        p − num_lags·m). Lags that are missing are drawn, see :meth:`particle_filter`; so a gap at
+        the end is a longer forecast. Under a trace any may be missing, and all are treated so.
 
         Args:
             params: constrained parameters.
@@ -1024,6 +1098,7 @@ class LinearAttentionSSM(SSM):
             key: a PRNG key; default ``jax.random.key(0)`` where paths are needed.
             num_samples: how many paths.
             levels: probabilities of the central intervals.
+            mask: (T,), False for steps whose emissions serve as lags alone.
 
         Returns:
             Means, covariances, intervals and paths.
@@ -1039,27 +1114,36 @@ class LinearAttentionSSM(SSM):
             raise ValueError(f"levels: expected numbers in (0, 1), got {levels}")
         y = _checks.float_array("emissions", emissions)
         _checks.shaped("emissions", y, ("T", "m"), {"m": self.emission_dim})
-        u = self._check_inputs(inputs, y.shape[:1], y.dtype)
         feeds_back = self.num_lags > 0 and (
             future_inputs is None or np.shape(future_inputs)[-1] != self.input_dim
         )
+        u = self._check_inputs(inputs, y.shape[:1], y.dtype, missing_lags=feeds_back)
         path_key, start_key = jax.random.split(jax.random.key(0) if key is None else key)
+        exogenous = self._exogenous(future_inputs, horizon, y.dtype) if feeds_back else None
+        if feeds_back and self._may_lack_lags(y, u):
+            assert exogenous is not None
+            self._only_full("missing lags")
+            particle_key, law_key, start_key = jax.random.split(start_key, 3)
+            n = min(num_samples, _MAX_PARTICLES)
+            drawn: Any = run_particles(self, params, particle_key, y, u, n, "last", mask)
+            mean, cov, rows, lags = self.draw_laws(law_key, drawn, params, num_samples)
+            start = draw_states(start_key, mean, cov, rows, num_samples)
+            _, fed_back = simulate(self, params, path_key, start, rows, lags, exogenous)
+            return sampled_forecast(fed_back, share)
+        hidden = y if mask is None else jnp.where(mask[:, None], y, jnp.nan)
         if feeds_back or key is not None:
-            last: Any = self.filter(params, y, u, store="last")
+            last: Any = self.filter(params, hidden, u, store="last")
             rows = last.row_cov
             if self.integrate_row_cov:
                 row_key, start_key = jax.random.split(start_key)
-                law = self.row_cov_posterior(params, last, y, {}).row_cov
+                law = self.row_cov_posterior(params, last, hidden, {}).row_cov
                 law = law.discount(self.row_cov_discount)
                 rows = self._row_matrices(law.sample(row_key, (num_samples,)))
             start = draw_states(
                 start_key, last.filtered_means[0], last.filtered_covariances[0], rows, num_samples
             )
-        if feeds_back:
-            exogenous = self._exogenous(future_inputs, horizon, y.dtype)
-            padded = jnp.concatenate(
-                [jnp.zeros((self.num_lags, self.emission_dim), y.dtype), carry_forward(y)]
-            )
+        if exogenous is not None:
+            padded = jnp.concatenate([jnp.zeros((self.num_lags, self.emission_dim), y.dtype), y])
             lags = jnp.broadcast_to(
                 padded[-self.num_lags :][::-1], (num_samples, self.num_lags, self.emission_dim)
             )
@@ -1068,7 +1152,7 @@ class LinearAttentionSSM(SSM):
 
         ahead = self._check_inputs(future_inputs, (horizon,), y.dtype)
         nothing = jnp.full((horizon, self.emission_dim), jnp.nan, y.dtype)
-        extended = jnp.concatenate([y, nothing])
+        extended = jnp.concatenate([hidden, nothing])
         posterior = self.filter(params, extended, jnp.concatenate([u, ahead]), store="loglik")
         row_cov = posterior.row_cov
         student_df: Array | None = None
@@ -1083,6 +1167,130 @@ class LinearAttentionSSM(SSM):
             _, paths = simulate(self, params, path_key, start, rows, no_lags, ahead)
         means = posterior.emission_means[-horizon:]
         return exact_forecast(means, covariances, share, paths, student_df)
+
+    def _may_lack_lags(self, emissions: Array, inputs: Array) -> bool:
+        """Whether a lag is missing, of these steps or of the next one; under a trace any may be."""
+        if not (_checks.is_concrete(emissions) and _checks.is_concrete(inputs)):
+            return True
+        ends = np.isnan(np.asarray(emissions[-self.num_lags :])).any()
+        return bool(ends) or self._lacks_lags(inputs)
+
+    def draw_laws(
+        self, key: Array, particles: Particles, params: ParamsLinearAttentionSSM, num_samples: int
+    ) -> tuple[Array, Array, Float[Array, "n m m"], Float[Array, "n num_lags m"]]:
+        """Draw what paths go on from: the law of the state, Σ, and lags, for each path.
+
+        Args:
+            key: a PRNG key.
+            particles: of :meth:`particle_filter`.
+            params: constrained parameters.
+            num_samples: n.
+
+        Returns:
+            Means (n, m, d) and covariances (n, 1, d, d) of states, Σ, and the latest lags first.
+        """
+        index_key, row_key = jax.random.split(key)
+        chosen = particles.take(resampled_index(index_key, particles.log_weights, num_samples))
+        if chosen.row_cov is None:
+            rows = self._row_matrices(params.emissions.row_cov)
+            rows = jnp.broadcast_to(rows, (num_samples, *rows.shape))
+        else:
+            law = chosen.row_cov.discount(self.row_cov_discount)
+            rows = self._row_matrices(law.sample(row_key))
+        return chosen.means, chosen.covariances[:, None], rows, chosen.lags
+
+    def particle_filter(
+        self,
+        params: ParamsLinearAttentionSSM,
+        emissions: Float[Array, "T m"],
+        inputs: Float[Array, "T p"],
+        key: Array | None = None,
+        num_particles: int = 1000,
+        *,
+        mask: Bool[Array, " T"] | None = None,
+    ) -> ParticlePosterior:
+        """Filter where lags are missing: they are drawn, and each draw has an exact filter.
+
+        Where none is missing, this is the filter. See :mod:`ssmlin.models.missing_lags`.
+
+        Args:
+            params: constrained parameters.
+            emissions: y, (T, m); NaN means missing.
+            inputs: u, (T, p), as :meth:`compute_inputs` gives them; lags may be missing.
+            key: a PRNG key; default ``jax.random.key(0)``.
+            num_particles: N, the number of draws.
+            mask: (T,), False for steps whose emissions serve as lags alone.
+
+        Returns:
+            For every step the mixture that predicts it, the likelihood, and the last draws.
+
+        Raises:
+            ValueError: an argument of the wrong shape or range.
+            TypeError: an argument that is not of the expected type.
+
+        Example:
+            >>> import jax.numpy as jnp, ssmlin
+            >>> y = jnp.sin(jnp.arange(20.0)).at[5].set(jnp.nan)[:, None]
+            >>> model = ssmlin.LinearAttentionSSM("bayesian_memory", 1, 1, 2, num_lags=1)
+            >>> u = model.compute_inputs(y)
+            >>> params, _ = model.initialize(emissions=y, inputs=u)
+            >>> model.particle_filter(params, y, u, num_particles=50).emission_means.shape
+            (20, 50, 1)
+        """
+        self._only_full("missing lags")
+        y = _checks.float_array("emissions", emissions)
+        _checks.shaped("emissions", y, ("T", "m"), {"m": self.emission_dim})
+        u = self._check_inputs(inputs, y.shape[:1], y.dtype, missing_lags=True)
+        _checks.positive_int("num_particles", num_particles)
+        start_key = jax.random.key(0) if key is None else key
+        return run_particles(self, params, start_key, y, u, num_particles, "all", mask)
+
+    def impute(
+        self,
+        key: Array,
+        params: ParamsLinearAttentionSSM,
+        emissions: Float[Array, "T m"] | Float[Array, "B T m"],
+        inputs: Float[Array, "T p"] | Float[Array, "B T p"],
+        num_samples: int = 1,
+        *,
+        num_particles: int = 200,
+    ) -> tuple[Float[Array, "num_samples ..."], Float[Array, "num_samples ..."]]:
+        """Draw the missing emissions that are lags of later steps, given all that was observed.
+
+        With them the model is linear Gaussian, so whatever takes emissions and inputs takes these.
+        What comes after the last observation stays missing.
+
+        Args:
+            key: a PRNG key.
+            params: constrained parameters.
+            emissions: y, one sequence or a batch; NaN means missing.
+            inputs: u, likewise, as :meth:`compute_inputs` gives them.
+            num_samples: how many completed data sets, each from a particle filter of its own.
+            num_particles: the draws of each filter.
+
+        Returns:
+            Completed emissions and inputs, with a leading axis for the samples.
+
+        Raises:
+            ValueError: an argument of the wrong shape or range.
+            TypeError: an argument that is not of the expected type.
+
+        Example:
+            >>> import jax, jax.numpy as jnp, ssmlin
+            >>> y = jnp.sin(jnp.arange(20.0)).at[5].set(jnp.nan)[:, None]
+            >>> model = ssmlin.LinearAttentionSSM("bayesian_memory", 1, 1, 2, num_lags=1)
+            >>> u = model.compute_inputs(y)
+            >>> params, _ = model.initialize(emissions=y, inputs=u)
+            >>> ys, us = model.impute(jax.random.key(0), params, y, u, 3)
+            >>> ys.shape, bool(jnp.isnan(us).any())
+            ((3, 20, 1), False)
+        """
+        self._only_full("missing lags")
+        _checks.positive_int("num_samples", num_samples)
+        _checks.positive_int("num_particles", num_particles)
+        y, u = self._check_batch(emissions, inputs, missing_lags=True)
+        ys, us = impute(self, params, key, y, u, num_samples, num_particles)
+        return (ys[:, 0], us[:, 0]) if np.ndim(emissions) == 2 else (ys, us)
 
     def _exogenous(self, inputs: Any, steps: int, dtype: Any) -> Float[Array, "T k"]:
         """Check the exogenous part of the inputs."""
@@ -1120,10 +1328,15 @@ class LinearAttentionSSM(SSM):
         stop where the last part is predicted best. Then start again with all steps and run for as
         many epochs. So the last part is not used by what it judges, and no step is wasted.
 
+        Where lags are missing they are integrated out by stochastic expectation maximisation: four
+        completed data sets are drawn given the parameters, see :meth:`impute`, and fitted together,
+        each with a quarter of the weight; three times, from the autoregression of the highest
+        likelihood on.
+
         Args:
             emissions: one sequence or a batch; NaN means missing.
             inputs: the inputs, likewise.
-            key: a PRNG key for the start.
+            key: a PRNG key for the start and the draws.
             validation_fraction: the share of steps, at the end, to stop by; in (0, 1).
             num_epochs: at most so many epochs.
             patience: epochs to wait for a lower score.
@@ -1155,32 +1368,60 @@ class LinearAttentionSSM(SSM):
             raise ValueError(
                 f"validation_fraction: expected a number in (0, 1), got {validation_fraction}"
             )
-        y = _checks.float_array("emissions", emissions)
-        u = self._check_inputs(inputs, y.shape[:-1], y.dtype)
-        first = train_part(y, validation_fraction)
-        start, props = self.initialize(key, emissions=first, inputs=u)
+        y, u = self._check_batch(emissions, inputs, missing_lags=True)
         options: dict[str, Any] = {
             "optimizer": optimizer,
             "window_size": window_size,
             "progress": progress,
         }
+        folder = None if checkpoint_dir is None else Path(checkpoint_dir)
+        settings = (key, validation_fraction, num_epochs, patience, num_restarts)
+        if not self._lacks_lags(u):
+            return self._fit_twice((y, u), (y, u), 1, *settings, folder, options)
+        params, _ = self.initialize(key, emissions=y, inputs=u)
+        for number in range(_ROUNDS):
+            draw_key = jax.random.fold_in(jax.random.key(1) if key is None else key, number)
+            ys, us = self.impute(draw_key, params, y, u, _COPIES)
+            data = ys.reshape(-1, *ys.shape[2:]), us.reshape(-1, *us.shape[2:])
+            inside = None if folder is None else folder / f"draws-{number}"
+            params, history = self._fit_twice((y, u), data, _COPIES, *settings, inside, options)
+            if history.best_epoch == 0:  # at the start, which needs no draws
+                break
+        return params, history
 
-        def folder(name: str) -> Path | None:
-            return None if checkpoint_dir is None else Path(checkpoint_dir) / name
+    def _fit_twice(
+        self,
+        given: tuple[Array, Array],
+        data: tuple[Array, Array],
+        copies: int,
+        key: Array | None,
+        validation_fraction: float,
+        num_epochs: int,
+        patience: int,
+        num_restarts: int,
+        folder: Path | None,
+        options: dict[str, Any],
+    ) -> tuple[ParamsLinearAttentionSSM, FitHistory]:
+        """Fit the first part, stopped by the last one, then all; starts are those of `given`."""
+        y, u = given
+        first = train_part(y, validation_fraction)
+        start, props = self.initialize(key, emissions=first, inputs=u)
+
+        def inside(name: str) -> Path | None:
+            return None if folder is None else folder / name
 
         history: Any
-        params, history = self.fit_sgd(
+        params, history = self._fit_sgd(
             start,
             props,
-            y,
-            u,
+            *data,
+            copies,
             num_epochs=num_epochs,
             key=key,
             validation_fraction=validation_fraction,
             patience=patience,
             num_restarts=num_restarts,
-            checkpoint_dir=folder("validation"),
-            return_history=True,
+            checkpoint_dir=inside("validation"),
             **options,
         )
         best = history.restart
@@ -1188,18 +1429,48 @@ class LinearAttentionSSM(SSM):
         if history.best_epoch > 0:
             # Parameters are judged at the start of an epoch: one more, and those after the best
             # number of epochs are among them.
-            params, _ = self.fit_sgd(
+            params, _ = self._fit_sgd(
                 params,
                 props,
-                y,
-                u,
+                *data,
+                copies,
                 num_epochs=history.best_epoch + 1,
                 validation_fraction=0.0,
                 patience=None,
-                checkpoint_dir=folder(f"all_steps-{best}"),
+                checkpoint_dir=inside(f"all_steps-{best}"),
                 **options,
             )
         return params, history
+
+    def _fit_sgd(
+        self,
+        params: ParamsLinearAttentionSSM,
+        props: ParamsLinearAttentionSSM,
+        emissions: Float[Array, "B T m"],
+        inputs: Float[Array, "B T p"],
+        copies: int,
+        *,
+        key: Array | None = None,
+        validation_fraction: float,
+        num_restarts: int = 1,
+        **options: Any,
+    ) -> tuple[ParamsLinearAttentionSSM, FitHistory]:
+        """Gradient steps where every sequence stands `copies` times, each with its share."""
+        if _checks.positive_int("num_restarts", num_restarts) > 1:
+            first = train_part(emissions, validation_fraction)
+            params = self._starts(params, props, first, inputs, key, num_restarts)
+        model = replace(self.given_missing(emissions), copies=copies)
+        return fit_sgd(
+            model,
+            params,
+            props,
+            emissions,
+            inputs,
+            key=key,
+            validation_fraction=validation_fraction,
+            num_restarts=num_restarts,
+            **options,
+        )
 
     def fit_sgd(
         self,
@@ -1256,20 +1527,17 @@ class LinearAttentionSSM(SSM):
             TypeError: an argument that is not of the expected type.
         """
         y, u = self._check_batch(emissions, inputs)
-        if _checks.positive_int("num_restarts", num_restarts) > 1:
-            first = train_part(y, validation_fraction)
-            params = self._starts(params, props, first, u, key, num_restarts)
-        params, history = fit_sgd(
-            self.given_missing(y),
+        params, history = self._fit_sgd(
             params,
             props,
             y,
             u,
-            optimizer,
-            batch_size,
-            num_epochs,
-            shuffle,
-            key,
+            1,
+            optimizer=optimizer,
+            batch_size=batch_size,
+            num_epochs=num_epochs,
+            shuffle=shuffle,
+            key=key,
             validation_fraction=validation_fraction,
             patience=patience,
             window_size=window_size,
@@ -1390,7 +1658,9 @@ class LinearAttentionSSM(SSM):
         noise_rank = ranks.get(self.process_noise, self.key_dim)
         return m_step(params, score, names, emissions, inputs, noise_rank, prior)
 
-    def _check_batch(self, emissions: Any, inputs: Any) -> tuple[Array, Array]:
+    def _check_batch(
+        self, emissions: Any, inputs: Any, *, missing_lags: bool = False
+    ) -> tuple[Array, Array]:
         """One sequence or a batch of them as a batch, with its inputs."""
         y = _checks.float_array("emissions", emissions)
         if y.ndim not in (2, 3) or y.shape[-1] != self.emission_dim:
@@ -1398,7 +1668,7 @@ class LinearAttentionSSM(SSM):
                 f"emissions: expected shape (T, {self.emission_dim}) or "
                 f"(B, T, {self.emission_dim}), got {tuple(y.shape)}"
             )
-        u = self._check_inputs(inputs, y.shape[:-1], y.dtype)
+        u = self._check_inputs(inputs, y.shape[:-1], y.dtype, missing_lags=missing_lags)
         return (y[None], u[None]) if y.ndim == 2 else (y, u)
 
 
@@ -1413,14 +1683,18 @@ def _start_key(key: Array | None, restart: int) -> Array | None:
 
 @dataclass(frozen=True)
 class _Seen:
-    """The model for data whose pattern of what is missing was read before tracing."""
+    """The model for data whose pattern of what is missing was read before tracing.
+
+    Where every sequence stands in the data several times the prior does so, too.
+    """
 
     model: LinearAttentionSSM
     missing: Literal["rows", "entries"]
+    copies: int = 1
 
     def log_prior(self, params: Any) -> Float[Array, ""]:
         """Log prior density of the parameters."""
-        return self.model.log_prior(params)
+        return self.copies * self.model.log_prior(params)
 
     def prior_distributions(self, params: Any) -> dict[str, tfd.Distribution]:
         """The prior laws of the parameters by path."""

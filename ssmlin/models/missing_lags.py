@@ -1,0 +1,432 @@
+r"""Missing values that later steps have as lags: drawn, each draw with an exact filter of its own.
+
+Keys, gates and regressors are functions of lagged emissions, so a model is linear Gaussian only
+where these are known. A value that is missing is drawn from its predictive law given what was
+observed before, and then counts as observed: given the draws the filter is exact (it is
+Rao-Blackwellised). Draws are weighted by how well they predict later values, and resampled when
+few of them carry the weight. All is exact in the limit of many draws; a gap at the end is just a
+longer forecast.
+
+Source: Doucet, de Freitas, Murphy and Russell (2000), Rao-Blackwellised particle filtering;
+Kitagawa (1996) for systematic resampling.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+from tensorflow_probability.substrates.jax import math as tfm
+
+from ssmlin.inference import RowCovLaw, symmetric_root
+from ssmlin.lgssm import MatrixLGSSM
+from ssmlin.models.features import lagged_inputs
+
+
+class LaggedModel(Protocol):
+    """What the particle filter needs of a model; hashable, since it is compiled for it."""
+
+    emission_dim: int
+    num_lags: int
+    integrate_row_cov: bool
+    row_cov_discount: float
+    prior: Any
+
+    def to_lgssm(self, params: Any, inputs: Float[Array, "n p"]) -> MatrixLGSSM:
+        """The operators that go with each row of inputs."""
+
+    def initial_law(self, params: Any) -> Any:
+        """Mean and covariance of the state before the first step."""
+
+
+class Particles(NamedTuple):
+    """Draws of what is missing, and what the filter says given each.
+
+    Attributes:
+        log_weights: (N,).
+        means: of the state, (N, m, d).
+        covariances: of a row of the state, relative to Σ, (N, d, d).
+        row_cov: the law of Σ given each draw where Σ is integrated out, else None.
+        lags: the last emissions, observed or drawn, the latest first, (N, num_lags, m).
+    """
+
+    log_weights: Float[Array, " N"]
+    means: Float[Array, "N m d"]
+    covariances: Float[Array, "N d d"]
+    row_cov: RowCovLaw | None
+    lags: Float[Array, "N num_lags m"]
+
+    def take(self, index: Int[Array, " n"]) -> "Particles":
+        """Some of the draws, of equal weight."""
+        chosen = jax.tree.map(lambda x: x[index], self)
+        return chosen._replace(log_weights=jnp.zeros(len(index), self.log_weights.dtype))
+
+
+class ParticlePosterior(NamedTuple):
+    r"""What the particle filter returns: before every step a mixture over N draws.
+
+    $$p(y_t \mid y_{1:t-1}) = \sum_i w_{ti}\, N(y_t; \hat y_{ti}, C_{ti})$$
+
+    or, where Σ is integrated out, Student-t laws with n_t degrees of freedom and scale matrices C.
+
+    Attributes:
+        marginal_loglik: an estimate of log p(y_{1:T}), a scalar.
+        log_predictive: its terms, (T,); 0 where nothing was observed.
+        log_weights: log w, normalised, (T, N).
+        emission_means: (T, N, m).
+        emission_scales: C, (T, N, m, m).
+        student_df: n, (T,), or (T, m) for a diagonal Σ; None for Gaussian laws.
+        last: the draws after the last step.
+        kept: the draws after the steps that were asked for, with a leading axis, or None.
+    """
+
+    marginal_loglik: Float[Array, ""]
+    log_predictive: Float[Array, " T"]
+    log_weights: Float[Array, "T N"]
+    emission_means: Float[Array, "T N m"]
+    emission_scales: Float[Array, "T N m m"]
+    student_df: Float[Array, "T ..."] | None
+    last: Particles
+    kept: Particles | None = None
+
+
+class _Step(NamedTuple):
+    """What one step is given; time leads."""
+
+    emission: Float[Array, " m"]
+    counts: Bool[Array, ""]  # False where the emission serves as a lag alone
+    inputs: Float[Array, " p"]
+    is_lag: Bool[Array, ""]  # whether a later step has a missing entry of this emission as a lag
+    place: Int[Array, ""]  # where to keep the draws after this step; out of range for nowhere
+    key: Array
+
+
+def has_missing_lags(inputs: Any, num_lagged: int) -> Bool[Any, "..."]:
+    """Whether any of the first `num_lagged` inputs of each step is missing."""
+    return jnp.isnan(inputs[..., :num_lagged]).any(axis=-1)
+
+
+@partial(jax.jit, static_argnames=("model", "num_particles", "store", "num_kept"))
+def run_particles(
+    model: LaggedModel,
+    params: Any,
+    key: Array,
+    emissions: Float[Array, "T m"],
+    inputs: Float[Array, "T p"],
+    num_particles: int,
+    store: str = "all",
+    mask: Bool[Array, " T"] | None = None,
+    places: Int[Array, " T"] | None = None,
+    num_kept: int = 0,
+) -> Any:
+    """The particle filter.
+
+    Args:
+        model: the model.
+        params: its constrained parameters.
+        key: a PRNG key.
+        emissions: y; NaN means missing.
+        inputs: u, whose first num_lags·m columns are lags; NaN where they are missing.
+        num_particles: N.
+        store: "all": what :class:`ParticlePosterior` holds; "last": the last draws alone; "path":
+            one draw of all emissions, (T, m).
+        mask: False for steps whose emissions serve as lags alone.
+        places: for each step where in `kept` its draws go, `num_kept` for nowhere.
+        num_kept: how many steps are kept.
+
+    Returns:
+        As `store` says.
+    """
+    steps, m = emissions.shape
+    n, num_lags = num_particles, model.num_lags
+    dtype = params.initial.mean.dtype
+    emissions, inputs = emissions.astype(dtype), inputs.astype(dtype)
+    mean, cov = model.initial_law(params)[:2]
+
+    def repeat(x: Array) -> Array:
+        return jnp.broadcast_to(x, (n, *jnp.shape(x)))
+
+    law = model.prior.row_cov(params.emissions) if model.integrate_row_cov else None
+    start = Particles(
+        jnp.zeros(n, dtype),
+        repeat(mean),
+        repeat(cov),
+        jax.tree.map(lambda x: repeat(x.astype(dtype)), law),
+        jnp.zeros((n, num_lags, m), dtype),
+    )
+    # An emission is a lag of the next step first, unless it is the last one.
+    is_lag = jnp.isnan(emissions)
+    if num_lags > 0:
+        is_lag = is_lag.at[:-1].set(jnp.isnan(inputs[1:, :m]))
+    each = _Step(
+        emissions,
+        jnp.ones(steps, bool) if mask is None else mask,
+        inputs,
+        is_lag.any(axis=-1),
+        jnp.full(steps, num_kept) if places is None else places,
+        jax.random.split(key, steps),
+    )
+    kept: Any = None
+    if num_kept:
+        kept = jax.tree.map(lambda x: jnp.zeros((num_kept, *x.shape), x.dtype), start)
+
+    def step(carry: Any, now: _Step) -> tuple[Any, Any]:
+        particles, kept = carry
+        moved, (emission, law, out) = _advance(model, params, particles, now)
+        resampled, ancestors = _resample(jax.random.fold_in(now.key, 1), moved)
+        if kept is not None:
+            kept = jax.tree.map(lambda x, y: x.at[now.place].set(y, mode="drop"), kept, resampled)
+        wanted = {"all": (law, out), "last": None, "path": (emission, ancestors)}
+        return (resampled, kept), wanted[store]
+
+    (last, kept), found = jax.lax.scan(step, (start, kept), each)
+    if store == "last":
+        return last
+    if store == "path":
+        return _trace(jax.random.fold_in(key, 2), last, *found)
+    (log_weights, means, scales, df), log_predictive = found
+    return ParticlePosterior(
+        log_predictive.sum(),
+        log_predictive,
+        log_weights,
+        means,
+        scales,
+        df,
+        last,
+        kept,
+    )
+
+
+def _advance(
+    model: LaggedModel, params: Any, particles: Particles, now: _Step
+) -> tuple[Particles, Any]:
+    """One step of every draw: predict, draw what is missing, weigh, update."""
+    n, num_lags, m = particles.lags.shape
+    width = num_lags * m
+    lags = jnp.where(
+        jnp.isnan(now.inputs[:width]), particles.lags.reshape(n, width), now.inputs[:width]
+    )
+    outside = jnp.broadcast_to(now.inputs[width:], (n, now.inputs.shape[0] - width))
+    # One step of n draws looks like n steps of one sequence.
+    lgssm = model.to_lgssm(params, jnp.concatenate([lags, outside], axis=1))
+    mean = lgssm.transition.apply(particles.means) + lgssm.drift.to_dense()
+    cov = lgssm.transition.apply(lgssm.transition.apply(particles.covariances).mT)
+    cov = cov + lgssm.process_noise.to_dense()
+    emission_mean = jnp.einsum("nmd,nd->nm", mean, lgssm.readout) + lgssm.emission_bias
+    carried = jnp.einsum("nde,ne->nd", cov, lgssm.readout)
+    scale = jnp.einsum("nd,nd->n", carried, lgssm.readout) + lgssm.emission_noise
+
+    law = None if particles.row_cov is None else particles.row_cov.discount(model.row_cov_discount)
+    root, df = _predictive(lgssm, law, scale)
+    known = ~jnp.isnan(now.emission)
+    observed = known & now.counts
+    drawn, log_density = _complete(now.key, now.emission, observed, emission_mean, root, df)
+    emission = jnp.where(known, now.emission, drawn)
+
+    # A value that is neither observed nor ever a lag tells nothing: no update.
+    used = observed.any() | now.is_lag
+    error = jnp.where(used, emission - emission_mean, 0.0)
+    gain = carried / scale[:, None]
+    less = jnp.where(used, gain, 0.0)[:, :, None] * carried[:, None, :]
+    new_law = particles.row_cov
+    if law is not None and particles.row_cov is not None:
+        white = error / jnp.sqrt(scale)[:, None]
+        add = white**2 if law.is_diagonal else white[:, :, None] * white[:, None, :]
+        updated = RowCovLaw(law.df + 1, law.scale + add)
+        new_law = jax.tree.map(partial(jnp.where, used), updated, particles.row_cov)
+    before = jax.nn.log_softmax(particles.log_weights)
+    weighed = before + log_density
+    log_predictive = jnp.where(observed.any(), jax.nn.logsumexp(weighed), 0.0)
+    new = Particles(
+        jax.nn.log_softmax(weighed),
+        mean + error[:, :, None] * gain[:, None, :],
+        cov - less,
+        new_law,
+        jnp.concatenate([emission[:, None], particles.lags], axis=1)[:, :num_lags],
+    )
+    shared_df = None if df is None else df[0]  # all draws have seen as many values
+    shown = (before, emission_mean, root @ root.mT, shared_df)
+    return new, (emission, shown, log_predictive)
+
+
+def _predictive(
+    lgssm: MatrixLGSSM, law: RowCovLaw | None, scale: Float[Array, " N"]
+) -> tuple[Float[Array, "N m m"], Float[Array, "N ..."] | None]:
+    """A root of the predictive scale matrix of every draw, and degrees of freedom if there are."""
+    spread = jnp.sqrt(scale)[:, None, None]
+    if law is None:
+        return spread * symmetric_root(lgssm.row_cov), None
+    df = law.student_df
+    if law.is_diagonal:
+        return spread * jnp.sqrt(law.scale / df)[..., None] * jnp.eye(law.scale.shape[-1]), df
+    return spread * _cholesky(law.scale / df[:, None, None]), df
+
+
+def _cholesky(x: Float[Array, "... m m"]) -> Float[Array, "... m m"]:
+    """A lower root; of one row without LAPACK, which is slow on many small matrices."""
+    return jnp.sqrt(x) if x.shape[-1] == 1 else jnp.linalg.cholesky(x)
+
+
+def _solve(root: Float[Array, "... m m"], x: Float[Array, "... m"]) -> Float[Array, "... m"]:
+    """L⁻¹ x for lower triangular L."""
+    if root.shape[-1] == 1:
+        return x / root[..., 0]
+    return jax.scipy.linalg.solve_triangular(root, x[..., None], lower=True)[..., 0]
+
+
+def _complete(
+    key: Array,
+    value: Float[Array, " m"],
+    observed: Bool[Array, " m"],
+    mean: Float[Array, "N m"],
+    root: Float[Array, "N m m"],
+    df: Float[Array, "N ..."] | None,
+) -> tuple[Float[Array, "N m"], Float[Array, " N"]]:
+    """Draw the missing entries given the observed ones, whose log density comes with it.
+
+    By mean correction: what is drawn without looking at the observed entries is moved by what
+    these say. Draws come in pairs of opposite signs, so means of linear models have no error.
+    """
+    n, m = mean.shape
+    half = (n + 1) // 2
+    normal_key, gamma_key = jax.random.split(key)
+    normal = jax.random.normal(normal_key, (half, m), mean.dtype)
+    normal = jnp.concatenate([normal, -normal])[:n]
+    scale = root @ root.mT
+    both = observed[:, None] & observed[None, :]
+    seen_root = _cholesky(jnp.where(both, scale, jnp.eye(m, dtype=mean.dtype)))
+    residual = jnp.where(observed, value - mean, 0.0)
+    white = _solve(seen_root, residual)
+    squares, log_dets = white**2, jnp.log(jnp.diagonal(seen_root, axis1=-2, axis2=-1))
+    count = observed.astype(mean.dtype)
+    if df is not None and df.ndim == 1:  # the entries share one scale
+        squares, log_dets, count = squares.sum(-1), log_dets.sum(-1), count.sum()
+    mixing: Array | float = 1.0
+    if df is None:
+        terms = -0.5 * (squares + jnp.log(2 * jnp.pi) * count) - log_dets
+    else:
+        terms = (
+            -tfm.log_gamma_difference(0.5 * count, 0.5 * df)
+            - 0.5 * count * jnp.log(jnp.pi * df)
+            - log_dets
+            - 0.5 * (df + count) * jnp.log1p(squares / df)
+        )
+        # Given what was observed the common scale is an inverse gamma draw.
+        shape = jnp.broadcast_to(0.5 * (df + count), df.shape)[:half]
+        chi_square = 2 * jax.random.gamma(gamma_key, shape)
+        mixing = jnp.sqrt((df + squares) / jnp.concatenate([chi_square, chi_square])[:n])
+        mixing = mixing[:, None] if df.ndim == 1 else mixing
+    log_density = terms.reshape(n, -1).sum(axis=-1)
+    drawn = mean + mixing * jnp.einsum("nij,nj->ni", root, normal)
+    gap = jnp.where(observed, value - drawn, 0.0)
+    weights = _solve(seen_root, gap)
+    weights = (
+        weights / seen_root[..., 0]
+        if m == 1
+        else jax.scipy.linalg.solve_triangular(seen_root.mT, weights[..., None])[..., 0]
+    )
+    moved = drawn + jnp.einsum("nij,nj->ni", scale, jnp.where(observed, weights, 0.0))
+    return jnp.where(observed, value, moved), log_density
+
+
+def resampled_index(
+    key: Array, log_weights: Float[Array, " N"], num_samples: int
+) -> Int[Array, " n"]:
+    """Systematic resampling: which draws are taken, in order."""
+    bounds = jnp.cumsum(jax.nn.softmax(log_weights))
+    places = (jnp.arange(num_samples) + jax.random.uniform(key, dtype=bounds.dtype)) / num_samples
+    index = jnp.searchsorted(bounds, places * bounds[-1])
+    return jnp.minimum(index, len(log_weights) - 1).astype(int)
+
+
+def _resample(key: Array, particles: Particles) -> tuple[Particles, Int[Array, " N"]]:
+    """Resample where fewer than half of the draws carry the weight; and each one's ancestor."""
+    n = len(particles.log_weights)
+    share = jax.nn.softmax(particles.log_weights)
+
+    def anew(particles: Particles) -> tuple[Particles, Array]:
+        index = resampled_index(key, particles.log_weights, n)
+        return particles.take(index), index
+
+    def stay(particles: Particles) -> tuple[Particles, Array]:
+        return particles, jnp.arange(n)
+
+    return jax.lax.cond(1 / jnp.sum(share**2) < 0.5 * n, anew, stay, particles)
+
+
+@partial(jax.jit, static_argnames=("model", "num_samples", "num_particles"))
+def impute(
+    model: LaggedModel,
+    params: Any,
+    key: Array,
+    emissions: Float[Array, "B T m"],
+    inputs: Float[Array, "B T p"],
+    num_samples: int,
+    num_particles: int,
+) -> tuple[Float[Array, "n B T m"], Float[Array, "n B T p"]]:
+    """Completed sequences, each from a particle filter of its own.
+
+    Args:
+        model: the model.
+        params: its constrained parameters.
+        key: a PRNG key.
+        emissions: y; NaN means missing.
+        inputs: u; NaN where lags are missing.
+        num_samples: n.
+        num_particles: of each filter.
+
+    Returns:
+        Emissions, whole where they are lags of later steps or observed in part, and inputs.
+    """
+    num_lags = model.num_lags
+
+    def one(key: Array, y: Array, u: Array) -> tuple[Array, Array]:
+        path = run_particles(model, params, key, y, u, num_particles, "path")
+        width = num_lags * y.shape[1]
+        completed = jnp.where(jnp.isnan(y), path, y)
+        lags = lagged_inputs(completed, num_lags) if num_lags else u[:, :0]
+        lags = jnp.where(jnp.isnan(u[:, :width]), lags, u[:, :width])
+        steps = jnp.arange(len(y))
+        last = jnp.where(jnp.isnan(y).all(axis=1), -1, steps).max()
+        # A step that no other misses as a lag is known there, and hidden here on purpose.
+        wanted = ~jnp.isnan(y).all(axis=1)
+        if num_lags:
+            is_lag = jnp.isnan(u[1:, : y.shape[1]]).any(axis=1)
+            wanted = wanted.at[:-1].set(wanted[:-1] | is_lag)
+        emissions = jnp.where((wanted & (steps <= last))[:, None], completed, y)
+        return emissions, jnp.concatenate([lags, u[:, width:]], axis=1)
+
+    keys = jax.random.split(key, (num_samples, len(emissions)))
+    return jax.vmap(jax.vmap(one), (0, None, None))(keys, emissions, inputs)
+
+
+def lagged_values(
+    emissions: Float[Array, "... T m"], inputs: Float[Array, "... T p"], num_lags: int
+) -> Float[Array, "... T m"]:
+    """Emissions, and those that are missing but stand as lags at a step that is observed."""
+    m = emissions.shape[-1]
+    seen = ~jnp.isnan(emissions).all(axis=-1, keepdims=True)
+    known = emissions
+    for lag in range(1, num_lags + 1):
+        said = jnp.where(seen, inputs[..., (lag - 1) * m : lag * m], jnp.nan)[..., lag:, :]
+        said = jnp.concatenate([said, jnp.full_like(known[..., :lag, :], jnp.nan)], axis=-2)
+        known = jnp.where(jnp.isnan(known), said, known)
+    return known
+
+
+def _trace(
+    key: Array,
+    last: Particles,
+    emissions: Float[Array, "T N m"],
+    ancestors: Int[Array, "T N"],
+) -> Float[Array, "T m"]:
+    """One draw of all emissions, back through the ancestors of one of the last draws."""
+    end = jax.random.categorical(key, last.log_weights).astype(ancestors.dtype)
+
+    def back(index: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
+        values, parents = now
+        parent = parents[index]
+        return parent, values[parent]
+
+    return jax.lax.scan(back, end, (emissions, ancestors), reverse=True)[1]
