@@ -153,6 +153,9 @@ class TableStream:
     def windows(self, size: int, num_lags: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Consecutive standardised windows for a model with lags, in single precision.
 
+        A step with a missing lag is left out of what is fitted: its values are missing. The memory
+        passes over it with the value observed last.
+
         Args:
             size: W; the last window is filled up with missing values and inputs of zero.
             num_lags: how many lagged values are the first inputs, the latest first.
@@ -165,15 +168,20 @@ class TableStream:
         mean, scale = np.array(scaling.mean), np.array(scaling.scale)
         m, k = len(self.targets), len(self.inputs)
         before, last = np.zeros((num_lags, m)), np.zeros((1, m))
+        unknown = np.zeros(num_lags, bool)
         rest_y, rest_u = np.zeros((0, m)), np.zeros((0, num_lags * m + k))
         is_first = True
         for values, outside in self.pieces():
             y = (values - mean) / scale
+            missing = np.concatenate([unknown, np.isnan(y).any(axis=1)])
+            unknown = missing[len(missing) - num_lags :]
             known = _carried(np.concatenate([last, y]))[1:]
             last = known[-1:]
             known = np.concatenate([before, known])
             lags = [known[num_lags - lag : len(known) - lag] for lag in range(1, num_lags + 1)]
             u = np.concatenate([*lags, scaling.apply_inputs(outside)], axis=1)
+            for lag in range(1, num_lags + 1):
+                y[missing[num_lags - lag : len(missing) - lag]] = np.nan
             before = known[len(known) - num_lags :]
             if is_first:
                 y[:num_lags], is_first = np.nan, False

@@ -209,12 +209,12 @@ def test_lagged_inputs_are_dynamaxs():
     window = ssmlin.lagged_inputs(y, 2, include_current=True)
     np.testing.assert_array_equal(window[:, :M], y)
     np.testing.assert_array_equal(window[:, M:], ssmlin.lagged_inputs(y, 2))
-    # A missing value is the last one observed, and zero before the first.
+    # A missing value is missing as a lag, too.
     holes = y.at[jnp.array([0, 2, 3]), 0].set(jnp.nan)
-    known = np.array(y)
-    known[0, 0], known[2:4, 0] = 0.0, y[1, 0]
+    lags = np.asarray(ssmlin.lagged_inputs(holes, 2))
+    assert np.argwhere(np.isnan(lags)).tolist() == [[1, 0], [2, 2], [3, 0], [4, 0], [4, 2], [5, 2]]
     np.testing.assert_array_equal(
-        ssmlin.lagged_inputs(holes, 2), ssmlin.lagged_inputs(jnp.asarray(known), 2)
+        lags, np.where(np.isnan(lags), np.nan, ssmlin.lagged_inputs(y, 2))
     )
 
 
@@ -287,7 +287,8 @@ def test_forecast_with_missing_entries():
     u = model.compute_inputs(holes)
     result = model.forecast(params, holes, u, 2, key=jax.random.key(0), num_samples=50)
     assert np.isfinite(result.means).all() and result.samples.shape == (50, 2, M)
-    exact = model.forecast(params, holes, u, 1, future_inputs=u[-1:])
+    known = model.compute_inputs(y)
+    exact = model.forecast(params, holes, known, 1, future_inputs=known[-1:])
     assert np.isfinite(exact.covariances).all()
 
 
