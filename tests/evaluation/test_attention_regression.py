@@ -17,7 +17,7 @@ from ssmlin.evaluation.attention_regression import (
     fit_attention_regression,
 )
 from ssmlin.evaluation.candidates import DEFAULT, forecasters
-from ssmlin.evaluation.regressions import lags_and_inputs
+from ssmlin.evaluation.regressions import known_lags, lags_and_inputs
 
 T, M, P = 26, 2, 3
 #: Settings with which short series have several blocks, groups and windows.
@@ -208,7 +208,6 @@ def test_paths_are_made_of_one_step_laws(name):
     params = params._replace(weights=0.3 * params.weights, noise=1e-12 * jnp.eye(M))
     means = jax.jit(model.means)
     values = np.asarray(y, np.float64)
-    values[[5, 17]] = np.nan
     observed = Observed(values, np.asarray(u, np.float64)[:, :1])
     paths = model.simulate(params, num_lags, observed, Ahead(np.array([12, 18]), 3, 5))
     assert paths.shape == (2, 5, 3, M)
@@ -221,6 +220,16 @@ def test_paths_are_made_of_one_step_laws(name):
             mean = np.asarray(means(params, emissions, inputs))[origin + h]
             np.testing.assert_allclose(several[:, h], np.broadcast_to(mean, (5, M)), atol=1e-4)
             longer.values[origin + h] = mean
+
+
+def test_a_missing_lag_is_refused():
+    values = np.random.default_rng(0).normal(size=(40, 1))
+    values[[5, 39]] = np.nan
+    message = "values: expected lags that are known for an attention.*missing value at step 6"
+    with pytest.raises(ValueError, match=message):
+        fit_attention_regression(Observed.of(values), 0, num_lags=1)
+    # The last value is no lag of any step.
+    assert known_lags(Observed.of(values[6:]), 1, "it").values.shape == (34, 1)
 
 
 def test_attentions_are_known_by_name():

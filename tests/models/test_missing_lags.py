@@ -43,7 +43,7 @@ def test_draws_equal_a_sum_over_a_grid(options):
     """One entry is missing, in the middle; without it all is exactly the filter's."""
     model, params, y = make(**options)
     gap = y.at[4, 0].set(jnp.nan)
-    found = model.particle_filter(params, gap, model.compute_inputs(gap), num_particles=4000)
+    found = model.particle_filter(params, gap, model.compute_inputs(gap), num_particles=20_000)
     grid = jnp.linspace(y[3, 0] - 9, y[3, 0] + 9, 1201)
 
     @jax.jit
