@@ -153,6 +153,72 @@ def fit_attention(
     return Fitted(predict, count, sample_paths, validation, details, log_evidence)
 
 
+def sample_over_gaps(
+    key: Array,
+    model: LinearAttentionSSM,
+    params: ParamsLinearAttentionSSM,
+    props: ParamsLinearAttentionSSM,
+    emissions: Float[Array, "... T m"],
+    inputs: Float[Array, "... T p"],
+    *,
+    num_chains: int = 4,
+    checkpoint_dir: Path | None = None,
+    **options: Any,
+) -> Any:
+    """Draw parameters; where lags are missing each chain has completed data of its own.
+
+    That is multiple imputation: what is missing is drawn given `params`, and the chains together
+    say what is known of the parameters, so they differ by more than chance.
+
+    Args:
+        key: a PRNG key.
+        model: the model.
+        params: its fitted parameters.
+        props: their properties.
+        emissions: one sequence or a batch; NaN means missing.
+        inputs: likewise; lags may be missing.
+        num_chains: the number of chains.
+        checkpoint_dir: see :func:`ssmlin.sample_posterior`, as for all further arguments.
+        **options: of :func:`ssmlin.sample_posterior`.
+
+    Returns:
+        An ArviZ DataTree.
+    """
+    if not lacks_lags(model, inputs):
+        return sample_posterior(
+            key, model, params, props, emissions, inputs, num_chains=num_chains,
+            checkpoint_dir=checkpoint_dir, **options,
+        )  # fmt: skip
+    import xarray
+
+    several = model.impute(key, params, emissions, inputs, num_chains)
+    trees = []
+    for chain, data in enumerate(zip(*several, strict=True)):
+        folder = None if checkpoint_dir is None else checkpoint_dir / f"chain-{chain}"
+        chain_key = jax.random.fold_in(key, chain)
+        trees.append(
+            sample_posterior(
+                chain_key, model, params, props, *data, num_chains=1, checkpoint_dir=folder,
+                **options,
+            )
+        )  # fmt: skip
+
+    def together(*several: Any) -> Any:
+        if "chain" not in several[0].dims:
+            return several[0]
+        numbered = [one.assign_coords(chain=[i]) for i, one in enumerate(several)]
+        return xarray.concat(numbered, dim="chain", data_vars="minimal")
+
+    tree = xarray.map_over_datasets(together, *trees)
+    # What was drawn was not observed.
+    observed = tree["observed_data"]["emissions"]
+    known = xarray.DataArray(np.asarray(~jnp.isnan(emissions)), dims=observed.dims)
+    tree["observed_data"]["emissions"] = observed.where(known)
+    terms = tree["log_likelihood"]["emissions"]
+    tree["log_likelihood"]["emissions"] = terms.where(known.any(known.dims[-1]), 0.0)
+    return tree
+
+
 def laplace_evidence(
     model: LinearAttentionSSM,
     params: ParamsLinearAttentionSSM,

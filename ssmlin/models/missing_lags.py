@@ -227,9 +227,7 @@ def _advance(
     known = ~jnp.isnan(now.emission)
     observed = known & now.counts
     normal = _spread_normal(now.key, emission_mean)
-    drawn, log_density = _complete(
-        now.key, now.emission, observed, emission_mean, root, df, normal
-    )
+    drawn, log_density = _complete(now.key, now.emission, observed, emission_mean, root, df, normal)
     emission = jnp.where(known, now.emission, drawn)
 
     # A value that is neither observed nor ever a lag tells nothing: no update.
