@@ -215,7 +215,7 @@ def sample_over_gaps(
     known = xarray.DataArray(np.asarray(~jnp.isnan(emissions)), dims=observed.dims)
     tree["observed_data"]["emissions"] = observed.where(known)
     terms = tree["log_likelihood"]["emissions"]
-    tree["log_likelihood"]["emissions"] = terms.where(known.any(known.dims[-1]), 0.0)
+    tree["log_likelihood"]["emissions"] = terms.where(known.any(str(known.dims[-1])), 0.0)
     return tree
 
 

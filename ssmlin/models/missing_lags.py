@@ -24,7 +24,6 @@ from ssmlin.inference import RowCovLaw, symmetric_root
 from ssmlin.lgssm import MatrixLGSSM
 from ssmlin.models.features import lagged_inputs
 
-
 #: Draws are resampled unless they are worth this share of as many of equal weight.
 _EVEN = 0.99
 
@@ -145,19 +144,19 @@ def run_particles(
     """
     steps, m = emissions.shape
     n, num_lags = num_particles, model.num_lags
-    dtype = params.initial.mean.dtype
+    dtype = jnp.result_type(*jax.tree.leaves(params))
     emissions, inputs = emissions.astype(dtype), inputs.astype(dtype)
     mean, cov = model.initial_law(params)[:2]
 
     def repeat(x: Array) -> Array:
-        return jnp.broadcast_to(x, (n, *jnp.shape(x)))
+        return jnp.broadcast_to(x.astype(dtype), (n, *jnp.shape(x)))
 
     law = model.prior.row_cov(params.emissions) if model.integrate_row_cov else None
     start = Particles(
         jnp.zeros(n, dtype),
         repeat(mean),
         repeat(cov),
-        jax.tree.map(lambda x: repeat(x.astype(dtype)), law),
+        jax.tree.map(repeat, law),
         jnp.zeros((n, num_lags, m), dtype),
     )
     # An emission is a lag of the next step first, unless it is the last one.
@@ -265,7 +264,8 @@ def _predictive(
         return spread * symmetric_root(lgssm.row_cov), None
     df = law.student_df
     if law.is_diagonal:
-        return spread * jnp.sqrt(law.scale / df)[..., None] * jnp.eye(law.scale.shape[-1]), df
+        eye = jnp.eye(law.scale.shape[-1], dtype=law.scale.dtype)
+        return spread * jnp.sqrt(law.scale / df)[..., None] * eye, df
     return spread * _cholesky(law.scale / df[:, None, None]), df
 
 
