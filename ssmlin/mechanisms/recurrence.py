@@ -152,16 +152,12 @@ def linear_attention(
     keys: Float[Array, "T d"],
     values: Float[Array, "T m"] | None = None,
     queries: Float[Array, "T d"] | None = None,
-    alpha: Float[Array, " T"] | float | None = None,
-    beta: Float[Array, " T"] | float | None = None,
-    decay: Float[Array, "T d"] | float | None = None,
-    removal_key: Float[Array, "T d"] | None = None,
-    removal_rate: Float[Array, "T d"] | float | None = None,
     initial_state: Float[Array, "m d"] | None = None,
     method: Method = "auto",
     multi_step: Steps = "auto",
     negative_eigenvalues: bool = False,
     return_states: bool = False,
+    **gates: Float[Array, "T ..."] | float | None,
 ) -> Float[Array, "T m"] | tuple[Float[Array, "T m"], Float[Array, "T m d"]]:
     r"""Run a linear attention: $S_t = S_{t-1} A_t + B_t$, $o_t = S_t q_t$, t = 1..T.
 
@@ -174,11 +170,6 @@ def linear_attention(
         keys: k_t, (T, d); (T, n_h, d) for the multi-step mechanisms.
         values: v_t, (T, m); (T, n_h, m) for the multi-step mechanisms.
         queries: q_t, (T, d).
-        alpha: scalar decay in [0, 1] ([-1, 1] for mamba2 with negative eigenvalues), (T,).
-        beta: learning rate in [0, 1] ([0, 2] with negative eigenvalues), (T,) or (T, n_h).
-        decay: per-channel decay in [0, 1], (T, d): a_t of gla and kda, w_t of rwkv7.
-        removal_key: κ_t of rwkv7 (normalised inside), (T, d).
-        removal_rate: a_t of rwkv7 in [0, 1], (T, d).
         initial_state: S_0, (m, d); zero by default.
         method: "sequential" (a scan over time), "associative" (the blocked-matrix product under
             an associative scan), "chunked" (scans inside chunks, side by side), or "auto", which
@@ -186,10 +177,14 @@ def linear_attention(
         multi_step: "combined" composes a token's micro-steps first, "reindexed" runs over all
             T·n_h of them; both give the same. "auto" reindexes in the sequential driver, where
             that is several times as fast, and combines in the others, where blocks are dense.
-        negative_eigenvalues: widen the gates' ranges, see alpha and beta.
+        negative_eigenvalues: widen the gates' ranges, see the gates.
         return_states: also return the states.
-
-    Scalar gates are broadcast over time.
+        **gates: the gates of the mechanism by name; a scalar is broadcast. Those of the family:
+            alpha, scalar decay in [0, 1] ([-1, 1] for mamba2 with negative eigenvalues), (T,);
+            beta, learning rate in [0, 1] ([0, 2] with negative eigenvalues), (T,) or (T, n_h);
+            decay, per-channel decay in [0, 1], (T, d): a_t of gla and kda, w_t of rwkv7;
+            removal_key, κ_t of rwkv7 (normalised inside), (T, d); removal_rate, a_t of rwkv7 in
+            [0, 1], (T, d).
 
     Returns:
         The outputs o, (T, m), or (outputs, states) with states (T, m, d).
@@ -215,15 +210,11 @@ def linear_attention(
         state = _checks.finite("initial_state", _checks.float_array("initial_state", initial_state))
     tokens, sizes = make_tokens(
         mech,
+        gates,
         keys=keys,
         values=values,
         queries=queries,
         value_dim=state.shape[0] if state is not None and values is None else None,
-        alpha=alpha,
-        beta=beta,
-        decay=decay,
-        removal_key=removal_key,
-        removal_rate=removal_rate,
     )
     if state is None:
         state = jnp.zeros((sizes["m"], sizes["d"]), tokens.keys.dtype)
