@@ -35,7 +35,7 @@ from ssmlin.learning import FitHistory, fit_em, fit_sgd
 from ssmlin.learning.sgd import train_part
 from ssmlin.learning.target import property_leaves
 from ssmlin.lgssm import MatrixLGSSM
-from ssmlin.mechanisms import Gate, Mechanism, get_mechanism, matrix_lgssm, unit
+from ssmlin.mechanisms import MECHANISMS, Gate, Mechanism, get_mechanism, matrix_lgssm, unit
 from ssmlin.models.coefficients import initial_coefficients
 from ssmlin.models.features import (
     ParamsGate,
@@ -218,11 +218,18 @@ class LinearAttentionSSM(SSM):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The arguments that make this model again; the prior's are under "prior"."""
+        """The arguments that make this model again; the prior's are under "prior".
+
+        The mechanism is its name; if that is not enough to make it again, the mechanism itself.
+        """
         names = inspect.signature(type(self)).parameters
         plain = {name: getattr(self, name) for name in names if hasattr(self, name)}
+        mechanism: str | Mechanism = self.mechanism.name
+        known = MECHANISMS.get(self.mechanism.name)
+        if known is None or known(self.mechanism.negative_eigenvalues) != self.mechanism:
+            mechanism = self.mechanism
         return plain | {
-            "mechanism": self.mechanism.name,
+            "mechanism": mechanism,
             "negative_eigenvalues": self.mechanism.negative_eigenvalues,
             "prior": asdict(self.prior),
         }
@@ -548,8 +555,8 @@ class LinearAttentionSSM(SSM):
 
         Raises:
             OSError: the file cannot be written.
-            ValueError: parameters of another model, or a mechanism that is not in
-                ``ssmlin.MECHANISMS``.
+            ValueError: parameters of another model, or a mechanism that is not registered, see
+                :func:`ssmlin.register_mechanism`.
         """
         # That module reads models, too, so it imports this one.
         from ssmlin.models.files import save
