@@ -46,6 +46,6 @@ if __name__ == "__main__":
 
     model.save("leaky.safetensors", params)
     model, params, _ = ssmlin.load("leaky.safetensors")
-    print("next:", model.forecast(params, y, u, horizon=3, key=jax.random.key(1)).means[:, 0])
+    print(f"read: {model.mechanism}")
     table = ssmlin.compare(np.asarray(y), models=["leaky", "autoregression"], progress=False)
     print(table[["model", "log_density", "rmse"]].to_string(index=False))

@@ -19,6 +19,36 @@ Steps = Literal["auto", "combined", "reindexed"]
 _CHUNK = 64
 
 
+def _step_operators(mechanism: Mechanism, tokens: Tokens) -> tuple[DPLR, LowRank]:
+    """The operators of every token, or micro-step, as the mechanism says; their shapes are checked.
+
+    An axis of one would be broadcast in some places and not in others.
+    """
+    transition, drift = mechanism.transition(tokens), mechanism.drift(tokens)
+    for name, found, cls in (("transition", transition, DPLR), ("drift", drift, LowRank)):
+        if not isinstance(found, cls):
+            raise TypeError(
+                f"{type(mechanism).__name__}.{name}: expected a {cls.__name__}, got "
+                f"{_checks.describe(found)}"
+            )
+    lead, m = tokens.keys.shape[:-1], tokens.values.shape[-1]
+    d, rank = tokens.keys.shape[-1], drift.left.shape[-1]
+    for name, array, shape in (
+        ("transition: expected diag", transition.diag, (*lead, d)),
+        ("transition: expected left", transition.left, (*lead, d, mechanism.step_rank)),
+        ("transition: expected right", transition.right, (*lead, d, mechanism.step_rank)),
+        ("drift: expected left", drift.left, (*lead, m, rank)),
+        ("drift: expected right", drift.right, (*lead, d, rank)),
+    ):
+        if array.shape != shape:
+            axes = "(T, n_h, ...)" if mechanism.multi_step else "(T, ...)"
+            raise ValueError(
+                f"{type(mechanism).__name__}.{name} of shape {axes} = {shape} for d = {d}, m = {m} "
+                f"and step_rank = {mechanism.step_rank}, got {array.shape}"
+            )
+    return transition, drift
+
+
 def token_operators(mechanism: Mechanism, tokens: Tokens) -> tuple[DPLR, LowRank]:
     """The operators (A_t, B_t) of whole tokens; micro-steps are composed first.
 
@@ -29,7 +59,7 @@ def token_operators(mechanism: Mechanism, tokens: Tokens) -> tuple[DPLR, LowRank
     Returns:
         A_t of rank ``mechanism.rank(n_h)`` and B_t, leading axis T.
     """
-    transition, drift = mechanism.transition(tokens), mechanism.drift(tokens)
+    transition, drift = _step_operators(mechanism, tokens)
     if not mechanism.multi_step:
         return transition, drift
 
@@ -128,11 +158,7 @@ def _run(
     """Outputs and, if asked for, all states, one a token."""
     queries = tokens.keys if tokens.queries is None else tokens.queries
     micro_steps = mechanism.multi_step and multi_step == "reindexed"
-    a, b = (
-        (mechanism.transition(tokens), mechanism.drift(tokens))
-        if micro_steps
-        else token_operators(mechanism, tokens)
-    )
+    a, b = _step_operators(mechanism, tokens) if micro_steps else token_operators(mechanism, tokens)
     if method == "sequential" and not return_states:
         return _sequential(a, b, state, queries), None
     if method == "sequential":

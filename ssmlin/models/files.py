@@ -93,17 +93,20 @@ def load(
         'mamba2'
     """
     arrays, description = read_arrays("path", Path(path), _KIND)
+    name = description.get("settings", {}).get("mechanism")
+    if isinstance(name, str) and name not in MECHANISMS:
+        raise ValueError(
+            f"path: expected a model of a registered mechanism, got one of {name!r}: {path}; "
+            "register its class first, by ssmlin.register_mechanism"
+        )
     prior: dict[str, Any]
     try:
         settings, trainable = description["settings"], description["trainable"]
-        if (name := settings["mechanism"]) not in MECHANISMS:
-            raise ValueError(
-                f"{name!r} is not in ssmlin.MECHANISMS; its class must be registered first, by "
-                "ssmlin.register_mechanism"
-            )
         prior = {k: tuple(x) if isinstance(x, list) else x for k, x in settings["prior"].items()}
         fields = {"negative_eigenvalues": settings["negative_eigenvalues"]}
-        mechanism = MECHANISMS[name](**fields | _tuples(description.get("mechanism", {})))
+        mechanism = MECHANISMS[settings["mechanism"]](
+            **fields | _tuples(description.get("mechanism", {}))
+        )
         changed = {"mechanism": mechanism, "prior": ShrinkagePrior(**prior)}
         model = LinearAttentionSSM(**settings | changed)
         _check_shapes("path", model, arrays)

@@ -238,7 +238,9 @@ def test_a_file_of_a_mechanism_that_is_not_registered(fitted, tmp_path):
         known = dict(ssmlin.MECHANISMS) | {"mine": Mine}
         patch.setattr("ssmlin.models.files.MECHANISMS", known)
         model.save(tmp_path / "m", params)
-    with pytest.raises(ValueError, match="'mine' is not in .*registered first.*register_mechanism"):
+    with pytest.raises(
+        ValueError, match="of a registered mechanism, got one of 'mine'.*register_mech"
+    ):
         ssmlin.load(tmp_path / "m")
 
 
@@ -320,6 +322,30 @@ def test_what_is_no_class_of_a_mechanism():
 def test_wrong_gates(arguments, expected):
     with pytest.raises(ValueError, match=expected):
         Gate(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("method", "error", "expected"),
+    [
+        # These would be broadcast by the recurrence, and be another model for the filter.
+        (
+            {"transition": lambda self, x: diagonal_transition(x.forget[..., None])},
+            ValueError,
+            r"Wrong.transition: expected diag of shape \(T, ...\) = \(7, 3\) .*, got \(7, 1\)",
+        ),
+        (
+            {"drift": lambda self, x: LowRank(x.values[..., :1, None], x.keys[..., None])},
+            ValueError,
+            r"Wrong.drift: expected left of shape .* = \(7, 2, 1\) .*, got \(7, 1, 1\)",
+        ),
+        ({"step_rank": 1}, ValueError, r"expected left .* step_rank = 1, got \(7, 3, 0\)"),
+        ({"drift": lambda self, x: x.keys}, TypeError, "Wrong.drift: expected a LowRank, got"),
+    ],
+)
+def test_operators_of_wrong_shapes(method, error, expected):
+    x = {name: x for name, x in random_tokens().items() if name in ("keys", "values", "queries")}
+    with pytest.raises(error, match=expected):
+        ssmlin.linear_attention(type("Wrong", (Plain,), method)(), **x, forget=0.5)
 
 
 # ------------------------------------------------------------------------------ comparisons
