@@ -9,6 +9,12 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
+_KILLED = "fewer of them need less memory"
+_NO_START = (
+    "they import the script that started them, so it must be a file, with its calls under "
+    '`if __name__ == "__main__":`'
+)
+
 
 def run_in_processes(
     function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], workers: int
@@ -50,9 +56,10 @@ def run_in_processes(
                 except (EOFError, ConnectionError):
                     process = processes[here]
                     process.join()
+                    killed = process.exitcode is not None and process.exitcode < 0
                     raise RuntimeError(
                         "workers: expected processes that live until they are done, got one ended "
-                        f"with exit code {process.exitcode}; fewer of them need less memory"
+                        f"with exit code {process.exitcode}; {_KILLED if killed else _NO_START}"
                     ) from None
                 if answer is not None and number is not None:
                     result, error = answer
