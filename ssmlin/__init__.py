@@ -17,7 +17,7 @@ from ssmlin.inference import (
 )
 from ssmlin.learning import posterior_params, predict_one_step, sample_posterior
 from ssmlin.lgssm import MatrixLGSSM
-from ssmlin.mechanisms import MECHANISMS, linear_attention, matrix_lgssm
+from ssmlin.mechanisms import MECHANISMS, linear_attention, matrix_lgssm, register_mechanism
 from ssmlin.models import Forecast, LinearAttentionSSM, ShrinkagePrior, lagged_inputs, load
 
 __version__ = "0.1.0"
@@ -47,5 +47,6 @@ __all__ = [
     "matrix_lgssm_smoother",
     "posterior_params",
     "predict_one_step",
+    "register_mechanism",
     "sample_posterior",
 ]

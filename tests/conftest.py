@@ -2,10 +2,13 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
 import pytest
+
+from ssmlin.mechanisms import registry
 
 # One program in one piece: splitting it for threads takes longer where every core has a worker.
 # Read when JAX starts, here and in the programs that tests start.
@@ -17,20 +20,31 @@ os.environ["XLA_FLAGS"] = " ".join(
 jax.config.update("jax_enable_x64", True)
 
 
-class DoctestPrecision:
+@contextmanager
+def registry_kept() -> Iterator[None]:
+    """What is registered inside is forgotten."""
+    before = dict(registry._REGISTERED)
+    try:
+        yield
+    finally:
+        registry._REGISTERED.clear()
+        registry._REGISTERED.update(before)
+
+
+class Doctests:
     """Runs the examples in docstrings in single precision, JAX's default, as users see them."""
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item):
         if not isinstance(item, pytest.DoctestItem):
             return (yield)
-        with jax.enable_x64(False):
+        with jax.enable_x64(False), registry_kept():
             return (yield)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     # A hook of this file would see the tests in this folder only, and not the doctests of ssmlin.
-    config.pluginmanager.register(DoctestPrecision(), "doctest-precision")
+    config.pluginmanager.register(Doctests(), "doctests-as-users-see-them")
     # Most of the time goes into compiling: keep the programs for the next run, for the other
     # workers, and for programs that tests start, which read the environment. The key of an entry
     # holds the versions, the flags and the kind of processor.
@@ -69,3 +83,10 @@ def float32() -> Iterator[None]:
 def _float32_where_marked(request: pytest.FixtureRequest) -> None:
     if request.node.get_closest_marker("float32") is not None:
         request.getfixturevalue("float32")
+
+
+@pytest.fixture
+def own_mechanisms() -> Iterator[None]:
+    """The registry is as before when the test is done."""
+    with registry_kept():
+        yield

@@ -121,14 +121,12 @@ def mechanisms(
         table.add_column(heading)
     rows = []
     for name, cls in MECHANISMS.items():
-        plain = cls()
-        signed = cls(negative_eigenvalues=True) if cls.signed_gate else plain
         gates = []
-        for gate in cls.gates:
-            low, high = plain.gate_range(gate)
-            text = gate if gate == "removal_key" else f"{gate} in [{low:g}, {high:g}]"
-            if gate == cls.signed_gate:
-                text += " (or [{:g}, {:g}])".format(*signed.gate_range(gate))
+        for gate, declared in cls.gates.items():
+            interval = " in [{:g}, {:g}]".format(*declared.range())
+            text = gate if declared.kind == "key" else gate + interval
+            if declared.signed is not None:
+                text += " (or [{:g}, {:g}])".format(*declared.signed)
             gates.append(text)
         rows.append((name, cls.transition_formula, cls.drift_formula, gates, cls.source))
         table.add_row(*rows[-1][:3], "\n".join(gates), cls.source)

@@ -182,8 +182,9 @@ def _write_report(
         fit: Any = result.details
         if not draws or not isinstance(fit, FittedAttention):
             continue
-        gates = [gate for gate in fit.model.mechanism.gates if gate in ("alpha", "beta")]
-        if not gates or result.name == "retnet":
+        gates = [name for name, gate in fit.model.mechanism.gates.items()
+                 if gate.per != "column" and gate.trainable]  # fmt: skip
+        if not gates:
             continue
         data = with_lags(fit.model, with_season(comparison.split.observed, fit.seasonal))
         props = fit.model.param_props

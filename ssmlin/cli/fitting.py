@@ -90,7 +90,7 @@ def fit(
     if window is None and series is None and difference == 0 and _is_long(file):
         window = _WINDOW
     request = _Request(tuple(target), tuple(names(inputs)), time, series, mechanism, lags,
-                       None if mechanism == "bayesian_memory" else key_dim, log, seed,
+                       key_dim if MECHANISMS[mechanism].writes_values else None, log, seed,
                        not (quiet or as_json))  # fmt: skip
     folder = checkpoint or output.with_name(output.name + ".checkpoint")
     with in_lines(), resumable(folder, keep=checkpoint is not None):
@@ -447,7 +447,7 @@ def sample(
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw from the posterior of a fitted model's parameters, α and β unless others are named.
+    """Draw from the posterior of a fitted model's parameters, its gates unless others are named.
 
     Example: ssmlin sample sales.safetensors data.csv --variables alpha,process_noise
     """
@@ -460,7 +460,8 @@ def sample(
     new_file(output, "--output")
     loaded = _load(model_file, file, query)
     model, parts = loaded.model, loaded.parts
-    gates = [name for name in model.mechanism.gates if name != "removal_key"]
+    gates = [name for name, gate in model.mechanism.gates.items()
+             if gate.kind != "key" and gate.trainable]  # fmt: skip
     chosen = names(variables) or gates or ["process_noise"]
     folder = checkpoint or output.with_name(output.name + ".checkpoint")
     options: dict[str, Any] = {"algorithm": algorithm}

@@ -17,7 +17,7 @@ from ssmlin.evaluation.predictive import Predictive
 from ssmlin.evaluation.regressions import last_values
 from ssmlin.inference import integrate_row_cov
 from ssmlin.learning import sample_posterior
-from ssmlin.mechanisms import get_mechanism
+from ssmlin.mechanisms import Mechanism, get_mechanism
 from ssmlin.models import LinearAttentionSSM, ParamsLinearAttentionSSM
 from ssmlin.models.forecast import draw_states, simulate
 from ssmlin.models.missing_lags import ParticlePosterior, Particles, run_particles
@@ -65,7 +65,7 @@ def fit_attention(
     train: Observed | Sequence[Observed],
     seed: int,
     *,
-    mechanism: str,
+    mechanism: str | Mechanism,
     num_lags: int,
     key_dim: int | None = None,
     num_epochs: int = 500,
@@ -85,7 +85,7 @@ def fit_attention(
         train: the standardised training series, or several, with the same columns, that share
             their parameters; they may differ in length.
         seed: for the start.
-        mechanism: a name in ``ssmlin.MECHANISMS``.
+        mechanism: a name in ``ssmlin.MECHANISMS``, or an instance.
         num_lags: how many lagged values are inputs.
         key_dim: d; default the inputs and an intercept, as `bayesian_memory` wants it.
         num_epochs: at most so many epochs.

@@ -14,7 +14,7 @@ from ssmlin.evaluation.regressions import (
     fit_seasonal,
 )
 from ssmlin.evaluation.statsmodels_models import fit_sarimax, fit_unobserved_components
-from ssmlin.mechanisms import MECHANISMS
+from ssmlin.mechanisms import MECHANISMS, Mechanism, get_mechanism
 
 BASELINES = (
     "persistence",
@@ -40,7 +40,7 @@ _KEY_DIM = 4
 
 
 def forecasters(
-    train: Observed, names: tuple[str, ...] = DEFAULT, period: int | None = None
+    train: Observed, names: tuple[str | Mechanism, ...] = DEFAULT, period: int | None = None
 ) -> tuple[Forecaster, ...]:
     """The named models for a series.
 
@@ -53,32 +53,44 @@ def forecasters(
     Args:
         train: the standardised training part.
         names: of models: baselines, attentions, or mechanisms of ``ssmlin.MECHANISMS``; "all" for
-            all.
+            all; or mechanisms themselves.
         period: steps a season.
 
     Returns:
         The forecasters, in the order of the names.
 
     Raises:
-        ValueError: an unknown name, or a period that is not an integer above 1.
+        ValueError: an unknown name, a name of two models, or a period that is not an integer above
+            1.
     """
-    known = tuple(dict.fromkeys((*BASELINES, *ATTENTION_REGRESSIONS, *MECHANISMS, AVERAGE)))
+    others = tuple(dict.fromkeys((*BASELINES, *ATTENTION_REGRESSIONS)))
+    known = (*others, *MECHANISMS, AVERAGE)
     if period is not None and (not isinstance(period, int) or period < 2):
         raise ValueError(f"period: expected an integer > 1 or None, got {period!r}")
-    chosen: list[str] = []
-    for name in names:
-        if name != "all" and name not in known:
-            raise ValueError(f"models: expected names among all, {', '.join(known)}; got {name!r}")
-        chosen += [one for one in (known if name == "all" else (name,)) if one not in chosen]
+    chosen: dict[str, str | Mechanism] = {}
+    for model in names:
+        if isinstance(model, str) and model not in ("all", *known):
+            raise ValueError(f"models: expected names among all, {', '.join(known)}; got {model!r}")
+        for one in known if model == "all" else (model,):
+            is_mechanism = isinstance(one, Mechanism) or one in MECHANISMS
+            found = get_mechanism(one) if is_mechanism else one
+            name = found.name if isinstance(found, Mechanism) else found
+            if is_mechanism and name in (*others, AVERAGE, "all"):
+                raise ValueError(
+                    f"models: expected mechanisms whose names no other model has, got {name!r}"
+                )
+            if chosen.setdefault(name, found) != found:
+                raise ValueError(f"models: expected different names, got two models {name!r}")
+    chosen.pop(AVERAGE, None)
     if period is None:
-        chosen = [name for name in chosen if name != "seasonal_naive"]
+        chosen.pop("seasonal_naive", None)
     num_lags, seasonal = choose_regression(train, period)
-    return tuple(
-        _forecaster(name, num_lags, period, seasonal) for name in chosen if name != AVERAGE
-    )
+    return tuple(_forecaster(model, num_lags, period, seasonal) for model in chosen.values())
 
 
-def _forecaster(name: str, num_lags: int, period: int | None, seasonal: int | None) -> Forecaster:
+def _forecaster(
+    model: str | Mechanism, num_lags: int, period: int | None, seasonal: int | None
+) -> Forecaster:
     """One model."""
     lags = {"num_lags": (num_lags,)}
     season = {} if seasonal is None else {"seasonal": (seasonal,)}
@@ -86,6 +98,13 @@ def _forecaster(name: str, num_lags: int, period: int | None, seasonal: int | No
     def regression(fit: Fit) -> Fit:
         return fit if seasonal is None else partial(fit_seasonal, fit=fit)
 
+    if isinstance(model, Mechanism):
+        # The keys of a Bayesian memory are the inputs themselves.
+        key_dims: dict[str, Any] = {"key_dim": (_KEY_DIM,)} if model.writes_values else {}
+        # The mechanism itself, since a process of its own does not know what is registered here.
+        fit = partial(fit_attention, mechanism=model)
+        return Forecaster(model.name, regression(fit), grid(**key_dims, **lags, **season))
+    name = model
     settings: tuple[dict[str, Any], ...]
     if name == "persistence":
         return Forecaster(name, fit_naive)
@@ -119,14 +138,9 @@ def _forecaster(name: str, num_lags: int, period: int | None, seasonal: int | No
         orders = tuple(dict.fromkeys((max(1, num_lags), 1, 2)))
         settings = grid(num_states=(2, 3), num_lags=orders, **season)
         return Forecaster(name, regression(fit_arhmm), settings)
-    if name == "lds":
-        by_em, by_sgd = grid(state_dim=(2, 4, 6)), grid(state_dim=(4,), method=("sgd",))
-        settings = by_em + by_sgd
-        if seasonal is not None:  # it may do without
-            settings += tuple(one | {"seasonal": seasonal} for one in by_em)
-            return Forecaster(name, partial(fit_seasonal, fit=fit_lds), settings)
-        return Forecaster(name, fit_lds, settings)
-    # The keys of a Bayesian memory are the inputs themselves.
-    key_dims: dict[str, Any] = {} if name == "bayesian_memory" else {"key_dim": (_KEY_DIM,)}
-    fit = partial(fit_attention, mechanism=name)
-    return Forecaster(name, regression(fit), grid(**key_dims, **lags, **season))
+    by_em, by_sgd = grid(state_dim=(2, 4, 6)), grid(state_dim=(4,), method=("sgd",))  # of the lds
+    settings = by_em + by_sgd
+    if seasonal is not None:  # it may do without
+        settings += tuple(one | {"seasonal": seasonal} for one in by_em)
+        return Forecaster(name, partial(fit_seasonal, fit=fit_lds), settings)
+    return Forecaster(name, fit_lds, settings)

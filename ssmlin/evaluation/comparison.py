@@ -16,10 +16,15 @@ from ssmlin.evaluation.forecasters import Forecaster, Result, evaluate
 from ssmlin.evaluation.processes import run_in_processes
 from ssmlin.evaluation.result_files import ResultFolder, read_result, write_result
 from ssmlin.evaluation.scores import PathScores, Scores, standard_error
-from ssmlin.mechanisms import MECHANISMS
+from ssmlin.mechanisms import MECHANISMS, Mechanism
+from ssmlin.models.files import mechanism_fields
 
 if TYPE_CHECKING:
     import pandas
+
+
+#: Models to compare: names, mechanisms and forecasters of one's own.
+Models = str | Mechanism | Sequence[str | Mechanism | Forecaster] | None
 
 
 class Comparison(NamedTuple):
@@ -49,7 +54,7 @@ class Comparison(NamedTuple):
 def compare(
     emissions: Any,
     inputs: Any = None,
-    models: str | Sequence[str | Forecaster] | None = None,
+    models: Models = None,
     test_fraction: float = 0.3,
     *,
     horizon: int = 1,
@@ -71,8 +76,8 @@ def compare(
         emissions: the series: a DataFrame, or an array (T,) or (T, m); NaN means missing.
         inputs: what is known at each step before the emission is, (T,) or (T, k), or None.
         models: names of baselines and mechanisms, "average" for a mixture of the mechanisms,
-            "all", or forecasters of your own; default nine baselines, four mechanisms and their
-            average.
+            "all", or mechanisms or forecasters of your own; default nine baselines, four
+            mechanisms and their average.
         test_fraction: the share of the steps, at the end, that is held out.
         horizon: if more than 1, score sampled paths of so many steps, too, from 50 places of the
             held-out part at most; inputs to come count as known.
@@ -128,7 +133,7 @@ def compare(
 
 def compare_models(
     series: Series,
-    models: str | Sequence[str | Forecaster] | None = None,
+    models: Models = None,
     test_fraction: float = 0.3,
     **options: Any,
 ) -> Comparison:
@@ -138,7 +143,7 @@ def compare_models(
 
 def compare_series(
     several: Sequence[Series],
-    models: str | Sequence[str | Forecaster] | None = None,
+    models: Models = None,
     test_fraction: float = 0.3,
     *,
     horizon: int = 1,
@@ -183,6 +188,10 @@ def compare_series(
             raise ValueError(
                 f"emissions: expected a held-out step of {name} without missing values"
             )
+    if checkpoint_dir is not None:
+        for one in _chosen(models):
+            if isinstance(one, Mechanism):
+                mechanism_fields(one)  # or an error now, not after the fit
     jobs = []
     for name, split in splits.items():
         for forecaster in _forecasters(split, models):
@@ -212,7 +221,8 @@ def compare_series(
         for name, split in splits.items():
             done = {r.name: r for r in results[name] if r.failure is None}
             # Not in the order in which they were done, which chance decides.
-            members = [done[one] for one in MECHANISMS if one in done]
+            given = [one.name for one in _chosen(models) if isinstance(one, Mechanism)]
+            members = [done[one] for one in dict.fromkeys((*MECHANISMS, *given)) if one in done]
             if len(members) > 1:
                 results[name].append(average(members, split, horizon, seed))
     return {
@@ -276,24 +286,25 @@ def _together(results: Sequence[Result]) -> Result:
     )
 
 
-def _forecasters(
-    split: Split, models: str | Sequence[str | Forecaster] | None
-) -> tuple[Forecaster, ...]:
+def _forecasters(split: Split, models: Models) -> tuple[Forecaster, ...]:
     """The models to compare: names looked up, the rest as given."""
     chosen = _chosen(models)
     if len(chosen) == 0:
         raise ValueError("models: expected at least one, got none")
-    names = tuple(model for model in chosen if isinstance(model, str))
-    given = tuple(model for model in chosen if not isinstance(model, str))
+    names = tuple(model for model in chosen if isinstance(model, str | Mechanism))
+    given = tuple(model for model in chosen if not isinstance(model, str | Mechanism))
     for model in given:
         if not isinstance(model, Forecaster):
-            raise TypeError(f"models: expected names or Forecasters, got {_checks.describe(model)}")
+            raise TypeError(
+                f"models: expected names, Mechanisms or Forecasters, got {_checks.describe(model)}"
+            )
     return forecasters(split.train, names, split.series.period) + given
 
 
-def _chosen(models: str | Sequence[str | Forecaster] | None) -> Sequence[str | Forecaster]:
+def _chosen(models: Models) -> Sequence[str | Mechanism | Forecaster]:
     """The models as a list."""
-    chosen = DEFAULT if models is None else [models] if isinstance(models, str) else models
+    one = isinstance(models, str | Mechanism)
+    chosen: Any = DEFAULT if models is None else [models] if one else models
     return [*chosen, AVERAGE] if "all" in chosen else chosen
 
 

@@ -8,6 +8,7 @@ from scipy import stats
 from ssmlin.evaluation.attention import FittedAttention, with_lags
 from ssmlin.evaluation.comparison import Comparison
 from ssmlin.evaluation.forecasters import Result
+from ssmlin.evaluation.plots import gate_label
 from ssmlin.evaluation.regressions import with_season
 from ssmlin.evaluation.scores import LEVELS, standard_error
 
@@ -174,7 +175,7 @@ def calibration_figure(comparison: Comparison) -> "Figure":
 
 
 def gates_figure(comparison: Comparison) -> "Figure | None":
-    """The gates α_t, β_t of the fitted mechanisms over the whole series.
+    """The gates α_t, β_t, ... of the fitted mechanisms over the whole series, but those per column.
 
     Args:
         comparison: what :func:`ssmlin.evaluation.compare_models` returned.
@@ -188,7 +189,8 @@ def gates_figure(comparison: Comparison) -> "Figure | None":
         observed = with_season(comparison.split.observed, fit.seasonal)
         _, inputs = with_lags(fit.model, observed)
         found = fit.model.gate_values(fit.params, inputs)
-        scalar = {k: np.asarray(v) for k, v in found.items() if k in ("alpha", "beta")}
+        declared = fit.model.mechanism.gates
+        scalar = {k: np.asarray(v) for k, v in found.items() if declared[k].per != "column"}
         if scalar:
             panels.append((name, fit.model.num_lags, scalar))
     if not panels:
@@ -197,12 +199,13 @@ def gates_figure(comparison: Comparison) -> "Figure | None":
     times = np.asarray(split.series.times)
     figure = _figure(9, 0.6 + 1.6 * len(panels))
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    names = sorted({gate for _, _, gates in panels for gate in gates})
+    colors = {gate: f"C{i}" for i, gate in enumerate(names, start=1)}
     for (name, lags, gates), axis in zip(panels, axes, strict=True):
-        for gate, label in (("alpha", "α_t"), ("beta", "β_t")):
-            if gate in gates:
-                x = gates[gate].reshape(len(times), -1)[lags:]
-                axis.plot(times[lags:], x, lw=0.9, color={"alpha": "C1", "beta": "C2"}[gate])
-                axis.plot([], [], color={"alpha": "C1", "beta": "C2"}[gate], label=label)
+        for gate, values in gates.items():
+            x = values.reshape(len(times), -1)[lags:]
+            axis.plot(times[lags:], x, lw=0.9, color=colors[gate])
+            axis.plot([], [], color=colors[gate], label=gate_label(gate))
         axis.axvline(times[split.num_train], color="grey", ls="--", lw=1)
         axis.set_ylabel(name, fontsize=8)
         axis.legend(fontsize=8, loc="upper left", ncols=2)

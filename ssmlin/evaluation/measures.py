@@ -28,9 +28,8 @@ _NOISE = 1e-4
 def _gates(name: str, keys: Array, keep: float, write: float) -> dict[str, Any]:
     """Gates that keep and write so much, as far as the mechanism has them."""
     mechanism = MECHANISMS[name]
-    values = {"alpha": keep, "beta": write, "decay": keep, "removal_key": keys,
-              "removal_rate": write}  # fmt: skip
-    return {gate: values[gate] for gate in mechanism.gates}
+    values = {"decay": keep, "rate": write, "key": keys}
+    return {name: values[gate.kind] for name, gate in mechanism.gates.items()}
 
 
 def _tokens(name: str, keys: Array, values: Array, keep: float, write: float) -> dict[str, Any]:
@@ -43,8 +42,10 @@ def _tokens(name: str, keys: Array, values: Array, keep: float, write: float) ->
     def spread(x: Array) -> Array:
         return jnp.stack([x, *[jnp.roll(x, 1, axis=1)] * (_MICRO_STEPS - 1)], axis=1)
 
-    beta = jnp.broadcast_to(write * jnp.asarray(first, keys.dtype), (len(keys), _MICRO_STEPS))
-    return {"keys": spread(keys), "values": spread(values), **gates, "beta": beta}
+    rates = jnp.broadcast_to(write * jnp.asarray(first, keys.dtype), (len(keys), _MICRO_STEPS))
+    per_step = [name for name, gate in MECHANISMS[name].gates.items() if gate.per == "step"]
+    gates |= dict.fromkeys(per_step, rates)
+    return {"keys": spread(keys), "values": spread(values), **gates}
 
 
 def final_state(
@@ -164,10 +165,11 @@ def random_transitions(
     steps = num_draws * length
     micro = (_MICRO_STEPS,) if mechanism.multi_step else ()
     gates: dict[str, Any] = {}
-    for gate in mechanism.gates:
+    sizes = {"n_h": _MICRO_STEPS, "d": d}
+    for gate, declared in mechanism.gates.items():
         low, high = mechanism.gate_range(gate)
-        shape = {"alpha": (steps,), "beta": (steps, *micro)}.get(gate, (steps, d))
-        if gate == "removal_key":
+        shape = (steps, *(sizes[axis] for axis in declared.axes(mechanism.multi_step)))
+        if declared.kind == "key":
             gates[gate] = rng.normal(size=shape)
         else:  # extremes are at the ends of the ranges
             ends = rng.integers(0, 2, size=shape).astype(float)
@@ -176,10 +178,10 @@ def random_transitions(
     arrays: dict[str, Any] = {k: jnp.asarray(v) for k, v in gates.items()}
     tokens, _ = make_tokens(
         mechanism,
+        arrays,
         keys=jnp.asarray(_unit(rng.normal(size=(steps, *micro, d)))),
         values=jnp.zeros((steps, *micro, 1)),
         need_queries=False,
-        **arrays,
     )
     transitions = token_operators(mechanism, tokens)[0].to_dense()
     return np.asarray(transitions, np.float64).reshape(num_draws, length, d, d)

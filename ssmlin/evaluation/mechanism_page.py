@@ -141,8 +141,11 @@ def measure(quick: bool = False, progress: bool = False) -> list[Table]:
                 (name, f"{found.least:.3f}", f"{found.turn:.3f}", *answers.values())
             )
             if answers["parity"].startswith("yes"):
-                error = state_tracking.parity_error(name, 256 if quick else 4096)
-                constructions.rows.append((name, "parity", "2", "1", f"{error:.1e}"))
+                try:
+                    said = f"{state_tracking.parity_error(name, 256 if quick else 4096):.1e}"
+                except ValueError:  # of one's own, and by other means than ours
+                    said = "none known"
+                constructions.rows.append((name, "parity", "2", "1", said))
             cost = measures.cost(name, (256, 512) if quick else (2048, 8192))
             costs.rows.append(
                 (

@@ -1,5 +1,6 @@
 """Figures: each function returns a matplotlib figure, which its `savefig` writes to a file."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +114,15 @@ def pair_figure(draws: "xarray.DataTree", variables: str | Sequence[str] | None 
     return _through_arviz("plot_pair", draws, variables)
 
 
+def gate_label(gate: str) -> str:
+    """A gate at step t, by its letter where its name is that of one: α_t of alpha."""
+    try:
+        letter = unicodedata.lookup(f"GREEK SMALL LETTER {gate}")
+    except KeyError:
+        letter = gate
+    return f"{letter}_t"
+
+
 def gate_figure(draws: "xarray.DataTree", level: float = 0.9, sequence: int = 0) -> "Figure":
     """The posterior of the gates over time: α_t, β_t and the others the mechanism has.
 
@@ -138,7 +148,7 @@ def gate_figure(draws: "xarray.DataTree", level: float = 0.9, sequence: int = 0)
         x = x.reshape(x.shape[0] * x.shape[1], x.shape[2], -1)
         for column in range(x.shape[-1]):
             _quantile_band(axis, gate["time"].values, x[..., column], level)
-        axis.set_ylabel({"alpha_t": "α_t", "beta_t": "β_t"}.get(name, name))
+        axis.set_ylabel(gate_label(name.removesuffix("_t")))
     axes[0].set_title(f"posterior median and {100 * level:g} % band", fontsize=9)
     return figure
 

@@ -1,11 +1,19 @@
 """Calls of one function in several processes that can be stopped at any moment."""
 
+import pickle
 import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
+
+_KILLED = "fewer of them need less memory"
+_NO_START = (
+    "they import the script that started them, so it must be a file, with its calls under "
+    '`if __name__ == "__main__":`'
+)
 
 
 def run_in_processes(
@@ -23,9 +31,10 @@ def run_in_processes(
 
     Raises:
         RuntimeError: a process was ended from outside, as for want of memory.
+        ValueError: arguments that cannot be sent to another process.
     """
     context = get_context("spawn")
-    left = list(enumerate(calls))[::-1]
+    left = [(number, _packed(arguments)) for number, arguments in enumerate(calls)][::-1]
     processes: dict[Connection, Any] = {}
     running: dict[Connection, int] = {}
     try:
@@ -43,13 +52,14 @@ def run_in_processes(
                     number = running.pop(here, None)
                     if left:
                         running[here], arguments = left.pop()
-                        here.send(arguments)
+                        here.send_bytes(arguments)
                 except (EOFError, ConnectionError):
                     process = processes[here]
                     process.join()
+                    killed = process.exitcode is not None and process.exitcode < 0
                     raise RuntimeError(
                         "workers: expected processes that live until they are done, got one ended "
-                        f"with exit code {process.exitcode}; fewer of them need less memory"
+                        f"with exit code {process.exitcode}; {_KILLED if killed else _NO_START}"
                     ) from None
                 if answer is not None and number is not None:
                     result, error = answer
@@ -64,15 +74,36 @@ def run_in_processes(
             process.join()
 
 
+def _packed(arguments: tuple[Any, ...]) -> bytes:
+    """What is sent of the arguments of a call."""
+    try:
+        return bytes(ForkingPickler.dumps(arguments))
+    except (AttributeError, TypeError, pickle.PicklingError) as error:
+        raise ValueError(_cannot_be_sent(error)) from error
+
+
+def _cannot_be_sent(error: Exception) -> str:
+    return (
+        "workers: expected 1 for models that cannot be sent to another process, got more; classes "
+        "and functions of your own are sent by name, so define them at the top of a module that "
+        f"can be imported or of the script itself, not in a session or a function ({error})"
+    )
+
+
 def _serve(function: Callable[..., Any], connection: Connection) -> None:
     """Answer calls until there are no more, each with its result or its error."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this
     while True:
         try:
-            arguments = connection.recv()
+            packed = connection.recv_bytes()
         except EOFError:
             return
         answer: tuple[Any, Exception | None]
+        try:
+            arguments = pickle.loads(packed)  # noqa: S301
+        except Exception as error:
+            connection.send((None, ValueError(_cannot_be_sent(error))))
+            continue
         try:
             answer = function(*arguments), None
         except Exception as error:

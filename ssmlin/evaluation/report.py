@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ssmlin.evaluation import comparison_plots as plots
+from ssmlin.evaluation.attention import FittedAttention
 from ssmlin.evaluation.comparison import Comparison
 from ssmlin.evaluation.plots import gate_figure, trace_figure
 from ssmlin.mechanisms import MECHANISMS
@@ -95,6 +96,8 @@ def _page(
     scored = [r.name for r in comparison.results if r.scores is not None]
     if not scored:
         raise ValueError("comparison: expected a model that did not fail, got none")
+    fitted = [r.name for r in comparison.results if isinstance(r.details, FittedAttention)]
+    ours = {*MECHANISMS, *fitted, "average"}  # a mechanism of one's own need not be registered
     columns = ", ".join(series.columns)
     parts = [
         f"<h1>{html.escape(series.name)}</h1>",
@@ -102,7 +105,7 @@ def _page(
               "predicted one step ahead. Scores are in units of the training part's standard "
               "deviation of each column."),
         "<h2>Leaderboard</h2>",
-        _leaderboard(frame),
+        _leaderboard(frame, ours),
         _text("log density: mean log p(y_t | all before) a step, higher is better; difference: to "
               "the best model, step by step; CRPS, energy, RMSE: lower is better; coverage: the "
               "share of values inside central intervals; PIT p: small where a law is wrong."),
@@ -116,9 +119,9 @@ def _page(
         )
         parts += ["<h2>Failed</h2>", f"<ul>{items}</ul>"]
     parts.append("<h2>Predictions</h2>")
-    ours = next((name for name in scored if name in (*MECHANISMS, "average")), None)
-    theirs = next((name for name in scored if name not in (*MECHANISMS, "average")), None)
-    for name in [name for name in (ours, theirs) if name is not None]:
+    best = [next((name for name in scored if (name in ours) == is_ours), None)
+            for is_ours in (True, False)]  # fmt: skip
+    for name in [name for name in best if name is not None]:
         parts.append(_image(plots.held_out_figure(comparison, name), f"Predictions of {name}"))
     if len(scored) > 1:
         parts += [
@@ -187,12 +190,12 @@ def _cell(x: Any) -> str:
     return str(x)
 
 
-def _leaderboard(frame: "pandas.DataFrame") -> str:
+def _leaderboard(frame: "pandas.DataFrame", ours: set[str]) -> str:
     hidden = ("failure", "log_density_se")
     shown = [name for name in frame.columns if name not in hidden]
     rows = []
     for record in frame.to_dict("records"):
-        kind = "ours" if record["model"] in (*MECHANISMS, "average") else "baseline"
+        kind = "ours" if record["model"] in ours else "baseline"
         rows.append((kind, [record[name] for name in shown]))
     return _table([name.replace("_", " ") for name in shown], rows)
 

@@ -153,25 +153,24 @@ def parity_error(name: str, length: int = 4096, seed: int = 0) -> float:
         The largest error of the memory at any step, in single precision.
 
     Raises:
-        ValueError: a mechanism without negative eigenvalues.
+        ValueError: a mechanism without negative eigenvalues, or without a construction here.
     """
     mechanism = MECHANISMS[name]
     bits = jnp.asarray(np.random.default_rng(seed).integers(0, 2, size=length), jnp.float32)
     column, ones = bits[:, None], jnp.ones((length, 1), jnp.float32)
     gates: dict[str, Any]
-    if mechanism.signed_gate == "alpha":
-        gates = {"alpha": 1 - 2 * bits}
-    elif mechanism.signed_gate == "beta":
-        gates = {"alpha": 1.0, "decay": 1.0, "beta": 2 * bits}
+    if (signed := mechanism.signed_gate) is not None:
+        decays = [name for name, gate in mechanism.gates.items() if gate.kind == "decay"]
+        axes = mechanism.gates[signed].axes(mechanism.multi_step)
+        turns = 2 * (column if axes else bits)
+        gates = dict.fromkeys(decays, 1.0) | {signed: 1 - turns if signed in decays else turns}
     elif "removal_rate" in mechanism.gates:
         gates = {"decay": 1 - column, "removal_rate": column, "removal_key": ones}
     else:
         raise ValueError(f"name: expected one with negative eigenvalues, got {name!r}")
-    gates = {gate: gates[gate] for gate in mechanism.gates}
     keys = values = ones
     if mechanism.multi_step:
         keys = values = ones[:, None]
-        gates["beta"] = 2 * column
     _, states = linear_attention(
         name,
         keys=keys,

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ssmlin.lgssm import DPLR, LowRank
-from ssmlin.mechanisms.base import Mechanism, Tokens
+from ssmlin.mechanisms.base import Gate, Mechanism, Tokens
 
 
 def diagonal_transition(diag: Float[Array, "... d"]) -> DPLR:
@@ -42,7 +42,7 @@ class Vanilla(Mechanism):
 class ScalarDecay(Vanilla):
     """Linear attention with one decay for the whole memory."""
 
-    gates = ("alpha",)
+    gates = {"alpha": Gate("decay")}
 
     def transition(self, tokens: Tokens) -> DPLR:
         """The scaled identity α I."""
@@ -55,6 +55,7 @@ class RetNet(ScalarDecay):
 
     name = "retnet"
     transition_formula = "γ I"
+    gates = {"alpha": Gate("decay", start=1 - 2.0**-5, trainable=False)}
     source = "Sun et al. 2023, arXiv 2307.08621"
 
 
@@ -64,7 +65,7 @@ class Mamba2(ScalarDecay):
 
     name = "mamba2"
     transition_formula = "α I"
-    signed_gate = "alpha"
+    gates = {"alpha": Gate("decay", signed=(-1.0, 1.0))}
     source = "Dao and Gu 2024, arXiv 2405.21060"
 
 
@@ -74,7 +75,7 @@ class GLA(Vanilla):
 
     name = "gla"
     transition_formula = "diag(a)"
-    gates = ("decay",)
+    gates = {"decay": Gate("decay", per="column")}
     source = "Yang et al. 2023, arXiv 2312.06635"
 
     def transition(self, tokens: Tokens) -> DPLR:
@@ -92,14 +93,14 @@ class BayesianMemory(Mechanism):
     name = "bayesian_memory"
     transition_formula = "α I or diag(a)"
     drift_formula = "0 (the Kalman gain writes y)"
-    gates = ("alpha",)
-    alternative_gates = ("decay",)
+    gates = {"alpha": Gate("decay")}
+    alternative_gates = {"decay": Gate("decay", per="column")}
     writes_values = False
     source = "Quintana and West 1987; test-time regression, arXiv 2501.12352"
 
     def transition(self, tokens: Tokens) -> DPLR:
         """The decay of the memory between two writes."""
-        if tokens.decay is not None:
+        if "decay" in tokens.gates:
             return diagonal_transition(tokens.decay)
         return diagonal_transition(_constant_columns(tokens.alpha, tokens.keys))
 

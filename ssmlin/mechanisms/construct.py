@@ -20,11 +20,6 @@ def matrix_lgssm(
     keys: Float[Array, "T d"],
     values: Float[Array, "T m"] | None = None,
     queries: Float[Array, "T d"] | None = None,
-    alpha: Float[Array, " T"] | float | None = None,
-    beta: Float[Array, " T"] | float | None = None,
-    decay: Float[Array, "T d"] | float | None = None,
-    removal_key: Float[Array, "T d"] | None = None,
-    removal_rate: Float[Array, "T d"] | float | None = None,
     process_noise: Float[Array, "..."] | float | DiagPlusLowRank = 0.0,
     write_noise: Float[Array, " T"] | float | None = None,
     emission_noise: Float[Array, " T"] | float = 1.0,
@@ -34,6 +29,7 @@ def matrix_lgssm(
     emission_bias: Float[Array, "T m"] | None = None,
     value_dim: int | None = None,
     negative_eigenvalues: bool = False,
+    **gates: Float[Array, "T ..."] | float | None,
 ) -> MatrixLGSSM:
     r"""Build the state space model of a linear attention with noise in its memory.
 
@@ -48,11 +44,6 @@ def matrix_lgssm(
         keys: see :func:`ssmlin.linear_attention`, as for all tokens and gates.
         values: tokens.
         queries: tokens.
-        alpha: gate.
-        beta: gate.
-        decay: gate.
-        removal_key: gate.
-        removal_rate: gate.
         process_noise: q >= 0, the diagonal of Q_t: a scalar, (T,) per step, (d,) per column or
             (T, d); (T, 1) and (1, d) say which is meant where T = d. Or a whole
             :class:`ssmlin.lgssm.DiagPlusLowRank` with leading axis T.
@@ -66,6 +57,7 @@ def matrix_lgssm(
         emission_bias: c_t, (T, m) or (m,); default none.
         value_dim: m, for ``bayesian_memory`` where nothing else gives it.
         negative_eigenvalues: widen the gates' ranges, see :func:`ssmlin.linear_attention`.
+        **gates: the gates of the mechanism by name, see :func:`ssmlin.linear_attention`.
 
     Returns:
         The model, time-varying, of length T.
@@ -91,15 +83,11 @@ def matrix_lgssm(
             value_dim = mean.shape[0]
     tokens, sizes = make_tokens(
         mech,
+        gates,
         keys=keys,
         values=values,
         queries=queries,
         value_dim=value_dim,
-        alpha=alpha,
-        beta=beta,
-        decay=decay,
-        removal_key=removal_key,
-        removal_rate=removal_rate,
     )
     dtype = tokens.keys.dtype
     m, d = sizes["m"], sizes["d"]

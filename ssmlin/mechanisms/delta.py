@@ -1,13 +1,15 @@
 """Mechanisms that remove before they write: A_t has a low-rank part."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ssmlin.lgssm import DPLR, LowRank
-from ssmlin.mechanisms.base import Mechanism, Tokens, unit
+from ssmlin.mechanisms.base import Gate, Mechanism, Tokens, unit
+
+_BETA = Gate("rate", per="step", signed=(0.0, 2.0))
+_CHANNEL_DECAY = Gate("decay", per="column")
 
 
 def _column(x: Float[Array, "... n"]) -> Float[Array, "... n 1"]:
@@ -22,8 +24,7 @@ class DeltaNet(Mechanism):
     name = "deltanet"
     transition_formula = "I − β k̂k̂ᵀ"
     drift_formula = "β v k̂ᵀ"
-    gates: ClassVar[tuple[str, ...]] = ("beta",)
-    signed_gate = "beta"
+    gates = {"beta": _BETA}
     step_rank = 1
     source = "Yang et al. 2024, arXiv 2406.06484"
 
@@ -47,7 +48,7 @@ class GatedDeltaNet(DeltaNet):
 
     name = "gated_deltanet"
     transition_formula = "α (I − β k̂k̂ᵀ)"
-    gates = ("alpha", "beta")
+    gates = {"alpha": Gate("decay"), "beta": _BETA}
     source = "Yang et al. 2024, arXiv 2412.06464"
 
     def decay(self, tokens: Tokens) -> Float[Array, "... d"]:
@@ -61,7 +62,7 @@ class KDA(DeltaNet):
 
     name = "kda"
     transition_formula = "diag(a) (I − β k̂k̂ᵀ)"
-    gates = ("decay", "beta")
+    gates = {"decay": _CHANNEL_DECAY, "beta": _BETA}
     source = "Kimi Linear 2025, arXiv 2510.26692"
 
     def decay(self, tokens: Tokens) -> Float[Array, "... d"]:
@@ -76,7 +77,7 @@ class Longhorn(Mechanism):
     name = "longhorn"
     transition_formula = "I − ε kkᵀ, ε = β/(1 + β kᵀk)"
     drift_formula = "ε v kᵀ"
-    gates = ("beta",)
+    gates = {"beta": Gate("rate", per="step")}
     step_rank = 1
     source = "Liu et al. 2024, arXiv 2407.14207"
 
@@ -106,7 +107,11 @@ class RWKV7(Mechanism):
     name = "rwkv7"
     transition_formula = "diag(w) − κ̂ (a ⊙ κ̂)ᵀ"
     drift_formula = "v k̃ᵀ"
-    gates = ("decay", "removal_key", "removal_rate")
+    gates = {
+        "decay": _CHANNEL_DECAY,
+        "removal_key": Gate("key", per="column"),
+        "removal_rate": Gate("rate", per="column"),
+    }
     step_rank = 1
     source = "Peng et al. 2025, arXiv 2503.14456"
 

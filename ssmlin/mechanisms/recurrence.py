@@ -19,6 +19,36 @@ Steps = Literal["auto", "combined", "reindexed"]
 _CHUNK = 64
 
 
+def _step_operators(mechanism: Mechanism, tokens: Tokens) -> tuple[DPLR, LowRank]:
+    """The operators of every token, or micro-step, as the mechanism says; their shapes are checked.
+
+    An axis of one would be broadcast in some places and not in others.
+    """
+    transition, drift = mechanism.transition(tokens), mechanism.drift(tokens)
+    for name, found, cls in (("transition", transition, DPLR), ("drift", drift, LowRank)):
+        if not isinstance(found, cls):
+            raise TypeError(
+                f"{type(mechanism).__name__}.{name}: expected a {cls.__name__}, got "
+                f"{_checks.describe(found)}"
+            )
+    lead, m = tokens.keys.shape[:-1], tokens.values.shape[-1]
+    d, rank = tokens.keys.shape[-1], drift.left.shape[-1]
+    for name, array, shape in (
+        ("transition: expected diag", transition.diag, (*lead, d)),
+        ("transition: expected left", transition.left, (*lead, d, mechanism.step_rank)),
+        ("transition: expected right", transition.right, (*lead, d, mechanism.step_rank)),
+        ("drift: expected left", drift.left, (*lead, m, rank)),
+        ("drift: expected right", drift.right, (*lead, d, rank)),
+    ):
+        if array.shape != shape:
+            axes = "(T, n_h, ...)" if mechanism.multi_step else "(T, ...)"
+            raise ValueError(
+                f"{type(mechanism).__name__}.{name} of shape {axes} = {shape} for d = {d}, m = {m} "
+                f"and step_rank = {mechanism.step_rank}, got {array.shape}"
+            )
+    return transition, drift
+
+
 def token_operators(mechanism: Mechanism, tokens: Tokens) -> tuple[DPLR, LowRank]:
     """The operators (A_t, B_t) of whole tokens; micro-steps are composed first.
 
@@ -29,7 +59,7 @@ def token_operators(mechanism: Mechanism, tokens: Tokens) -> tuple[DPLR, LowRank
     Returns:
         A_t of rank ``mechanism.rank(n_h)`` and B_t, leading axis T.
     """
-    transition, drift = mechanism.transition(tokens), mechanism.drift(tokens)
+    transition, drift = _step_operators(mechanism, tokens)
     if not mechanism.multi_step:
         return transition, drift
 
@@ -128,11 +158,7 @@ def _run(
     """Outputs and, if asked for, all states, one a token."""
     queries = tokens.keys if tokens.queries is None else tokens.queries
     micro_steps = mechanism.multi_step and multi_step == "reindexed"
-    a, b = (
-        (mechanism.transition(tokens), mechanism.drift(tokens))
-        if micro_steps
-        else token_operators(mechanism, tokens)
-    )
+    a, b = _step_operators(mechanism, tokens) if micro_steps else token_operators(mechanism, tokens)
     if method == "sequential" and not return_states:
         return _sequential(a, b, state, queries), None
     if method == "sequential":
@@ -152,16 +178,12 @@ def linear_attention(
     keys: Float[Array, "T d"],
     values: Float[Array, "T m"] | None = None,
     queries: Float[Array, "T d"] | None = None,
-    alpha: Float[Array, " T"] | float | None = None,
-    beta: Float[Array, " T"] | float | None = None,
-    decay: Float[Array, "T d"] | float | None = None,
-    removal_key: Float[Array, "T d"] | None = None,
-    removal_rate: Float[Array, "T d"] | float | None = None,
     initial_state: Float[Array, "m d"] | None = None,
     method: Method = "auto",
     multi_step: Steps = "auto",
     negative_eigenvalues: bool = False,
     return_states: bool = False,
+    **gates: Float[Array, "T ..."] | float | None,
 ) -> Float[Array, "T m"] | tuple[Float[Array, "T m"], Float[Array, "T m d"]]:
     r"""Run a linear attention: $S_t = S_{t-1} A_t + B_t$, $o_t = S_t q_t$, t = 1..T.
 
@@ -174,11 +196,6 @@ def linear_attention(
         keys: k_t, (T, d); (T, n_h, d) for the multi-step mechanisms.
         values: v_t, (T, m); (T, n_h, m) for the multi-step mechanisms.
         queries: q_t, (T, d).
-        alpha: scalar decay in [0, 1] ([-1, 1] for mamba2 with negative eigenvalues), (T,).
-        beta: learning rate in [0, 1] ([0, 2] with negative eigenvalues), (T,) or (T, n_h).
-        decay: per-channel decay in [0, 1], (T, d): a_t of gla and kda, w_t of rwkv7.
-        removal_key: κ_t of rwkv7 (normalised inside), (T, d).
-        removal_rate: a_t of rwkv7 in [0, 1], (T, d).
         initial_state: S_0, (m, d); zero by default.
         method: "sequential" (a scan over time), "associative" (the blocked-matrix product under
             an associative scan), "chunked" (scans inside chunks, side by side), or "auto", which
@@ -186,10 +203,14 @@ def linear_attention(
         multi_step: "combined" composes a token's micro-steps first, "reindexed" runs over all
             T·n_h of them; both give the same. "auto" reindexes in the sequential driver, where
             that is several times as fast, and combines in the others, where blocks are dense.
-        negative_eigenvalues: widen the gates' ranges, see alpha and beta.
+        negative_eigenvalues: widen the gates' ranges, see the gates.
         return_states: also return the states.
-
-    Scalar gates are broadcast over time.
+        **gates: the gates of the mechanism by name; a scalar is broadcast. Those of the family:
+            alpha, scalar decay in [0, 1] ([-1, 1] for mamba2 with negative eigenvalues), (T,);
+            beta, learning rate in [0, 1] ([0, 2] with negative eigenvalues), (T,) or (T, n_h);
+            decay, per-channel decay in [0, 1], (T, d): a_t of gla and kda, w_t of rwkv7;
+            removal_key, κ_t of rwkv7 (normalised inside), (T, d); removal_rate, a_t of rwkv7 in
+            [0, 1], (T, d).
 
     Returns:
         The outputs o, (T, m), or (outputs, states) with states (T, m, d).
@@ -215,15 +236,11 @@ def linear_attention(
         state = _checks.finite("initial_state", _checks.float_array("initial_state", initial_state))
     tokens, sizes = make_tokens(
         mech,
+        gates,
         keys=keys,
         values=values,
         queries=queries,
         value_dim=state.shape[0] if state is not None and values is None else None,
-        alpha=alpha,
-        beta=beta,
-        decay=decay,
-        removal_key=removal_key,
-        removal_rate=removal_rate,
     )
     if state is None:
         state = jnp.zeros((sizes["m"], sizes["d"]), tokens.keys.dtype)

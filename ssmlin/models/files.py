@@ -1,5 +1,7 @@
 """Files of models: settings, parameters and what is trainable, in one safetensors file."""
 
+import dataclasses
+import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +14,7 @@ from dynamax.parameters import ParameterProperties
 
 from ssmlin._files import read_arrays, write_arrays
 from ssmlin.learning.target import paths, property_leaves
-from ssmlin.mechanisms import MECHANISMS
+from ssmlin.mechanisms import MECHANISMS, Mechanism
 from ssmlin.models.linear_attention_ssm import LinearAttentionSSM
 from ssmlin.models.parameters import ParamsLinearAttentionSSM, ShrinkagePrior
 
@@ -27,12 +29,7 @@ def save(
     notes: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a model and its parameters; see :meth:`ssmlin.LinearAttentionSSM.save`."""
-    name, known = model.mechanism.name, MECHANISMS.get(model.mechanism.name)
-    if type(model.mechanism) is not known:
-        raise ValueError(
-            "mechanism: expected one of ssmlin.MECHANISMS, since a file cannot hold another one's "
-            f"code; got {type(model.mechanism).__name__} with the name {name!r}"
-        )
+    fields = mechanism_fields(model.mechanism)
     if type(model) is not LinearAttentionSSM or type(model.prior) is not ShrinkagePrior:
         raise ValueError(
             "model: expected a LinearAttentionSSM with a ShrinkagePrior, got "
@@ -46,7 +43,12 @@ def save(
             f"props: expected properties of the {len(arrays)} parameters, got {len(flags)}"
         )
     trainable = dict(zip(arrays, flags, strict=True))
-    description = {"settings": model.settings, "trainable": trainable, "notes": dict(notes or {})}
+    description = {
+        "settings": model.settings | {"mechanism": model.mechanism.name},
+        "mechanism": fields,
+        "trainable": trainable,
+        "notes": dict(notes or {}),
+    }
     write_arrays(Path(path), _KIND, arrays, description)
 
 
@@ -74,7 +76,8 @@ def load(
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is damaged, holds something else, or is of another version of ssmlin.
+        ValueError: it is damaged, holds something else, is of another version of ssmlin, or its
+            mechanism is not known here: :func:`ssmlin.register_mechanism` comes first.
 
     Warns:
         RuntimeWarning: parameters are in double precision and JAX is not; they are rounded.
@@ -90,11 +93,22 @@ def load(
         'mamba2'
     """
     arrays, description = read_arrays("path", Path(path), _KIND)
+    name = description.get("settings", {}).get("mechanism")
+    if isinstance(name, str) and name not in MECHANISMS:
+        raise ValueError(
+            f"path: expected a model of a registered mechanism, got one of {name!r}: {path}; "
+            "register its class first, by ssmlin.register_mechanism"
+        )
     prior: dict[str, Any]
     try:
         settings, trainable = description["settings"], description["trainable"]
         prior = {k: tuple(x) if isinstance(x, list) else x for k, x in settings["prior"].items()}
-        model = LinearAttentionSSM(**settings | {"prior": ShrinkagePrior(**prior)})
+        fields = {"negative_eigenvalues": settings["negative_eigenvalues"]}
+        mechanism = MECHANISMS[settings["mechanism"]](
+            **fields | _tuples(description.get("mechanism", {}))
+        )
+        changed = {"mechanism": mechanism, "prior": ShrinkagePrior(**prior)}
+        model = LinearAttentionSSM(**settings | changed)
         _check_shapes("path", model, arrays)
         leaves, structure = jax.tree.flatten(
             model.param_props, lambda x: isinstance(x, ParameterProperties)
@@ -117,6 +131,40 @@ def load(
         )
     params = jax.tree.unflatten(structure, [jnp.asarray(arrays[name]) for name in names])
     return model, params, jax.tree.unflatten(structure, leaves)
+
+
+def _tuples(x: Any) -> Any:
+    """JSON knows lists alone; the fields of what is hashable are tuples."""
+    if isinstance(x, dict):
+        return {key: _tuples(one) for key, one in x.items()}
+    return tuple(_tuples(one) for one in x) if isinstance(x, list) else x
+
+
+def mechanism_fields(mechanism: Mechanism) -> dict[str, Any]:
+    """What besides its name and its eigenvalues makes a mechanism again.
+
+    Raises:
+        ValueError: a file cannot hold the mechanism: it is not registered, or JSON cannot hold its
+            fields.
+    """
+    name, cls = mechanism.name, type(mechanism)
+    if cls is not MECHANISMS.get(name):
+        raise ValueError(
+            "mechanism: expected one of ssmlin.MECHANISMS, since a file holds its name and not its "
+            f"code; got {cls.__name__} with the name {name!r}; "
+            f"ssmlin.register_mechanism({cls.__name__}) makes it one"
+        )
+    own = {x.name: getattr(mechanism, x.name) for x in dataclasses.fields(mechanism)}
+    eigenvalues = own.pop("negative_eigenvalues")
+    try:
+        again = cls(eigenvalues, **_tuples(json.loads(json.dumps(own))))
+    except (TypeError, ValueError):
+        again = None
+    if again != mechanism:
+        raise ValueError(
+            f"mechanism: expected fields of {cls.__name__} that JSON can hold, got {mechanism!r}"
+        )
+    return own
 
 
 def _by_path(tree: Any) -> dict[str, Any]:

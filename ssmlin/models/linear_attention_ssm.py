@@ -35,7 +35,7 @@ from ssmlin.learning import FitHistory, fit_em, fit_sgd
 from ssmlin.learning.sgd import train_part
 from ssmlin.learning.target import property_leaves
 from ssmlin.lgssm import MatrixLGSSM
-from ssmlin.mechanisms import Mechanism, get_mechanism, matrix_lgssm, unit
+from ssmlin.mechanisms import MECHANISMS, Gate, Mechanism, get_mechanism, matrix_lgssm, unit
 from ssmlin.models.autoregression import estimate_autoregression
 from ssmlin.models.coefficients import initial_coefficients
 from ssmlin.models.features import (
@@ -76,11 +76,6 @@ from ssmlin.models.parameters import (
 ProcessNoise = Literal["isotropic", "diagonal", "stationary", "write", "none"]
 RowCov = Literal["identity", "diagonal", "full"]
 
-#: Where the gates start, on the unit interval.
-_GATE_STARTS = {"alpha": 0.95, "decay": 0.95, "beta": 0.3, "removal_rate": 0.3}
-_GATE_ORDER = tuple(_GATE_STARTS)
-_RETNET_DECAY = 1 - 2.0**-5
-
 #: How often a fit with missing lags draws them anew, and how many draws it then fits together.
 _ROUNDS, _COPIES = 3, 4
 #: A forecast with missing lags has at most so many draws of them.
@@ -110,8 +105,8 @@ class LinearAttentionSSM(SSM):
         input_dim: p; 0 for no inputs.
         key_dim: d.
         num_steps: n_h, the micro-steps a token of a multi-step mechanism.
-        gates: "input": gates depend on the inputs; "constant": they do not. RetNet's decay is
-            always constant, and not trained.
+        gates: "input": gates depend on the inputs; "constant": they do not. A gate that is a
+            constant of the mechanism, as RetNet's decay, never does, and is not trained.
         process_noise: Q_t: "isotropic" q I; "diagonal"; "stationary" (1 − w_t²) σ², w_t the
             diagonal of A_t; "write" σ² times what an error in the values would do; "none".
         row_cov: Σ: "identity", "diagonal" or "full".
@@ -237,11 +232,18 @@ class LinearAttentionSSM(SSM):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The arguments that make this model again; the prior's are under "prior"."""
+        """The arguments that make this model again; the prior's are under "prior".
+
+        The mechanism is its name; if that is not enough to make it again, the mechanism itself.
+        """
         names = inspect.signature(type(self)).parameters
         plain = {name: getattr(self, name) for name in names if hasattr(self, name)}
+        mechanism: str | Mechanism = self.mechanism.name
+        known = MECHANISMS.get(self.mechanism.name)
+        if known is None or known(self.mechanism.negative_eigenvalues) != self.mechanism:
+            mechanism = self.mechanism
         return plain | {
-            "mechanism": self.mechanism.name,
+            "mechanism": mechanism,
             "negative_eigenvalues": self.mechanism.negative_eigenvalues,
             "prior": asdict(self.prior),
         }
@@ -267,8 +269,19 @@ class LinearAttentionSSM(SSM):
 
     @property
     def _scalar_gates(self) -> tuple[str, ...]:
-        """The gates that have an interval (a removal key is a projection, not a gate)."""
-        return tuple(name for name in self.mechanism.gates if name != "removal_key")
+        """The gates that have an interval; the others are keys."""
+        gates = self.mechanism.gates.items()
+        return tuple(name for name, gate in gates if gate.kind != "key")
+
+    @property
+    def _key_gates(self) -> tuple[str, ...]:
+        """The gates that are keys."""
+        return tuple(name for name in self.mechanism.gates if name not in self._scalar_gates)
+
+    def _ordered(self, gates: dict[str, Any]) -> dict[str, Any]:
+        """Gates in the order of the parameters: the keys first, each by name."""
+        return {name: gates[name] for names in (self._key_gates, self._scalar_gates)
+                for name in sorted(names)}  # fmt: skip
 
     # ----------------------------------------------------------------- parameters
 
@@ -321,10 +334,23 @@ class LinearAttentionSSM(SSM):
         """The axis of micro-steps, if there is one."""
         return (self.num_steps,) if self.mechanism.multi_step else ()
 
-    @property
-    def _gates_driven(self) -> bool:
-        """Whether gates depend on the inputs."""
-        return self.gates == "input" and self.input_dim > 0 and self.mechanism.name != "retnet"
+    def _is_driven(self, gate: Gate) -> bool:
+        """Whether a gate depends on the inputs."""
+        return self.gates == "input" and self.input_dim > 0 and gate.trainable
+
+    def _gate_keys(self, key: Array) -> dict[str, Array]:
+        """A PRNG key for the weights of each gate with an interval.
+
+        Which one says what the gate is, not what it is called; more gates of a sort have more keys.
+        """
+        numbers: dict[str, int] = {}
+        for name in self._scalar_gates:
+            gate = self.mechanism.gates[name]
+            number = 2 * (gate.kind == "rate") + (gate.per == "column")
+            while number in numbers.values():
+                number += 4
+            numbers[name] = number
+        return {name: jax.random.fold_in(key, number) for name, number in numbers.items()}
 
     @partial(jax.jit, static_argnums=0)
     def _initial_params(
@@ -349,7 +375,8 @@ class LinearAttentionSSM(SSM):
                 scale * jax.random.normal(bk, shape, dtype),
             )
 
-        dynamics: dict[str, Any] = dict.fromkeys(ParamsAttentionDynamics._fields)
+        dynamics: dict[str, Any] = dict.fromkeys(("keys", "queries", "values", "process_noise"))
+        gates: dict[str, Any] = {}
         if self.mechanism.writes_values:
             dynamics["keys"] = projection(keys[0], (*steps, d), prior.key_scale)
             dynamics["queries"] = projection(keys[1], (d,), prior.key_scale)
@@ -357,14 +384,15 @@ class LinearAttentionSSM(SSM):
             dynamics["values"] = projection(keys[2], (*steps, m), 0.0)
         else:
             dynamics["keys"] = self._identity_keys(dtype)
-        if "removal_key" in self.mechanism.gates:
-            dynamics["removal_key"] = projection(keys[3], (d,), prior.key_scale)
-        for name in self._scalar_gates:
-            shape = {"alpha": (), "beta": steps}.get(name, (d,))
-            start = _RETNET_DECAY if self.mechanism.name == "retnet" else _GATE_STARTS[name]
-            scale = 0.1 * prior.gate_scale if self._gates_driven else None
-            gate_key = jax.random.fold_in(keys[4], _GATE_ORDER.index(name))
-            dynamics[name] = make_gate(gate_key, jnp.full(shape, start, dtype), p, scale)
+        for i, name in enumerate(self._key_gates):
+            gate_key = keys[3] if i == 0 else jax.random.fold_in(keys[3], i)
+            gates[name] = projection(gate_key, (d,), prior.key_scale)
+        for name, gate_key in self._gate_keys(keys[4]).items():
+            declared = self.mechanism.gates[name]
+            sizes = {"n_h": self.num_steps, "d": d}
+            shape = tuple(sizes[axis] for axis in declared.axes(self.mechanism.multi_step))
+            scale = 0.1 * prior.gate_scale if self._is_driven(declared) else None
+            gates[name] = make_gate(gate_key, jnp.full(shape, declared.start, dtype), p, scale)
         if self.process_noise != "none":
             shape = (d,) if self.process_noise == "diagonal" else ()
             dynamics["process_noise"] = jnp.full(shape, prior.process_noise[0], dtype)
@@ -376,7 +404,7 @@ class LinearAttentionSSM(SSM):
                 mean=jnp.zeros((m, d), dtype),
                 variances=jnp.full((d,), prior.initial_variance[0], dtype),
             ),
-            dynamics=ParamsAttentionDynamics(**dynamics),
+            dynamics=ParamsAttentionDynamics(**dynamics, gates=self._ordered(gates)),
             emissions=ParamsAttentionEmissions(
                 input_weights=skip if self._has_weights else None,
                 bias=bias if self._has_bias else None,
@@ -442,21 +470,20 @@ class LinearAttentionSSM(SSM):
         free, fixed = ParameterProperties(), ParameterProperties(trainable=False)
         positive = ParameterProperties(constrainer=tfb.Softplus())
         projection = ParamsProjection(free, free)
-        dynamics: dict[str, Any] = dict.fromkeys(ParamsAttentionDynamics._fields)
+        dynamics: dict[str, Any] = dict.fromkeys(("keys", "queries", "values", "process_noise"))
         if self.mechanism.writes_values:
             dynamics |= dict.fromkeys(("keys", "queries", "values"), projection)
         else:
             # Keys that are the inputs themselves, with or without an intercept, stay so.
             inputs = self.key_dim in (self.input_dim, self.input_dim + 1)
             dynamics["keys"] = ParamsProjection(fixed, fixed) if inputs else projection
-        if "removal_key" in self.mechanism.gates:
-            dynamics["removal_key"] = projection
+        gates: dict[str, Any] = dict.fromkeys(self._key_gates, projection)
         for name, (low, high) in self._gate_ranges.items():
+            declared = self.mechanism.gates[name]
             value = ParameterProperties(
-                trainable=self.mechanism.name != "retnet",
-                constrainer=tfb.Sigmoid(low=low, high=high),
+                trainable=declared.trainable, constrainer=tfb.Sigmoid(low=low, high=high)
             )
-            dynamics[name] = ParamsGate(value, free if self._gates_driven else None)
+            gates[name] = ParamsGate(value, free if self._is_driven(declared) else None)
         if self.process_noise != "none":
             dynamics["process_noise"] = positive
         rows = {
@@ -466,7 +493,7 @@ class LinearAttentionSSM(SSM):
         }
         return ParamsLinearAttentionSSM(
             initial=ParamsAttentionInitial(mean=fixed, variances=positive),
-            dynamics=ParamsAttentionDynamics(**dynamics),
+            dynamics=ParamsAttentionDynamics(**dynamics, gates=self._ordered(gates)),
             emissions=ParamsAttentionEmissions(
                 input_weights=free if self._has_weights else None,
                 bias=free if self._has_bias else None,
@@ -542,7 +569,7 @@ class LinearAttentionSSM(SSM):
         if not self.mechanism.writes_values:
             centre = self._identity_keys(dtype)
         laws = self.prior.distributions(
-            params, centre, self._gate_ranges, learns_row_cov=self.row_cov != "identity"
+            params, centre, self.mechanism, learns_row_cov=self.row_cov != "identity"
         )
         if self.integrate_row_cov:
             del laws["emissions.row_cov"]
@@ -573,8 +600,8 @@ class LinearAttentionSSM(SSM):
 
         Raises:
             OSError: the file cannot be written.
-            ValueError: parameters of another model, or a mechanism that is not in
-                ``ssmlin.MECHANISMS``.
+            ValueError: parameters of another model, or a mechanism that is not registered, see
+                :func:`ssmlin.register_mechanism`.
         """
         # That module reads models, too, so it imports this one.
         from ssmlin.models.files import save
@@ -663,7 +690,7 @@ class LinearAttentionSSM(SSM):
     ) -> dict[str, Float[Array, "T ..."]]:
         """The gates α_t, β_t, ... of every step, by name, as the inputs set them."""
         return {
-            name: gate(getattr(params.dynamics, name), inputs, *bounds)
+            name: gate(params.dynamics.gates[name], inputs, *bounds)
             for name, bounds in self._gate_ranges.items()
         }
 
@@ -703,8 +730,8 @@ class LinearAttentionSSM(SSM):
             tokens["queries"] = direction(dynamics.queries)
         if dynamics.values is not None:
             tokens["values"] = project(dynamics.values, u)
-        if dynamics.removal_key is not None:
-            tokens["removal_key"] = project(dynamics.removal_key, u)
+        for name in self._key_gates:
+            tokens[name] = project(dynamics.gates[name], u)
         tokens |= self.gate_values(params, u)
 
         noise: dict[str, Any] = {}

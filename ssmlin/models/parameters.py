@@ -1,7 +1,7 @@
 """Parameters of the model and the prior on them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from tensorflow_probability.substrates.jax import bijectors as tfb
 from tensorflow_probability.substrates.jax import distributions as tfd
 
 from ssmlin.inference import RowCovLaw
+from ssmlin.mechanisms import GatesByName, Mechanism
 from ssmlin.models.features import ParamsGate, ParamsProjection
 
 
@@ -29,18 +30,20 @@ class ParamsAttentionInitial(NamedTuple):
     variances: Float[Array, " d"] | ParameterProperties
 
 
-class ParamsAttentionDynamics(NamedTuple):
-    """Maps from inputs to tokens and gates, None where the mechanism has no such token.
+@jax.tree_util.register_pytree_with_keys_class
+@dataclass(frozen=True, eq=False)
+class ParamsAttentionDynamics(GatesByName):
+    """Maps from inputs to tokens and gates; doubles as a container of properties.
 
-    Attributes:
+    A gate is an attribute, too: ``dynamics.alpha``, and "dynamics.alpha.value" is a path in it. The
+    other tokens are None where the mechanism has none.
+
+    Args:
         keys: projection to k_t, (d,) or (n_h, d).
         queries: projection to q_t, (d,).
         values: projection to v_t, (m,) or (n_h, m).
-        removal_key: projection to κ_t, (d,).
-        alpha: gate, scalar.
-        beta: gate, scalar or (n_h,).
-        decay: gate, (d,).
-        removal_rate: gate, (d,).
+        gates: the mechanism's gates by name, a ParamsGate: one number, (d,) or (n_h,), see
+            :class:`ssmlin.mechanisms.Gate`; or a ParamsProjection, (d,), of one that is a key.
         process_noise: q (scalar), its diagonal (d,), or σ² of the stationary or write noise;
             None for no noise.
     """
@@ -48,12 +51,27 @@ class ParamsAttentionDynamics(NamedTuple):
     keys: ParamsProjection
     queries: ParamsProjection | None
     values: ParamsProjection | None
-    removal_key: ParamsProjection | None
-    alpha: ParamsGate | None
-    beta: ParamsGate | None
-    decay: ParamsGate | None
-    removal_rate: ParamsGate | None
+    gates: Mapping[str, Any]
     process_noise: Float[Array, "..."] | ParameterProperties | None
+
+    def _replace(self, **changes: Any) -> "ParamsAttentionDynamics":
+        """The same with other values, as of a named tuple; a gate goes by its own name."""
+        gates = {name: changes.pop(name, gate) for name, gate in self.gates.items()}
+        return replace(self, **{"gates": gates, **changes})
+
+    def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, Any]], tuple[str, ...]]:
+        """The parts with their names, and the names of the gates."""
+        names = ("keys", "queries", "values", *self.gates, "process_noise")
+        parts = [(jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in names]
+        return parts, tuple(self.gates)
+
+    @classmethod
+    def tree_unflatten(
+        cls, gates: tuple[str, ...], parts: Sequence[Any]
+    ) -> "ParamsAttentionDynamics":
+        """The container from its parts."""
+        keys, queries, values, *given, process_noise = parts
+        return cls(keys, queries, values, dict(zip(gates, given, strict=True)), process_noise)
 
 
 class ParamsCoefficients(NamedTuple):
@@ -111,14 +129,14 @@ class ShrinkagePrior:
     for single variances), which keeps the emission noise off zero.
 
     Args:
-        key_scale: sd of the weights of keys, queries and removal keys around their safe start.
+        key_scale: sd of the weights of keys (of gates, too) and queries around their safe start.
         value_scale: sd of the weights of values.
         gate_scale: sd of the weights of input-driven gates.
         skip_scale: sd of D and d.
         coefficient_noise: median and log sd of the q of their drift, where D and d are integrated
             out.
-        decay_concentrations: beta prior of alpha and decay, on (0, 1) after scaling.
-        rate_concentrations: beta prior of beta and the removal rate.
+        decay_concentrations: beta prior of the gates that are decays, on (0, 1) after scaling.
+        rate_concentrations: beta prior of the gates that are rates.
         process_noise: median and log sd of q, relative to the emission noise.
         initial_variance: median and log sd of the diagonal of P_0, likewise.
         noise_floor: the prior scale of the emission noise, relative to the series' variance.
@@ -141,7 +159,7 @@ class ShrinkagePrior:
         self,
         params: ParamsLinearAttentionSSM,
         key_centre: ParamsProjection,
-        gate_ranges: dict[str, tuple[float, float]],
+        mechanism: Mechanism,
         learns_row_cov: bool,
     ) -> dict[str, tfd.Distribution]:
         """The prior law of every constrained parameter, by its path; they are independent.
@@ -150,7 +168,7 @@ class ShrinkagePrior:
             params: the parameters, for shapes and dtypes; and for r where Σ has a prior, since
                 that is on r Σ.
             key_centre: the safe start of the keys.
-            gate_ranges: the interval of every gate.
+            mechanism: whose gates they are.
             learns_row_cov: whether Σ is learned, or else r; the other has no law.
 
         Returns:
@@ -179,14 +197,17 @@ class ShrinkagePrior:
         projection("keys", dynamics.keys, self.key_scale)
         projection("queries", dynamics.queries, self.key_scale)
         projection("values", dynamics.values, self.value_scale)
-        projection("removal_key", dynamics.removal_key, self.key_scale)
-        for name, (low, high) in gate_ranges.items():
-            decays = name in ("alpha", "decay")
+        for name, gate in mechanism.gates.items():
+            if gate.kind == "key":
+                projection(name, dynamics.gates[name], self.key_scale)
+        for name, gate in mechanism.gates.items():
+            if gate.kind == "key":
+                continue
+            decays = gate.kind == "decay"
             shape = self.decay_concentrations if decays else self.rate_concentrations
-            gate: ParamsGate = getattr(dynamics, name)
-            law = partial(_scaled_beta, *shape, low, high)
-            add(f"dynamics.{name}.value", gate.value, law)
-            normal(f"dynamics.{name}.weights", gate.weights, self.gate_scale)
+            law = partial(_scaled_beta, *shape, *mechanism.gate_range(name))
+            add(f"dynamics.{name}.value", dynamics.gates[name].value, law)
+            normal(f"dynamics.{name}.weights", dynamics.gates[name].weights, self.gate_scale)
         log_normal("dynamics.process_noise", dynamics.process_noise, *self.process_noise)
         log_normal("initial.variances", params.initial.variances, *self.initial_variance)
         normal("emissions.input_weights", emissions.input_weights, self.skip_scale)

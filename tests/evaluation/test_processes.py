@@ -17,6 +17,8 @@ def work(what, value):
         raise ValueError(f"no luck with {value}")
     if what == "die":
         os.kill(os.getpid(), signal.SIGKILL)
+    if what == "leave":
+        os._exit(3)
     if what == "sleep":
         time.sleep(60)
     # More than a pipe holds, so that sending waits for who reads.
@@ -40,8 +42,10 @@ def test_errors_and_deaths_are_told_and_end_the_others():
         list(run_in_processes(work, [("fail", 3), ("sleep", 0)], 2))
     assert any("in work" in note for note in caught.value.__notes__)
     assert not children()
-    with pytest.raises(RuntimeError, match="exit code -9"):
+    with pytest.raises(RuntimeError, match="exit code -9; fewer"):
         list(run_in_processes(work, [("die", 0), ("sleep", 0)], 2))
+    with pytest.raises(RuntimeError, match="exit code 3; .*the script .* must be a file"):
+        list(run_in_processes(work, [("leave", 0)], 1))
     assert not children()
 
 

@@ -26,7 +26,7 @@ def test_every_registered_mechanism_is_tested():
     assert tuple(ssmlin.MECHANISMS) == MECHANISMS
     for name, cls in ssmlin.MECHANISMS.items():
         assert cls.name == name
-        assert cls.gates == GATES[name]
+        assert tuple(cls.gates) == GATES[name]
         assert cls.signed_gate == SIGNED.get(name)
         assert cls.multi_step == (name in MULTI_STEP)
         assert not inspect.isabstract(cls)
