@@ -19,7 +19,7 @@ from ssmlin.evaluation.predictive import Predictive
 #: Probabilities of the central intervals whose coverage is reported.
 LEVELS = (0.5, 0.8, 0.95)
 _ENERGY_SAMPLES = 200
-#: Probabilities of the quantiles that are brought back from a transformation; the middle is 1/2.
+#: Probabilities of the quantiles that are brought back from a transformation.
 _QUANTILES = (np.arange(199) + 0.5) / 199
 
 
@@ -151,10 +151,9 @@ def score(
         crps, mean, median = _crps(law, y, seed), law.mean, law.quantile(0.5)
     else:
         log_density = log_density + units.log_jacobian(y)
-        quantiles = units.back(np.stack([law.quantile(level) for level in _QUANTILES], axis=1))
-        y = units.back(y)
+        quantiles, y = units.back(_quantiles(law)), units.back(y)
         crps = scoringrules.crps_quantile(y, quantiles, _QUANTILES, m_axis=1)
-        mean, median = quantiles.mean(axis=1), quantiles[:, len(_QUANTILES) // 2]
+        mean, median = quantiles.mean(axis=1), units.back(law.quantile(0.5))
     if y.shape[1] == 1:
         energy = crps[:, 0]
     else:
@@ -162,6 +161,25 @@ def score(
         draws = draws if units is None else units.back(draws)
         energy = scoringrules.es_ensemble(y, draws, m_axis=1, v_axis=2, estimator="fair")
     return Scores(log_density, crps, energy, y - mean, np.abs(y - median), pit)
+
+
+def _quantiles(law: Predictive) -> Float[np.ndarray, "n 199 m"]:
+    """Those of each step and column; of mixtures by interpolation, as a search takes long."""
+    count, (n, m) = law.weights.shape[1], law.mean.shape
+    if count == 1:
+        return np.stack([law.quantile(level) for level in _QUANTILES], axis=1)
+    # The distribution function is linear between the quantiles of all components.
+    some = np.linspace(0, len(_QUANTILES) - 1, max(25, 400 // count)).round().astype(int)
+    parts = [law._replace(weights=np.ones((n, 1)), means=law.means[:, [k]],
+                          scales=law.scales[:, [k]], df=None if law.df is None else law.df[:, [k]])
+             for k in range(count)]  # fmt: skip
+    knots = np.stack([part.quantile(p) for part in parts for p in _QUANTILES[np.unique(some)]])
+    knots = np.sort(knots, axis=0)
+    heights = np.stack([law.cdf(knot) for knot in knots])
+    found = np.empty((n, len(_QUANTILES), m))
+    for t, i in np.ndindex(n, m):
+        found[t, :, i] = np.interp(_QUANTILES, heights[:, t, i], knots[:, t, i])
+    return found
 
 
 def _crps(law: Predictive, y: Float[np.ndarray, "n m"], seed: int) -> Float[np.ndarray, "n m"]:
