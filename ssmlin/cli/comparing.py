@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,12 +17,14 @@ from ssmlin.cli.options import (
     FileArgument,
     InputsOption,
     JsonOption,
+    LogOption,
     QueryOption,
     QuietOption,
     SeedOption,
     SeriesOption,
     TargetOption,
     TimeOption,
+    TransformOption,
     console,
     fail,
     in_lines,
@@ -29,6 +32,7 @@ from ssmlin.cli.options import (
     new_file,
     read,
     resumable,
+    transform_of,
 )
 
 if TYPE_CHECKING:
@@ -57,6 +61,8 @@ def compare(
     period: Annotated[
         int | None, typer.Option(min=2, help="Steps a season, for seasonal models.")
     ] = None,
+    transform: TransformOption = "auto",
+    log: LogOption = False,
     output: Annotated[
         Path | None, typer.Option(help="Write the whole table to this new CSV file.")
     ] = None,
@@ -90,6 +96,7 @@ def compare(
 
     new_file(output, "--output")
     new_file(report, "--report")
+    transform = transform_of(transform, log)
     if report is not None and series is not None:
         fail("--report: expected a file of one series, got --series")
     panel = read(file, target, names(inputs), time, series, query=query)
@@ -108,6 +115,7 @@ def compare(
             test_fraction,
             horizon=horizon,
             num_refits=refits,
+            transform=transform,
             evidence=evidence,
             seed=seed,
             workers=workers,
@@ -124,15 +132,26 @@ def compare(
         return
     if series is not None:
         title = f"{file.name}: {len(several)} series together, held out, one step ahead"
-        _print(frame[frame.series == "all"], title, horizon)
+        _print(frame[frame.series == "all"], title, horizon, _seen(found))
     else:
-        _print(frame, f"{file.name}: held out, one step ahead", horizon)
+        _print(frame, f"{file.name}: held out, one step ahead", horizon, _seen(found))
     for path in (output, report):
         if path is not None:
             console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
-def _print(frame: "pandas.DataFrame", title: str, horizon: int) -> None:
+def _seen(found: Mapping[str, "Comparison"]) -> str:
+    """What models see of the values where that is not the values, "" otherwise."""
+    parts: dict[str, list[str]] = {}
+    for name, comparison in found.items():
+        if comparison.split.transformation:
+            parts.setdefault(comparison.split.transformation, []).append(name)
+    if len(found) == 1 or [len(names) for names in parts.values()] == [len(found)]:
+        return "".join(parts)
+    return ", ".join(f"{seen} in {len(names)} series" for seen, names in parts.items())
+
+
+def _print(frame: "pandas.DataFrame", title: str, horizon: int, seen: str) -> None:
     """The most important columns."""
     shown = {"crps": "CRPS", "rmse": "RMSE", "coverage_80": "80 %", "coverage_95": "95 %"}
     shown |= {"path_crps": "paths"} if horizon > 1 else {}
@@ -156,7 +175,8 @@ def _print(frame: "pandas.DataFrame", title: str, horizon: int) -> None:
     console.print(
         "log p: mean log density a step; 80 %, 95 %: shares of values inside these intervals;\n"
         + ("paths: CRPS of sampled paths; " if horizon > 1 else "")
-        + "units: the training part's standard deviation of each column",
+        + "units: the training part's standard deviation of each column"
+        + (f";\nmodels see {seen}" if seen else ""),
         highlight=False,
     )
     for row in records:

@@ -13,6 +13,7 @@ from ssmlin.cli.options import (
     FileArgument,
     InputsOption,
     JsonOption,
+    LogOption,
     ModelArgument,
     QueryOption,
     QuietOption,
@@ -20,6 +21,7 @@ from ssmlin.cli.options import (
     SeriesOption,
     TargetOption,
     TimeOption,
+    TransformOption,
     console,
     fail,
     in_lines,
@@ -27,13 +29,16 @@ from ssmlin.cli.options import (
     new_file,
     read,
     resumable,
+    transform_of,
 )
 from ssmlin.data import Columns, Scaling
+from ssmlin.data.scaling import describe_powers
 
 #: Text and Parquet files above this many bytes are streamed.
 STREAM_BYTES = 32 * 2**20
 _WINDOW = 2000
-_ROWS_TO_CHOOSE_LAGS = 20_000
+_ROWS_TO_CHOOSE = 20_000
+_FIRST_ROWS = f"the first {_ROWS_TO_CHOOSE} rows"
 
 
 def fit(
@@ -52,7 +57,8 @@ def fit(
         typer.Option(min=0, help="Lagged values as inputs; default by an information criterion."),
     ] = None,
     key_dim: Annotated[int, typer.Option(min=1, help="d, except of bayesian_memory.")] = 4,
-    log: Annotated[bool, typer.Option("--log", help="Model logarithms of the targets.")] = False,
+    transform: TransformOption = "auto",
+    log: LogOption = False,
     difference: Annotated[
         int, typer.Option(min=0, help="Model changes over so many steps, 1 or a season.")
     ] = 0,
@@ -90,8 +96,8 @@ def fit(
     if window is None and series is None and difference == 0 and _is_long(file):
         window = _WINDOW
     request = _Request(tuple(target), tuple(names(inputs)), time, series, mechanism, lags,
-                       key_dim if MECHANISMS[mechanism].writes_values else None, log, seed,
-                       not (quiet or as_json))  # fmt: skip
+                       key_dim if MECHANISMS[mechanism].writes_values else None,
+                       transform_of(transform, log), seed, not (quiet or as_json))  # fmt: skip
     folder = checkpoint or output.with_name(output.name + ".checkpoint")
     with in_lines(), resumable(folder, keep=checkpoint is not None):
         if window:
@@ -106,6 +112,7 @@ def fit(
         "output": str(output),
         "mechanism": mechanism,
         "num_lags": found.model.num_lags,
+        "power": dict(zip(target, found.power, strict=True)),
         "num_parameters": found.num_parameters,
         "validation_log_density": found.validation,
     }
@@ -114,9 +121,13 @@ def fit(
         return
     console.print(
         f"{mechanism}, {found.model.num_lags} lags, {found.num_parameters} parameters; log density "
-        f"a step at the end of the series, fitted before it: {found.validation:.3f}",
+        "a step of what the model sees, at the end of the series, fitted before it: "
+        f"{found.validation:.3f}",
         highlight=False,
     )
+    seen = describe_powers(target, found.power) or "the values as they are"
+    by = f", chosen on {found.chosen_on}" if transform in ("auto", "box-cox") and not log else ""
+    console.print(f"the model sees {seen}{by}", highlight=False)
     console.print(f"wrote {output}", highlight=False, soft_wrap=True)
 
 
@@ -130,7 +141,7 @@ class _Request(NamedTuple):
     mechanism: str
     lags: int | None
     key_dim: int | None
-    log: bool
+    transform: str
     seed: int
     progress: bool
 
@@ -141,7 +152,6 @@ class _Request(NamedTuple):
             "inputs": self.inputs,
             "time": self.time,
             "series": self.series,
-            "log": self.log,
             "scalings": {name: scaling.to_dict() for name, scaling in scalings.items()},
         }
 
@@ -154,6 +164,12 @@ class _Found(NamedTuple):
     notes: dict[str, Any]
     num_parameters: int
     validation: float
+    chosen_on: str = "all of the data"
+
+    @property
+    def power(self) -> tuple[float, ...]:
+        """λ of each target, the same in all series."""
+        return Scaling.from_dict(next(iter(self.notes["scalings"].values()))).power
 
 
 def _is_long(file: Path) -> bool:
@@ -170,9 +186,11 @@ def _fit_panel(
     """Fit series that are in memory."""
     from ssmlin.evaluation.attention import fit_attention
     from ssmlin.evaluation.forecasters import Observed
-    from ssmlin.evaluation.regressions import choose_num_lags
+    from ssmlin.evaluation.regressions import choose_num_lags, choose_powers
 
-    scalings = {name: Scaling.fit(one, request.log, difference) for name, one in panel.items()}
+    given = [Observed(one.values, one.inputs) for one in panel.values()]
+    power = choose_powers(given, request.transform, difference=difference)
+    scalings = {name: Scaling.fit(one, power, difference) for name, one in panel.items()}
     several = [Observed(*scalings[name].apply(one)) for name, one in panel.items()]
     longest = max(several, key=lambda one: len(one.values))
     fitted = fit_attention(
@@ -202,12 +220,13 @@ def _fit_stream(file: Path, request: _Request, window: int, epochs: int, folder:
     from ssmlin.learning import fit_stream
     from ssmlin.models import LinearAttentionSSM
 
-    stream = TableStream(file, request.targets, request.inputs, request.time, log=request.log,
+    power = _stream_power(file, request)
+    stream = TableStream(file, request.targets, request.inputs, request.time, power=power,
                          progress=request.progress)  # fmt: skip
     summary, m = stream.summary, len(request.targets)
     columns = Columns(*next(iter(stream.pieces())), None, request.targets, request.inputs)
     first = _standardised(columns, summary.scaling)
-    rows = slice(0, _ROWS_TO_CHOOSE_LAGS)
+    rows = slice(0, _ROWS_TO_CHOOSE)
     first = Observed(first.values[rows], first.inputs[rows])
     num_lags = choose_num_lags(first) if request.lags is None else request.lags
     width = num_lags * m + len(request.inputs)
@@ -242,11 +261,28 @@ def _fit_stream(file: Path, request: _Request, window: int, epochs: int, folder:
     sizes = [int(np.size(x)) for x in jax.tree.leaves(params)]
     number = sum(size for size, free in zip(sizes, flags, strict=True) if free)
     validation = float(log_densities[0, -last:].sum() / steps)
-    return _Found(model, params, request.notes({"": summary.scaling}), number, validation)
+    notes = request.notes({"": summary.scaling})
+    return _Found(model, params, notes, number, validation, _FIRST_ROWS)
+
+
+def _stream_power(file: Path, request: _Request) -> tuple[float, ...]:
+    """λ of each target of a long table, chosen on its first rows."""
+    from ssmlin.data import TableStream
+    from ssmlin.evaluation.forecasters import Observed
+    from ssmlin.evaluation.regressions import choose_powers
+
+    stream = TableStream(file, request.targets, request.inputs, request.time)
+    values, inputs = (x[:_ROWS_TO_CHOOSE] for x in next(iter(stream.pieces())))
+    power = choose_powers([Observed(values, inputs)], request.transform)
+    if request.transform != "auto" or all(p == 1 for p in power):
+        return power
+    # The first rows do not say whether all later values are positive: that takes a pass.
+    lowest = np.fmin.reduce([np.fmin.reduce(values) for values, _ in stream.pieces()])
+    return tuple(np.where(lowest > 0, power, 1.0).tolist())
 
 
 def _standardised(columns: Columns, scaling: Scaling) -> Any:
-    """Values whose logarithm is taken already."""
+    """Values that are transformed already."""
     from ssmlin.evaluation.forecasters import Observed
 
     values = (columns.values - np.array(scaling.mean)) / np.array(scaling.scale)
@@ -289,11 +325,11 @@ def _load(model_file: Path, file: Path, query: str | None) -> _Loaded:
                  query=query)  # fmt: skip
     parts = []
     with in_lines():
-        difference = next(iter(scalings.values())).difference
+        one = next(iter(scalings.values()))
         for name, columns in panel.items():
             # A series that the fit did not know is standardised by what is there of it.
             known = scalings.get(name)
-            scaling = known or Scaling.fit(columns, notes["log"], difference)
+            scaling = known or Scaling.fit(columns, one.power, one.difference)
             parts.append(_Part(name, columns, scaling, Observed(*scaling.apply(columns))))
     return _Loaded(model, params, props, notes, parts)
 
@@ -403,7 +439,7 @@ def _forecast_part(
         num_samples=samples,
     )
     drawn = scaling.continue_paths(found.samples, columns)
-    exact = not (scaling.log or scaling.difference)
+    exact = not (scaling.is_transformed or scaling.difference)
     means = scaling.invert(found.means) if exact else drawn.mean(axis=0)
     times = future_times(columns.times, horizon)
     label = loaded.notes["time"] or "step"

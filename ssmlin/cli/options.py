@@ -33,6 +33,14 @@ SeriesOption = Annotated[
     str | None, typer.Option(help="Column that says which of several series a row is of.")
 ]
 QueryOption = Annotated[str | None, typer.Option(help="The query, for a database.")]
+TransformOption = Annotated[
+    str,
+    typer.Option(
+        help="What models see of the targets: none, log, box-cox, a Box-Cox power >= 0, or auto: "
+        "values, square roots or logarithms, by the likelihood of the training data."
+    ),
+]
+LogOption = Annotated[bool, typer.Option("--log", help="Short for --transform log.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of all random starts and draws.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 JsonOption = Annotated[
@@ -58,6 +66,13 @@ def fail(message: str) -> NoReturn:
 def names(text: str) -> list[str]:
     """A list with commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def transform_of(transform: str, log: bool) -> str:
+    """What --transform and its short form ask for together."""
+    if log and transform not in ("auto", "log"):
+        fail(f"--log: expected no other --transform beside it, got {transform}")
+    return "log" if log else transform
 
 
 def new_file(path: Path | None, option: str) -> None:

@@ -1,17 +1,68 @@
 """Standardising a series, and bringing forecasts back to its units."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from scipy import special
 
 from ssmlin.data.columns import Columns
+
+#: No value that is brought back is larger: its square is still a number.
+_LARGEST = 1e150
+
+
+def box_cox(
+    values: Float[np.ndarray, "... m"], power: Sequence[float]
+) -> Float[np.ndarray, "... m"]:
+    r"""$(y^\lambda - 1) / \lambda$, the logarithm for λ = 0; values as they are for λ = 1.
+
+    Args:
+        values: positive wherever λ is not 1; NaN means missing.
+        power: λ of each column.
+
+    Source: Box and Cox (1964), Journal of the Royal Statistical Society B 26.
+    """
+    powers = np.array(power)
+    return np.where(powers == 1, values, special.boxcox(values, powers))
+
+
+def inverse_box_cox(
+    values: Float[np.ndarray, "... m"], power: Sequence[float]
+) -> Float[np.ndarray, "... m"]:
+    """The inverse of :func:`box_cox`, defined everywhere.
+
+    What lies below all that the transformation can give comes back as 0, and nothing comes back
+    above 1e150; so it never falls, and quantiles go through it.
+    """
+    powers = np.array(power)
+    divisor = np.where(powers == 0, 1.0, powers)
+    with np.errstate(divide="ignore"):
+        logs = np.where(powers == 0, values, np.log1p(np.maximum(powers * values, -1)) / divisor)
+    back = np.exp(np.minimum(logs, np.log(_LARGEST)))
+    return np.where(powers == 1, values, back)
+
+
+def describe_powers(columns: Sequence[str], power: Sequence[float]) -> str:
+    """The transformed columns in words, "" if there are none.
+
+    Example:
+        >>> from ssmlin.data.scaling import describe_powers
+        >>> describe_powers(["a", "b", "c"], [0.0, 1.0, 0.5])
+        'the logarithm of a, the power 0.5 of c'
+    """
+    return ", ".join(
+        f"the logarithm of {name}" if p == 0 else f"the power {p:g} of {name}"
+        for name, p in zip(columns, power, strict=True)
+        if p != 1
+    )
 
 
 @dataclass(frozen=True)
 class Scaling:
-    r"""$z_t = (x_t - x_{t-\ell} - \mu) / \sigma$ with $x = f(y)$, f the identity or the logarithm.
+    r"""$z_t = (x_t - x_{t-\ell} - \mu) / \sigma$ with $x = f(y)$, f a Box-Cox transformation.
 
     Without differencing, $z = (x - \mu) / \sigma$, it is increasing, so quantiles are brought back
     exactly; with it only whole paths can be brought back.
@@ -19,9 +70,9 @@ class Scaling:
     Args:
         mean: μ of the targets.
         scale: σ of the targets.
-        input_mean: of the inputs, which are never logged.
+        input_mean: of the inputs, which are never transformed.
         input_scale: of the inputs.
-        log: whether f is the logarithm.
+        power: λ of each target, 1 (the default) for values as they are, 0 for logarithms.
         difference: ℓ, 1 for changes, the steps a season for seasonal changes; 0 for none.
 
     Example:
@@ -38,34 +89,48 @@ class Scaling:
     scale: tuple[float, ...]
     input_mean: tuple[float, ...]
     input_scale: tuple[float, ...]
-    log: bool = False
+    power: tuple[float, ...] = ()
     difference: int = 0
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "power", _checked(self.power, len(self.mean)))
+
+    @property
+    def is_transformed(self) -> bool:
+        """Whether any target has a power other than 1."""
+        return any(p != 1 for p in self.power)
+
     @classmethod
-    def fit(cls, columns: Columns, log: bool = False, difference: int = 0) -> "Scaling":
+    def fit(cls, columns: Columns, power: Sequence[float] = (), difference: int = 0) -> "Scaling":
         """Means and standard deviations of columns.
 
         Raises:
-            ValueError: the logarithm of a value that is not positive, a difference over less than
-                0 steps or more than there are, or differences that do not vary.
+            ValueError: powers below 0 or too few of them, a value that is not positive where the
+                power is not 1, a difference over less than 0 steps or more than there are, or
+                differences that do not vary.
         """
+        powers = _checked(power, len(columns.targets))
         if not 0 <= difference < len(columns.values):
             raise ValueError(
                 f"difference: expected 0 or at most {len(columns.values) - 1} steps, got "
                 f"{difference}"
             )
-        values = _changes(_transformed(columns, log), difference)
+        values = changes(transformed(columns.values, powers, columns.targets), difference)
         for name, column in zip(columns.targets, values.T, strict=True):
             seen = column[~np.isnan(column)]
             if len(seen) < 2 or np.ptp(seen) == 0:
-                raise ValueError(f"difference: expected varying differences of column {name!r}")
+                raise ValueError(
+                    f"difference: expected varying differences of column {name!r}"
+                    if difference
+                    else f"transform: expected varying values of column {name!r} after it"
+                )
         spread = columns.inputs.std(axis=0)
         return cls(
             tuple(np.nanmean(values, axis=0).tolist()),
             tuple(np.nanstd(values, axis=0).tolist()),
             tuple(columns.inputs.mean(axis=0).tolist()),
             tuple(np.where(spread > 0, spread, 1.0).tolist()),
-            log,
+            powers,
             difference,
         )
 
@@ -73,9 +138,10 @@ class Scaling:
         """Standardised values and inputs; the first ℓ values are missing.
 
         Raises:
-            ValueError: the logarithm of a value that is not positive.
+            ValueError: a value that is not positive where the power is not 1.
         """
-        values = _changes(_transformed(columns, self.log), self.difference)
+        values = transformed(columns.values, self.power, columns.targets)
+        values = changes(values, self.difference)
         inputs = self.apply_inputs(columns.inputs)
         return (values - np.array(self.mean)) / np.array(self.scale), inputs
 
@@ -84,7 +150,9 @@ class Scaling:
         return (inputs - np.array(self.input_mean)) / np.array(self.input_scale)
 
     def invert(self, values: Float[np.ndarray, "... m"]) -> Float[np.ndarray, "... m"]:
-        """Values, quantiles or paths in the user's units; not means, if there is a logarithm.
+        """Values, quantiles or paths in the user's units; not means, where the power is not 1.
+
+        Defined for all numbers: see :func:`inverse_box_cox`.
 
         Raises:
             ValueError: there is a difference, see :meth:`continue_paths`.
@@ -92,7 +160,15 @@ class Scaling:
         if self.difference:
             raise ValueError("difference: expected 0, since differences want what was before them")
         values = np.asarray(values, np.float64) * np.array(self.scale) + np.array(self.mean)
-        return np.exp(values) if self.log else values
+        return inverse_box_cox(values, self.power)
+
+    def log_slopes(self, values: Float[np.ndarray, "... m"]) -> Float[np.ndarray, "... m"]:
+        r"""$\log dz / dy$ at standardised values: what a log density gains in the user's units."""
+        slopes = -np.log(np.array(self.scale))
+        if not self.is_transformed:
+            return np.broadcast_to(slopes, values.shape)
+        powers, y = np.array(self.power), self.invert(values)
+        return slopes + (powers - 1) * np.log(np.where(powers == 1, 1.0, y))
 
     def continue_paths(
         self, paths: Float[np.ndarray, "... H m"], columns: Columns
@@ -105,7 +181,7 @@ class Scaling:
         if not self.difference:
             return self.invert(paths)
         lag = self.difference
-        last = _transformed(columns, self.log)[-lag:]
+        last = transformed(columns.values, self.power, columns.targets)[-lag:]
         if np.isnan(last).any():
             step = len(columns.values) - lag + int(np.isnan(last).any(axis=1).argmax()) + 1
             raise ValueError(
@@ -117,7 +193,7 @@ class Scaling:
         for h in range(changes.shape[-2]):
             before = last[h] if h < lag else values[..., h - lag, :]
             values[..., h, :] = before + changes[..., h, :]
-        return np.exp(values) if self.log else values
+        return inverse_box_cox(values, self.power)
 
     def to_dict(self) -> dict[str, Any]:
         """What JSON can hold."""
@@ -127,25 +203,51 @@ class Scaling:
     def from_dict(cls, data: dict[str, Any]) -> "Scaling":
         """The inverse of :meth:`to_dict`."""
         tuples: Any = {k: tuple(x) if isinstance(x, list) else x for k, x in data.items()}
+        if tuples.pop("log", False):  # files of before there were powers
+            tuples["power"] = (0.0,) * len(tuples["mean"])
         return cls(**tuples)
 
 
-def _transformed(columns: Columns, log: bool) -> Float[np.ndarray, "T m"]:
-    """Values or their logarithms."""
-    values = columns.values
-    if not log:
-        return values
-    low = values <= 0
+def _checked(power: Sequence[float], count: int) -> tuple[float, ...]:
+    """As many powers as columns, 1 by default."""
+    powers = tuple(float(p) for p in power) or (1.0,) * count
+    if len(powers) != count or not all(0 <= p < np.inf for p in powers):
+        # Below 0 the transformation has an upper end, beyond which a Gaussian law would have to be
+        # brought back to infinity.
+        raise ValueError(f"power: expected {count} numbers >= 0, got {powers}")
+    return powers
+
+
+def transformed(
+    values: Float[np.ndarray, "T m"],
+    power: Sequence[float],
+    names: Sequence[str],
+    first_step: int = 1,
+) -> Float[np.ndarray, "T m"]:
+    """The Box-Cox transformation of named columns.
+
+    Raises:
+        ValueError: a value that is not positive where the power is not 1.
+    """
+    low = (values <= 0) & (np.array(power) != 1)
     if low.any():
         row, column = (int(x[0]) for x in np.nonzero(low))
         raise ValueError(
-            f"log: expected positive values in column {columns.targets[column]!r}, got "
-            f"{values[row, column]} at step {row + 1}"
+            f"transform: expected positive values in column {names[column]!r}, got "
+            f"{values[row, column]} at step {first_step + row}; "
+            f'{describe_powers([names[column]], [power[column]])} takes no other, "none" takes any'
         )
-    return np.log(values)
+    found = box_cox(values, power)
+    if np.isinf(found).any():
+        column = int(np.isinf(found).any(axis=0).argmax())
+        raise ValueError(
+            f"transform: expected powers of numbers that a computer can hold, got "
+            f"{describe_powers([names[column]], [power[column]])}"
+        )
+    return found
 
 
-def _changes(values: Float[np.ndarray, "T m"], lag: int) -> Float[np.ndarray, "T m"]:
+def changes(values: Float[np.ndarray, "T m"], lag: int) -> Float[np.ndarray, "T m"]:
     """Values less those `lag` steps before, which the first ones have not."""
     if lag == 0:
         return values

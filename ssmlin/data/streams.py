@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from ssmlin._progress import progress_bar
 from ssmlin.data.columns import numbers, parse_times
-from ssmlin.data.scaling import Scaling
+from ssmlin.data.scaling import Scaling, transformed
 from ssmlin.data.tables import read_chunks
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class TableStream:
         targets: names of the columns to predict; empty cells are missing.
         inputs: names of columns that are known before each step.
         time: name of a column of numbers or dates, which must rise by equal steps.
-        log: take logarithms of the targets.
+        power: λ of each target, see :class:`ssmlin.data.Scaling`; default 1.
         chunk_rows: rows in memory at a time.
         progress: show a progress bar for the first pass.
 
@@ -68,18 +68,19 @@ class TableStream:
         inputs: Sequence[str] = (),
         time: str | None = None,
         *,
-        log: bool = False,
+        power: Sequence[float] = (),
         chunk_rows: int = 50_000,
         progress: bool = False,
     ) -> None:
-        self.path, self.time, self.log = Path(path), time, log
+        self.path, self.time = Path(path), time
         self.targets, self.inputs = tuple(targets), tuple(inputs)
         self.chunk_rows, self.progress = chunk_rows, progress
         if not self.targets:
             raise ValueError("targets: expected at least one column, got none")
+        self.power = tuple(power) or (1.0,) * len(self.targets)
 
     def pieces(self) -> Iterator[Piece]:
-        """Values and inputs in the file's units, the logarithm taken if it is asked for."""
+        """Inputs, and transformed values, which for the power 1 are those of the file."""
         chosen = [*self.targets, *self.inputs, *([] if self.time is None else [self.time])]
         rows, clock = 0, _Clock(self.time)
         for frame in read_chunks(self.path, chosen, self.chunk_rows):
@@ -95,14 +96,7 @@ class TableStream:
                     f"inputs: expected no missing values in column {self.inputs[column]!r}, got "
                     f"one in data row {rows + row + 1}"
                 )
-            if self.log:
-                if (values <= 0).any():
-                    row, column = (int(x[0]) for x in np.nonzero(values <= 0))
-                    raise ValueError(
-                        f"log: expected positive values in column {self.targets[column]!r}, got "
-                        f"{values[row, column]} at step {rows + row + 1}"
-                    )
-                values = np.log(values)
+            values = transformed(values, self.power, self.targets, rows + 1)
             rows += len(frame)
             yield values, outside
 
@@ -146,7 +140,7 @@ class TableStream:
             tuple(scale[:m].tolist()),
             tuple(mean[m:].tolist()),
             tuple(scale[m:].tolist()),
-            self.log,
+            self.power,
         )
         return Summary(rows, int(count[:m].sum()), scaling)
 

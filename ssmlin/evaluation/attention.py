@@ -19,6 +19,7 @@ from ssmlin.inference import integrate_row_cov
 from ssmlin.learning import sample_posterior
 from ssmlin.mechanisms import Mechanism, get_mechanism
 from ssmlin.models import LinearAttentionSSM, ParamsLinearAttentionSSM
+from ssmlin.models.coefficients import GAIN
 from ssmlin.models.forecast import draw_states, simulate
 from ssmlin.models.missing_lags import ParticlePosterior, Particles, run_particles
 
@@ -298,7 +299,7 @@ def _best_discount(
 
     best = max(discounts, key=log_likelihood)
     constant = max(discounts)
-    return best if log_likelihood(best) > log_likelihood(constant) + 2 else constant
+    return best if log_likelihood(best) > log_likelihood(constant) + GAIN else constant
 
 
 def predictive(

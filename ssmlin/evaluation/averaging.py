@@ -87,11 +87,13 @@ def average(members: Sequence[Result], split: Split, horizon: int = 1, seed: int
         steps = len(split.observed.values)
         origins = path_origins(split.num_train, steps, horizon, len(found[0]))
         draws = _mix_paths(np.stack(found), weights[origins - split.num_train], seed)
-        paths = score_paths(draws, Ahead(origins, horizon).future(split.observed.values))
+        paths = score_paths(
+            draws, Ahead(origins, horizon).future(split.observed.values), split.units
+        )
     return Result(
         name="average",
         setting={"models": len(members)},
-        scores=score(predictive, values, seed),
+        scores=score(predictive, values, seed, split.units),
         paths=paths,
         predictive=predictive,
         num_parameters=sum(r.num_parameters for r in members),

@@ -15,7 +15,7 @@ from ssmlin.evaluation.datasets import Series, Split, train_test_split
 from ssmlin.evaluation.forecasters import Forecaster, Result, evaluate
 from ssmlin.evaluation.processes import run_in_processes
 from ssmlin.evaluation.result_files import ResultFolder, read_result, write_result
-from ssmlin.evaluation.scores import PathScores, Scores, standard_error
+from ssmlin.evaluation.scores import PathScores, Scores, Units, standard_error
 from ssmlin.mechanisms import MECHANISMS, Mechanism
 from ssmlin.models.files import mechanism_fields
 
@@ -48,7 +48,10 @@ class Comparison(NamedTuple):
         """The table that :func:`ssmlin.compare` describes."""
         import pandas as pd
 
-        return pd.DataFrame(_rows(self.results))
+        table = pd.DataFrame(_rows(self.results))
+        power = self.split.scaling.power
+        table.attrs["power"] = dict(zip(self.split.series.columns, power, strict=True))
+        return table
 
 
 def compare(
@@ -60,6 +63,7 @@ def compare(
     horizon: int = 1,
     num_refits: int = 0,
     period: int | None = None,
+    transform: str | float = "auto",
     evidence: bool = False,
     seed: int = 0,
     workers: int = 1,
@@ -70,7 +74,7 @@ def compare(
 
     Every model says the law of each held-out step given all steps before it. Its parameters are
     fitted, and its settings chosen, on the training part alone. All is in units of the training
-    part's standard deviation, for each column.
+    part's standard deviation, for each column, also where columns are transformed for the models.
 
     Args:
         emissions: the series: a DataFrame, or an array (T,) or (T, m); NaN means missing.
@@ -84,6 +88,11 @@ def compare(
         num_refits: leave-future-out: fit anew, on all steps before, so many times in the held-out
             part.
         period: steps a season, for the seasonal baselines.
+        transform: what all models see of the series: "none", the values; "log", logarithms; a
+            number λ >= 0, the Box-Cox transformation; "auto", for each column the values, square
+            roots or logarithms, which the training part chooses by the likelihood of an
+            autoregression (:func:`ssmlin.evaluation.regressions.choose_powers`); "box-cox", the λ
+            of highest likelihood. Scores are of the values themselves.
         evidence: add `log_evidence`, log p(training part) with the parameters integrated out, by
             Laplace's approximation; NaN for models without a prior.
         seed: for random starts; the same seed gives the same table.
@@ -99,10 +108,11 @@ def compare(
         error; `crps`, `energy`, `rmse` and `mae`; `coverage_50`, `_80` and `_95`, the shares of
         values inside central intervals; `pit_p`, the p-value of calibration; with a horizon the
         scores of paths, `path_...`; `num_parameters`, `seconds`, `setting`, and `failure` with the
-        reason where a model failed.
+        reason where a model failed. ``attrs["power"]`` holds λ of each column, 1 for none.
 
     Raises:
-        ValueError: an argument of the wrong shape or range, or an unknown model.
+        ValueError: an argument of the wrong shape or range, an unknown model, or a value that is
+            not positive, also a held-out one, in a column that is transformed.
 
     Example:
         >>> import numpy as np, ssmlin
@@ -123,6 +133,7 @@ def compare(
         test_fraction,
         horizon=horizon,
         num_refits=num_refits,
+        transform=transform,
         evidence=evidence,
         seed=seed,
         workers=workers,
@@ -148,6 +159,7 @@ def compare_series(
     *,
     horizon: int = 1,
     num_refits: int = 0,
+    transform: str | float = "auto",
     evidence: bool = False,
     seed: int = 0,
     workers: int = 1,
@@ -162,6 +174,7 @@ def compare_series(
         test_fraction: the share of the steps that is held out.
         horizon: the length of sampled paths.
         num_refits: how often to fit anew in the held-out part.
+        transform: what models see; each series chooses by itself.
         evidence: whether to add the log evidence of the training part.
         seed: for random starts.
         workers: how many processes.
@@ -177,7 +190,7 @@ def compare_series(
     _checks.positive_int("horizon", horizon)
     _checks.positive_int("num_refits", num_refits, minimum=0)
     _checks.positive_int("workers", workers)
-    splits = {series.name: train_test_split(series, test_fraction) for series in several}
+    splits = {one.name: train_test_split(one, test_fraction, transform) for one in several}
     for name, split in splits.items():
         if len(split.test) < max(horizon, num_refits + 1):
             raise ValueError(
@@ -195,7 +208,7 @@ def compare_series(
     jobs = []
     for name, split in splits.items():
         for forecaster in _forecasters(split, models):
-            jobs.append((name, forecaster, split.observed, split.num_train))
+            jobs.append((name, forecaster, split.observed, split.num_train, split.units))
     jobs.sort(key=lambda job: -len(job[1].settings))  # the longest first
     options: dict[str, Any] = {
         "horizon": horizon, "num_refits": num_refits, "evidence": evidence, "seed": seed,
@@ -246,6 +259,7 @@ def pooled_frame(comparisons: Mapping[str, Comparison]) -> "pandas.DataFrame":
     Returns:
         The columns of :func:`ssmlin.compare` and before them `series`; rows of "all", which come
         first, hold the scores of models that did not fail on any series, over all held-out steps.
+        ``attrs["power"]`` holds for each series what :func:`ssmlin.compare` says of one.
     """
     import pandas as pd
 
@@ -261,9 +275,12 @@ def pooled_frame(comparisons: Mapping[str, Comparison]) -> "pandas.DataFrame":
     whole.sort(key=lambda r: (-r.log_density, r.name))
     tables = [("all", pd.DataFrame(_rows(whole)))] if whole else []
     tables += [(name, comparison.to_frame()) for name, comparison in comparisons.items()]
+    powers = {name: table.attrs.pop("power", None) for name, table in tables}
     for name, table in tables:
         table.insert(0, "series", name)
-    return pd.concat([table for _, table in tables], ignore_index=True)
+    whole_table = pd.concat([table for _, table in tables], ignore_index=True)
+    whole_table.attrs["power"] = {name: powers[name] for name in comparisons}
+    return whole_table
 
 
 def _together(results: Sequence[Result]) -> Result:
@@ -308,7 +325,7 @@ def _chosen(models: Models) -> Sequence[str | Mechanism | Forecaster]:
     return [*chosen, AVERAGE] if "all" in chosen else chosen
 
 
-Job = tuple[str, Forecaster, Any, int]
+Job = tuple[str, Forecaster, Any, int, Units | None]
 Todo = tuple[Job, Path | None]
 
 
@@ -323,7 +340,9 @@ def _run(todo: list[Todo], workers: int, options: dict[str, Any]) -> Iterator[tu
         yield todo[number], result
 
 
-def _evaluate_apart(job: tuple[Forecaster, Any, int], options: dict[str, Any]) -> Result:
+def _evaluate_apart(
+    job: tuple[Forecaster, Any, int, Units | None], options: dict[str, Any]
+) -> Result:
     """A job in a process of the pool."""
     try:
         return evaluate(*job, **options)

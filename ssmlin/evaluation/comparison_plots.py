@@ -122,15 +122,13 @@ def held_out_figure(comparison: Comparison, name: str, level: float = 0.8) -> "F
     count = min(len(split.series.columns), 6)
     figure = _figure(9, 0.8 + 1.9 * count)
     axes = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
+    invert = split.scaling.invert
+    observed, low, middle, high = (invert(x) for x in (split.test, low, middle, high))
     for column, axis in enumerate(axes):
-
-        def in_units(x: np.ndarray, column: int = column) -> np.ndarray:
-            return x[:, column] * split.scale[column] + split.mean[column]
-
-        axis.plot(times, in_units(split.test), color="black", lw=0.8, label="observed")
-        axis.plot(times, in_units(middle), color="C0", lw=1, label="one step ahead, median")
+        axis.plot(times, observed[:, column], color="black", lw=0.8, label="observed")
+        axis.plot(times, middle[:, column], color="C0", lw=1, label="one step ahead, median")
         axis.fill_between(
-            times, in_units(low), in_units(high), color="C0", alpha=0.25, lw=0,
+            times, low[:, column], high[:, column], color="C0", alpha=0.25, lw=0,
             label=f"{100 * level:g} % interval",
         )  # fmt: skip
         axis.set_ylabel(split.series.columns[column])

@@ -7,7 +7,11 @@ import numpy as np
 from jaxtyping import Float
 
 from ssmlin import _checks
+from ssmlin.data import Columns, Scaling
+from ssmlin.data.scaling import describe_powers
 from ssmlin.evaluation.forecasters import Observed
+from ssmlin.evaluation.regressions import choose_powers
+from ssmlin.evaluation.scores import Units
 
 
 @dataclass(frozen=True)
@@ -35,21 +39,19 @@ class Series:
 
 @dataclass(frozen=True)
 class Split:
-    """A series standardised by the mean and standard deviation of its first part.
+    """A series transformed and standardised by what its first part says.
 
     Args:
         series: the series in its own units.
         observed: values and inputs, standardised.
         num_train: the number of steps of the training part.
-        mean: of the training part, (m,).
-        scale: standard deviation of the training part, (m,).
+        scaling: the transformation, and means and standard deviations of the training part.
     """
 
     series: Series
     observed: Observed
     num_train: int
-    mean: Float[np.ndarray, " m"]
-    scale: Float[np.ndarray, " m"]
+    scaling: Scaling
 
     @property
     def train(self) -> Observed:
@@ -60,6 +62,19 @@ class Split:
     def test(self) -> Float[np.ndarray, "T2 m"]:
         """The standardised values of the held-out part."""
         return self.observed.values[self.num_train :]
+
+    @property
+    def units(self) -> Units | None:
+        """The way back from transformed values, None if there is no transformation."""
+        if not self.scaling.is_transformed:
+            return None
+        spread = np.nanstd(self.series.values[: self.num_train], axis=0)
+        return Units(self.scaling, tuple(spread.tolist()))
+
+    @property
+    def transformation(self) -> str:
+        """The transformed columns in words, "" if there are none."""
+        return describe_powers(self.series.columns, self.scaling.power)
 
 
 def load_sunspots() -> Series:
@@ -207,19 +222,23 @@ DATASETS = {
 }
 
 
-def train_test_split(series: Series, test_fraction: float = 0.3) -> Split:
-    """Split a series in time and standardise it by its first part.
+def train_test_split(
+    series: Series, test_fraction: float = 0.3, transform: str | float = "none"
+) -> Split:
+    """Split a series in time, transform and standardise it by its first part.
 
     Args:
         series: the series.
         test_fraction: the share of the last steps to hold out, in (0, 1).
+        transform: as in :func:`ssmlin.compare`.
 
     Returns:
         The standardised series and where it was cut.
 
     Raises:
         ValueError: a share out of range, a part left without steps, infinite values, missing
-            inputs, or a column that is constant on the training part.
+            inputs, a column that is constant on the training part, or, in either part, a value
+            that is not positive in a column that is transformed.
     """
     if not 0 < test_fraction < 1:
         raise ValueError(f"test_fraction: expected a number in (0, 1), got {test_fraction}")
@@ -240,14 +259,14 @@ def train_test_split(series: Series, test_fraction: float = 0.3) -> Split:
         raise ValueError(
             f"test_fraction: expected steps in both parts of {len(values)}, got {test_fraction}"
         )
-    mean, scale = np.nanmean(values[:num_train], axis=0), np.nanstd(values[:num_train], axis=0)
-    for column, spread in zip(series.columns, scale, strict=True):
-        if not spread > 0:
+    for name, column in zip(series.columns, values[:num_train].T, strict=True):
+        if not np.nanstd(column) > 0:
             raise ValueError(
-                f"series.values: expected varying columns, got {column!r} constant or missing on "
+                f"series.values: expected varying columns, got {name!r} constant or missing on "
                 "the training part"
             )
-    spread = inputs[:num_train].std(axis=0)
-    # An input that does not vary yet is left in its own units.
-    inputs = (inputs - inputs[:num_train].mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-    return Split(series, Observed((values - mean) / scale, inputs), num_train, mean, scale)
+    columns = Columns(values, inputs, series.times, series.columns, ())
+    train = columns._replace(values=values[:num_train], inputs=inputs[:num_train])
+    power = choose_powers([Observed(train.values, train.inputs)], transform, series.period)
+    scaling = Scaling.fit(train, power)
+    return Split(series, Observed(*scaling.apply(columns)), num_train, scaling)

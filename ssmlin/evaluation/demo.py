@@ -39,7 +39,12 @@ def run_demo(
         For each series the comparison.
     """
     comparisons = compare_series(
-        [load_sunspots(), load_macro()], _MODELS, seed=seed, workers=workers, progress=progress
+        [load_sunspots(), load_macro()],
+        _MODELS,
+        transform="none",  # they come transformed
+        seed=seed,
+        workers=workers,
+        progress=progress,
     )
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)

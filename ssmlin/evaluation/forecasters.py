@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ssmlin.evaluation.predictive import Predictive
-from ssmlin.evaluation.scores import PathScores, Scores, score, score_paths
+from ssmlin.evaluation.scores import PathScores, Scores, Units, score, score_paths
 
 Values = Float[np.ndarray, "T m"]
 
@@ -152,6 +152,7 @@ def evaluate(
     forecaster: Forecaster,
     observed: Observed,
     num_train: int,
+    units: Units | None = None,
     *,
     horizon: int = 1,
     num_refits: int = 0,
@@ -169,6 +170,7 @@ def evaluate(
         forecaster: what to fit.
         observed: the standardised series.
         num_train: the number of training steps.
+        units: the way back, if the values are transformed; scores are then of those before.
         horizon: score sampled paths of so many steps, too, if it is more than 1.
         num_refits: leave-future-out: cut the held-out part in num_refits + 1 blocks and fit
             anew, with the chosen setting, before each.
@@ -205,11 +207,13 @@ def evaluate(
                     paths.append(fitted.simulate(observed, ahead))
                     truths.append(ahead.future(observed.values))
             predictive = Predictive.join(laws)
-            scores = score(predictive, observed.values[num_train:], seed)
+            scores = score(predictive, observed.values[num_train:], seed, units)
             if not np.isfinite(scores.log_density).all():
                 raise ArithmeticError("the log density is not finite")
             draws = np.concatenate(paths) if paths else None
-            path_scores = None if draws is None else score_paths(draws, np.concatenate(truths))
+            path_scores = None
+            if draws is not None:
+                path_scores = score_paths(draws, np.concatenate(truths), units)
     except FAILURES as error:
         failure = f"{type(error).__name__}: {error}"
         seconds = time.perf_counter() - begin

@@ -246,9 +246,10 @@ def prediction_figure(panels: Sequence[tuple[Split, int, FittedAttention, Fitted
         times, start = split.series.times, split.num_train
         model = predictor.model
         law = predictive(model, predictor.params, split.observed)
-        unit, offset = split.scale[column], split.mean[column]
+        middle = law.quantile(0.5) if split.scaling.is_transformed else law.mean
         low, mean, high = (
-            x[:, column] * unit + offset for x in (law.quantile(0.05), law.mean, law.quantile(0.95))
+            split.scaling.invert(x)[:, column]
+            for x in (law.quantile(0.05), middle, law.quantile(0.95))
         )
         seen = slice(model.num_lags, None)
         top.plot(times, split.series.values[:, column], color="black", lw=0.8, label="observed")

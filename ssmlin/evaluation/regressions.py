@@ -1,10 +1,12 @@
 """Baselines in closed form: the last value, the last season, and least-squares autoregression."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
+from ssmlin.data.scaling import box_cox, changes
 from ssmlin.evaluation.forecasters import Ahead, Fit, Fitted, Observed, Values
 from ssmlin.evaluation.predictive import Predictive
 from ssmlin.models.autoregression import (
@@ -13,10 +15,15 @@ from ssmlin.models.autoregression import (
     estimate_autoregression,
     predict_autoregression,
 )
+from ssmlin.models.coefficients import GAIN
 
 _MAX_HARMONICS = 6
 #: An order is chosen by exact likelihoods where whole steps are less than this share of all.
 _WHOLE_SHARE = 0.5
+#: As they are, square roots, logarithms: what "auto" chooses among.
+_POWERS = (1.0, 0.5, 0.0)
+#: What "box-cox" chooses among.
+_FINE_POWERS = tuple(k / 20 for k in range(20, -1, -1))
 
 
 def lags_and_inputs(observed: Observed, num_lags: int) -> Float[np.ndarray, "T p"]:
@@ -70,9 +77,8 @@ def least_squares(
     """
     start = num_lags if start is None else start
     design = np.column_stack([lags_and_inputs(train, num_lags), np.ones(len(train.values))])[start:]
-    missing = np.isnan(train.values).any(axis=1)
-    usable = [not missing[t - num_lags : t + 1].any() for t in range(start, len(missing))]
-    design, target = design[usable], train.values[start:][usable]
+    usable = _usable_steps(train.values, num_lags, start)
+    design, target = design[usable - start], train.values[usable]
     if len(target) <= design.shape[1]:
         raise ValueError(
             f"num_lags: expected fewer coefficients than the {len(target)} training steps, got "
@@ -80,6 +86,16 @@ def least_squares(
         )
     coefficients, *_ = np.linalg.lstsq(design, target, rcond=None)
     return coefficients, target - design @ coefficients
+
+
+def _usable_steps(values: Values, num_lags: int, start: int) -> Int[np.ndarray, " n"]:
+    """Steps from `start` on that are observed, as are those that lags reach."""
+    missing = np.isnan(values).any(axis=1)
+    if len(missing) <= num_lags:
+        return np.zeros(0, int)
+    windows = np.lib.stride_tricks.sliding_window_view(missing, num_lags + 1)
+    steps = np.flatnonzero(~windows.any(axis=1)) + num_lags
+    return steps[steps >= start]
 
 
 def choose_num_lags(train: Observed, max_lags: int = 12) -> int:
@@ -117,8 +133,7 @@ def choose_regression(
         return [lag for lag in range(max_lags + 1) if 6 * (m * lag + extra) <= steps]
 
     start = max(orders(train), default=0)
-    missing = np.isnan(train.values).any(axis=1)
-    whole = sum(not missing[t - start : t + 1].any() for t in range(start, steps))
+    whole = len(_usable_steps(train.values, start, start))
     has_many_gaps = whole < _WHOLE_SHARE * (steps - start)
 
     def criterion(choice: tuple[int, int | None]) -> float:
@@ -179,6 +194,116 @@ def _draw_lags(
     normal = rng.normal(size=(len(means), ahead.num_samples, width))
     drawn = means[:, None] + np.einsum("sij,snj->sni", roots, normal)
     return drawn.reshape(len(means), ahead.num_samples, num_lags, m)
+
+
+def choose_powers(
+    several: Sequence[Observed],
+    transform: str | float = "auto",
+    period: int | None = None,
+    difference: int = 0,
+) -> tuple[float, ...]:
+    r"""λ of the Box-Cox transformation of each column, by the likelihood of training data.
+
+    The likelihood of the untransformed values is that of a least-squares autoregression of the
+    transformed column, with the inputs, times the Jacobian:
+
+    $$-\tfrac n2 \log \hat\sigma^2_\lambda + (\lambda - 1) \sum_t \log y_t$$
+
+    over the same steps for all λ. The regression has as many lags, and the season, as
+    :func:`choose_regression` wants for any of them, so none has more coefficients than another.
+    Several series share their λ and their likelihoods are added.
+
+    Args:
+        several: the training series in their own units; NaN means missing.
+        transform: "auto" for 1, 1/2 or 0, of which 1 is left only for a gain of more than two
+            nats, and never where a value is not positive; "box-cox" for the most likely multiple
+            of 0.05 in [0, 1]; "none", "log", or a number.
+        period: steps a season.
+        difference: the models see changes over so many steps; 0 for none.
+
+    Returns:
+        λ of each column; 1 means none.
+
+    Raises:
+        ValueError: another `transform`, or "box-cox" of values that are not positive.
+
+    Example:
+        >>> import numpy as np
+        >>> from ssmlin.evaluation import Observed
+        >>> from ssmlin.evaluation.regressions import choose_powers
+        >>> walk = np.cumsum(np.random.default_rng(0).normal(size=(100, 1)), axis=0)
+        >>> choose_powers([Observed.of(np.exp(walk / 5))])
+        (0.0,)
+        >>> choose_powers([Observed.of(100 + walk)])
+        (1.0,)
+
+    Source: Box and Cox (1964), Journal of the Royal Statistical Society B 26.
+    """
+    m = several[0].values.shape[1]
+    fixed = _fixed_power(transform)
+    if fixed is not None:
+        return (fixed,) * m
+    powers, gain = (_POWERS, GAIN) if transform == "auto" else (_FINE_POWERS, 0.0)
+    chosen = []
+    for column in range(m):
+        parts = [Observed(one.values[:, [column]], one.inputs) for one in several]
+        if any((part.values <= 0).any() for part in parts):
+            if transform != "auto":
+                raise ValueError(
+                    f"transform: expected positive values for {transform!r}, got one of "
+                    f"{min(np.nanmin(part.values) for part in parts)} in column {column + 1}"
+                )
+            chosen.append(1.0)
+            continue
+        found = np.sum([_log_likelihoods(p, powers, period, difference) for p in parts], axis=0)
+        found[0] += gain
+        chosen.append(powers[int(np.argmax(found))])
+    return tuple(chosen)
+
+
+def _fixed_power(transform: str | float) -> float | None:
+    """The power that is asked for; None where it is to be chosen."""
+    if transform in ("auto", "box-cox"):
+        return None
+    power = np.nan
+    try:
+        power = float({"none": 1.0, "log": 0.0}.get(str(transform), transform))
+    except (TypeError, ValueError):
+        pass
+    if isinstance(transform, bool) or not 0 <= power < np.inf:
+        raise ValueError(
+            f"transform: expected auto, none, log, box-cox or a number >= 0, got {transform!r}"
+        )
+    return power
+
+
+def _log_likelihoods(
+    series: Observed, powers: Sequence[float], period: int | None, difference: int
+) -> Float[np.ndarray, " n"]:
+    """Of one positive column under each power, up to a constant; zeros where nothing is said."""
+    candidates, scales = [], []
+    for power in powers:
+        values = changes(box_cox(series.values, [power]), difference)
+        scales.append(float(np.nanstd(values)) if np.isfinite(values).any() else 0.0)
+        if not scales[-1] > 0:
+            return np.zeros(len(powers))
+        standard = (values - np.nanmean(values)) / scales[-1]
+        candidates.append(Observed(standard, series.inputs))
+    choices = [choose_regression(one, period) for one in candidates]
+    num_lags = max(order for order, _ in choices)
+    seasonal = period if any(season is not None for _, season in choices) else None
+    used = _usable_steps(candidates[0].values, num_lags, num_lags)
+    jacobian = np.log(series.values[used]).sum()
+    found = []
+    for power, scale, one in zip(powers, scales, candidates, strict=True):
+        try:
+            _, residuals = least_squares(with_season(one, seasonal), num_lags)
+        except ValueError:  # too short, or too many steps are missing
+            return np.zeros(len(powers))
+        # A perfect fit does not win by rounding errors.
+        variance = scale**2 * max(float(np.mean(residuals**2)), 1e-20)
+        found.append(-0.5 * len(used) * np.log(variance) + (power - 1) * jacobian)
+    return np.array(found)
 
 
 def with_season(observed: Observed, period: int | None) -> Observed:

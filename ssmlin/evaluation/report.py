@@ -103,7 +103,7 @@ def _page(
         f"<h1>{html.escape(series.name)}</h1>",
         _text(f"{steps} steps of {columns}; the last {steps - split.num_train} were held out and "
               "predicted one step ahead. Scores are in units of the training part's standard "
-              "deviation of each column."),
+              "deviation of each column." + _transformed(split.transformation)),
         "<h2>Leaderboard</h2>",
         _leaderboard(frame, ours),
         _text("log density: mean log p(y_t | all before) a step, higher is better; difference: to "
@@ -149,6 +149,11 @@ def _page(
         f"<title>{html.escape(series.name)}: comparison</title>\n<style>{_STYLE}</style>\n</head>\n"
         "<body>\n" + "\n".join(parts) + "\n</body>\n</html>\n"
     )
+
+
+def _transformed(transformation: str) -> str:
+    """A sentence on what the models saw, if it was not the values."""
+    return f" Models see {transformation}." if transformation else ""
 
 
 def _text(text: str) -> str:
@@ -228,6 +233,7 @@ def _provenance(comparison: Comparison, command: str | None) -> list[str]:
     split = comparison.split
     rows = [
         ("source", split.series.source or "an array"),
+        ("transformation", split.transformation or "none"),
         ("seed", comparison.seed),
         ("training steps", split.num_train),
         ("held-out steps", len(split.test)),

@@ -12,7 +12,7 @@ from ssmlin._files import read_arrays, remove_leftovers, write_arrays
 from ssmlin.evaluation.attention import FittedAttention
 from ssmlin.evaluation.forecasters import Forecaster, Observed, Result
 from ssmlin.evaluation.predictive import Predictive
-from ssmlin.evaluation.scores import PathScores, Scores
+from ssmlin.evaluation.scores import PathScores, Scores, Units
 from ssmlin.learning.checkpoint import digest
 from ssmlin.models import load
 
@@ -47,7 +47,13 @@ class ResultFolder:
             ) from error
 
     def path(
-        self, series: str, forecaster: Forecaster, data: Observed, num_train: int, **options: Any
+        self,
+        series: str,
+        forecaster: Forecaster,
+        data: Observed,
+        num_train: int,
+        units: Units | None = None,
+        **options: Any,
     ) -> Path | None:
         """Where the result of one model on one series belongs.
 
@@ -65,7 +71,7 @@ class ResultFolder:
                     f"got {setting}"
                 ) from error
         what = (forecaster.name, forecaster.settings, repr(forecaster.fit), version("ssmlin"))
-        name = digest((what, num_train, data.values, data.inputs, sorted(options.items())))
+        name = digest((what, num_train, units, data.values, data.inputs, sorted(options.items())))
         label = "".join(
             c if c.isalnum() or c in "-_" else "-" for c in f"{series}-{forecaster.name}"
         )

@@ -10,7 +10,7 @@ from ssmlin.models.parameters import ParamsCoefficients
 
 _NOISES = (1e-7, 1e-5, 3e-5, 1e-4, 2e-4, 4e-4, 1e-3)
 #: What a drift must add to the log likelihood: chance adds that much once in twenty times.
-_GAIN = 2.0
+GAIN = 2.0
 
 
 def initial_coefficients(
@@ -65,7 +65,7 @@ def initial_coefficients(
         return -0.5 * (n * jnp.linalg.slogdet(sums + floor)[1] + m * jnp.log(scales).sum())
 
     noises = jnp.asarray(_NOISES, dtype)
-    found = jax.lax.map(log_likelihood, noises) - jnp.where(noises > noises[0], _GAIN, 0.0)
+    found = jax.lax.map(log_likelihood, noises) - jnp.where(noises > noises[0], GAIN, 0.0)
     best = jnp.argmax(jnp.where(jnp.isfinite(found), found, -jnp.inf))
     return ParamsCoefficients(basis, variance, noises[best])
 

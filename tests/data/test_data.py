@@ -1,5 +1,6 @@
 """Users' files: every format gives the same table, and every mistake a message in words."""
 
+import json
 import sqlite3
 import warnings
 
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from ssmlin import LinearAttentionSSM
 from ssmlin.data import (
@@ -19,6 +21,7 @@ from ssmlin.data import (
     select_columns,
     select_panel,
 )
+from ssmlin.data.scaling import box_cox, inverse_box_cox
 
 FRAME = pd.DataFrame({"t": [1.0, 2.0, 3.0], "y": [0.5, np.nan, -2.25], "u": [1.0, 0.0, 1.0]})
 
@@ -208,38 +211,77 @@ def test_times_are_put_on_their_grid(frequency):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 3), st.booleans(), st.integers(0, 2**32 - 1))
-def test_scaling_is_undone(m, log, seed):
+@given(
+    st.lists(st.sampled_from([0.0, 0.3, 0.5, 1.0, 2.0]), min_size=1, max_size=3),
+    st.integers(0, 2**32 - 1),
+)
+def test_scaling_is_undone(power, seed):
+    m = len(power)
     rng = np.random.default_rng(seed)
     values = np.exp(rng.normal(size=(12, m))) * 10.0 ** rng.integers(-3, 4, size=m)
     frame = pd.DataFrame(values, columns=[f"y{i}" for i in range(m)]).assign(u=rng.normal(size=12))
     columns = select_columns(frame, [f"y{i}" for i in range(m)], ["u"])
-    scaling = Scaling.from_dict(Scaling.fit(columns, log).to_dict())
+    scaling = Scaling.from_dict(json.loads(json.dumps(Scaling.fit(columns, power).to_dict())))
+    assert scaling.power == tuple(power)
     z, u = scaling.apply(columns)
     np.testing.assert_allclose(z.mean(axis=0), 0, atol=1e-9)
     np.testing.assert_allclose(z.std(axis=0), 1, rtol=1e-9)
     np.testing.assert_allclose(u.std(axis=0), 1, rtol=1e-9)
-    np.testing.assert_allclose(scaling.invert(z), values, rtol=1e-11)
+    np.testing.assert_allclose(scaling.invert(z), values, rtol=1e-6)
     # Increasing, so quantiles go through.
     assert (np.diff(scaling.invert(np.sort(z, axis=0)), axis=0) >= 0).all()
 
 
 def test_logarithms_of_what_is_not_positive():
     with pytest.raises(ValueError, match="positive values in column 'y', got 0.0 at step 2"):
-        Scaling.fit(select_columns(make(y=[1.0, 0.0, 3.0]), ["y"]), log=True)
+        Scaling.fit(select_columns(make(y=[1.0, 0.0, 3.0]), ["y"]), [0.0])
+
+
+@pytest.mark.parametrize("power", [0.0, 0.3, 0.5, 1.0, 2.0])
+def test_powers_are_those_of_scipy_and_go_back_from_anywhere(power):
+    y = np.geomspace(1e-3, 1e6, 40)
+    x = box_cox(y[:, None], [power])
+    expected = y if power == 1 else stats.boxcox(y, power)
+    np.testing.assert_allclose(x[:, 0], expected, rtol=1e-12)
+    np.testing.assert_allclose(inverse_box_cox(x, [power])[:, 0], y, rtol=1e-9)
+    # A Gaussian law reaches beyond all that the transformation gives.
+    wide = np.concatenate([-np.geomspace(1e30, 1e-3, 300), np.geomspace(1e-3, 1e30, 300)])
+    back = inverse_box_cox(wide[:, None], [power])[:, 0]
+    assert np.isfinite(back**2).all() and (np.diff(back) >= 0).all()
+    assert power == 1 or back[0] == 0
+
+
+def test_slopes_of_a_scaling_are_its_derivatives():
+    columns = select_columns(make(a=[1.0, 4.0, 9.0], b=[3.0, 1.0, 2.0]), ["a", "b"])
+    scaling, step = Scaling.fit(columns, [0.0, 0.5]), 1e-6
+    z, _ = scaling.apply(columns)
+    ahead, _ = scaling.apply(columns._replace(values=columns.values + step))
+    np.testing.assert_allclose(np.exp(scaling.log_slopes(z)), (ahead - z) / step, rtol=1e-5)
+
+
+def test_bad_powers_and_files_of_before():
+    columns = select_columns(make(y=[1.0, 2.0, 3.0]), ["y"])
+    for power in ([-1.0], [np.nan], [0.0, 1.0]):
+        with pytest.raises(ValueError, match="power: expected 1 numbers >= 0"):
+            Scaling.fit(columns, power)
+    with pytest.raises(ValueError, match="numbers that a computer can hold, got the power 999"):
+        Scaling.fit(columns, [999.0])
+    old = {"mean": [1.0, 2.0], "scale": [1.0, 1.0], "input_mean": [], "input_scale": []}
+    assert Scaling.from_dict(old | {"log": True, "difference": 3}).power == (0.0, 0.0)
+    assert Scaling.from_dict(old | {"log": False, "difference": 0}).power == (1.0, 1.0)
 
 
 # ------------------------------------------------------------------------------ differences
 
 
-@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("power", [(1.0, 1.0), (0.0, 0.5)])
 @pytest.mark.parametrize("lag", [1, 4])
-def test_differences_are_brought_back(lag, log):
+def test_differences_are_brought_back(lag, power):
     rng = np.random.default_rng(0)
     y = np.exp(np.cumsum(rng.normal(size=(40, 2)), axis=0) / 10)
     whole = select_columns(pd.DataFrame(y, columns=["a", "b"]), ["a", "b"])
     seen = whole._replace(values=y[:30], times=whole.times[:30])
-    scaling = Scaling.fit(seen, log, lag)
+    scaling = Scaling.fit(seen, power, lag)
     z, _ = scaling.apply(seen)
     assert np.isnan(z[:lag]).all() and np.allclose(np.nanmean(z, axis=0), 0)
     assert np.allclose(np.nanstd(z, axis=0), 1)

@@ -1,5 +1,7 @@
 """Mixtures of laws, dynamic model averaging, seasons, and softmax attention."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -58,8 +60,7 @@ def test_the_average_looks_back_only_and_mixes_paths(comparison):
     changed = found.split.observed.values.copy()
     changed[-1] += 5
     split = found.split
-    other = average(members, split.__class__(split.series, Observed.of(changed), split.num_train,
-                                             split.mean, split.scale), 2)  # fmt: skip
+    other = average(members, dataclasses.replace(split, observed=Observed.of(changed)), 2)
     assert np.array_equal(other.predictive.weights, whole.predictive.weights)
     pool = np.concatenate([r.draws for r in members], axis=1)
     for origin, drawn in zip(pool, whole.draws, strict=True):
