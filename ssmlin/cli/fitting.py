@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -10,15 +11,21 @@ import typer
 
 from ssmlin.cli.options import (
     CheckpointOption,
+    DateFormatOption,
+    DecimalOption,
+    EncodingOption,
     FileArgument,
     InputsOption,
     JsonOption,
     ModelArgument,
     QueryOption,
     QuietOption,
+    Reading,
     SeedOption,
     SeriesOption,
+    TableOption,
     TargetOption,
+    ThousandsOption,
     TimeOption,
     console,
     fail,
@@ -46,6 +53,11 @@ def fit(
     time: TimeOption = None,
     series: SeriesOption = None,
     query: QueryOption = None,
+    table_name: TableOption = None,
+    encoding: EncodingOption = None,
+    decimal: DecimalOption = None,
+    thousands: ThousandsOption = None,
+    date_format: DateFormatOption = None,
     mechanism: Annotated[str, typer.Option(help="See `ssmlin mechanisms`.")] = "bayesian_memory",
     lags: Annotated[
         int | None,
@@ -89,9 +101,10 @@ def fit(
         fail(f"--mechanism: expected one of {', '.join(MECHANISMS)}; got {mechanism!r}")
     if window is None and series is None and difference == 0 and _is_long(file):
         window = _WINDOW
+    reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
     request = _Request(tuple(target), tuple(names(inputs)), time, series, mechanism, lags,
                        None if mechanism == "bayesian_memory" else key_dim, log, seed,
-                       not (quiet or as_json))  # fmt: skip
+                       not (quiet or as_json), reading)  # fmt: skip
     folder = checkpoint or output.with_name(output.name + ".checkpoint")
     with in_lines(), resumable(folder, keep=checkpoint is not None):
         if window:
@@ -99,7 +112,7 @@ def fit(
                 raise ValueError("--window: expected neither --series nor --difference with it")
             found = _fit_stream(file, request, window, epochs or 2, folder)
         else:
-            panel = read(file, target, names(inputs), time, series, query=query)
+            panel = read(file, target, names(inputs), time, series, reading)
             found = _fit_panel(panel, request, difference, epochs or 500, folder)
         found.model.save(output, found.params, notes=found.notes)
     said = {
@@ -133,15 +146,17 @@ class _Request(NamedTuple):
     log: bool
     seed: int
     progress: bool
+    reading: Reading
 
-    def notes(self, scalings: dict[str, Scaling]) -> dict[str, Any]:
-        """What the model's file keeps of the data."""
+    def notes(self, scalings: dict[str, Scaling], date_format: str | None) -> dict[str, Any]:
+        """What the model's file keeps of the data, whose times were read by this format."""
         return {
             "targets": self.targets,
             "inputs": self.inputs,
             "time": self.time,
             "series": self.series,
             "log": self.log,
+            "reading": replace(self.reading, date_format=date_format).notes(),
             "scalings": {name: scaling.to_dict() for name, scaling in scalings.items()},
         }
 
@@ -187,7 +202,8 @@ def _fit_panel(
     )
     model, params, _ = fitted.details
     validation = float("nan") if fitted.validation is None else fitted.validation
-    return _Found(model, params, request.notes(scalings), fitted.num_parameters, validation)
+    notes = request.notes(scalings, next(iter(panel.values())).date_format)
+    return _Found(model, params, notes, fitted.num_parameters, validation)
 
 
 def _fit_stream(file: Path, request: _Request, window: int, epochs: int, folder: Path) -> _Found:
@@ -203,7 +219,8 @@ def _fit_stream(file: Path, request: _Request, window: int, epochs: int, folder:
     from ssmlin.models import LinearAttentionSSM
 
     stream = TableStream(file, request.targets, request.inputs, request.time, log=request.log,
-                         progress=request.progress)  # fmt: skip
+                         progress=request.progress, date_format=request.reading.date_format,
+                         **request.reading.of_text())  # fmt: skip
     summary, m = stream.summary, len(request.targets)
     columns = Columns(*next(iter(stream.pieces())), None, request.targets, request.inputs)
     first = _standardised(columns, summary.scaling)
@@ -242,7 +259,8 @@ def _fit_stream(file: Path, request: _Request, window: int, epochs: int, folder:
     sizes = [int(np.size(x)) for x in jax.tree.leaves(params)]
     number = sum(size for size, free in zip(sizes, flags, strict=True) if free)
     validation = float(log_densities[0, -last:].sum() / steps)
-    return _Found(model, params, request.notes({"": summary.scaling}), number, validation)
+    notes = request.notes({"": summary.scaling}, stream.date_format)
+    return _Found(model, params, notes, number, validation)
 
 
 def _standardised(columns: Columns, scaling: Scaling) -> Any:
@@ -270,9 +288,10 @@ class _Loaded(NamedTuple):
     props: Any
     notes: dict[str, Any]
     parts: Sequence[_Part]
+    reading: Reading
 
 
-def _load(model_file: Path, file: Path, query: str | None) -> _Loaded:
+def _load(model_file: Path, file: Path, reading: Reading) -> _Loaded:
     """A model, and what it asks for from a file."""
     from ssmlin.evaluation.forecasters import Observed
     from ssmlin.models import load, load_notes
@@ -285,8 +304,8 @@ def _load(model_file: Path, file: Path, query: str | None) -> _Loaded:
         fail(str(error))
     except KeyError:
         fail(f"MODEL: expected a file that `ssmlin fit` wrote, got {model_file}")
-    panel = read(file, notes["targets"], notes["inputs"], notes["time"], notes["series"],
-                 query=query)  # fmt: skip
+    reading = reading.after(notes.get("reading", {}))
+    panel = read(file, notes["targets"], notes["inputs"], notes["time"], notes["series"], reading)
     parts = []
     with in_lines():
         difference = next(iter(scalings.values())).difference
@@ -295,7 +314,7 @@ def _load(model_file: Path, file: Path, query: str | None) -> _Loaded:
             known = scalings.get(name)
             scaling = known or Scaling.fit(columns, notes["log"], difference)
             parts.append(_Part(name, columns, scaling, Observed(*scaling.apply(columns))))
-    return _Loaded(model, params, props, notes, parts)
+    return _Loaded(model, params, props, notes, parts, reading)
 
 
 def forecast(
@@ -313,6 +332,11 @@ def forecast(
     ] = None,
     samples: Annotated[int, typer.Option(min=2, help="Sampled paths.")] = 1000,
     query: QueryOption = None,
+    table_name: TableOption = None,
+    encoding: EncodingOption = None,
+    decimal: DecimalOption = None,
+    thousands: ThousandsOption = None,
+    date_format: DateFormatOption = None,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -324,11 +348,12 @@ def forecast(
 
     new_file(output, "--output")
     new_file(paths, "--paths")
-    loaded = _load(model_file, file, query)
+    reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
+    loaded = _load(model_file, file, reading)
     frames, drawn = [], []
     with in_lines():
         for part in loaded.parts:
-            inputs = _future_inputs(future, part, loaded.notes, horizon)
+            inputs = _future_inputs(future, part, loaded.notes, horizon, loaded.reading)
             table, draws = _forecast_part(loaded, part, inputs, horizon, samples, seed)
             if loaded.notes["series"] is not None:
                 table.insert(0, loaded.notes["series"], part.name)
@@ -348,12 +373,12 @@ def forecast(
 
 
 def _future_inputs(
-    future: Path | None, part: _Part, notes: dict[str, Any], horizon: int
+    future: Path | None, part: _Part, notes: dict[str, Any], horizon: int, reading: Reading
 ) -> np.ndarray | None:
     """Standardised inputs of the steps to come of one series."""
     import pandas as pd
 
-    from ssmlin.data import read_table
+    from ssmlin.data import series_ids
 
     if not notes["inputs"]:
         return None
@@ -363,9 +388,10 @@ def _future_inputs(
             f"--future: expected a file with the inputs {wanted} of the steps to come, got none"
         )
     try:
-        table = read_table(future)
+        # A query and a table's name are of the file of the past.
+        table = replace(reading, query=None, table=None).table_of(future, notes["series"])
         if notes["series"] is not None:
-            table = table[table[notes["series"]].astype(str) == part.name]
+            table = table[[name == part.name for name in series_ids(table[notes["series"]])]]
         known = [pd.to_numeric(table[name]).to_numpy(float) for name in notes["inputs"]]
     except (KeyError, ValueError) as error:
         raise ValueError(f"--future: expected numbers in columns {wanted}: {error}") from error
@@ -443,6 +469,11 @@ def sample(
     draws: Annotated[int, typer.Option(min=1, help="Draws of each chain.")] = 500,
     checkpoint: CheckpointOption = None,
     query: QueryOption = None,
+    table_name: TableOption = None,
+    encoding: EncodingOption = None,
+    decimal: DecimalOption = None,
+    thousands: ThousandsOption = None,
+    date_format: DateFormatOption = None,
     seed: SeedOption = 0,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -458,7 +489,8 @@ def sample(
     from ssmlin.learning import sample_posterior
 
     new_file(output, "--output")
-    loaded = _load(model_file, file, query)
+    reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
+    loaded = _load(model_file, file, reading)
     model, parts = loaded.model, loaded.parts
     gates = [name for name in model.mechanism.gates if name != "removal_key"]
     chosen = names(variables) or gates or ["process_noise"]
