@@ -109,7 +109,7 @@ class TableStream:
             for name in (*self.targets, *self.inputs):
                 if marks[name] is None:
                     # The first rows had no marks; those that come now are asked.
-                    marks |= find_marks({name: _texts(frame[name])}, False, rows + 1)
+                    marks |= find_marks({name: _texts(frame[name])}, False, first_row=rows + 1)
             columns = [
                 numbers(frame[name], rows, marks[name] or PLAIN)
                 for name in (*self.targets, *self.inputs)
@@ -239,7 +239,8 @@ def _written(column: "pandas.Series", marks: Marks | None) -> "pandas.Series":
 
     if column.dtype != object or pd.api.types.infer_dtype(column, skipna=True) != "string":
         return column
-    return pd.Series(convert(_texts(column), marks), name=column.name)
+    values = convert(_texts(column), marks)
+    return pd.Series(values, name=column.name, dtype=values.dtype)
 
 
 class _Clock:

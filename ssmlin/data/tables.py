@@ -18,7 +18,15 @@ from urllib.parse import quote
 import numpy as np
 
 from ssmlin.data.columns import check_names
-from ssmlin.data.texts import PLAIN, Marks, as_written, convert, find_marks, given_marks
+from ssmlin.data.texts import (
+    PLAIN,
+    Marks,
+    as_written,
+    convert,
+    find_marks,
+    given_marks,
+    may_be_misread,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -238,10 +246,8 @@ def file_marks(
         if given is not None:
             return dict.fromkeys(options["names"], given)
         rows = max(1000, min(100_000, 2_000_000 // len(options["names"])))
-        frame = _texts(path, options | {"nrows": rows})
         points_are_decimal = options["sep"] == ","
-        columns = {name: frame[name].tolist() for name in frame}
-        found = find_marks(columns, points_are_decimal)
+        found = _read_carefully(path, options | {"nrows": rows})[2]
         if points_are_decimal:
             # Without quotes no comma can be in a number: points that come later are decimal.
             found = {name: marks or PLAIN for name, marks in found.items()}
@@ -281,18 +287,48 @@ def _text_options(path: Path, kind: str, encoding: str) -> dict[str, Any]:
     }
 
 
-def _texts(path: Path, options: dict[str, Any]) -> "pandas.DataFrame":
-    """A text file with every field as it is written."""
+def _read_fields(path: Path, options: dict[str, Any]) -> "pandas.DataFrame":
+    """What pandas makes of a text file."""
     import pandas as pd
 
     with warnings.catch_warnings():
         # A row that is longer than the header.
         warnings.simplefilter("error", pd.errors.ParserWarning)
         try:
-            # A row that is shorter than the header has missing values at its end.
-            return pd.read_csv(path, dtype=object, na_filter=False, **options).fillna("")
+            return pd.read_csv(path, **options)
         except pd.errors.ParserWarning as error:
             _fail(path, f"rows of {len(options['names'])} fields", "longer ones", error)
+
+
+def _read_carefully(
+    path: Path, options: dict[str, Any], text: Sequence[str] = (), given: Marks | None = None
+) -> tuple["pandas.DataFrame", dict[str, list[str]], dict[str, Marks | None]]:
+    """A text file: columns that can only be numbers, all others as texts, and all marks.
+
+    pandas reads numbers ten times faster than texts, so only columns of which it may have lost
+    something are read again, as they are written.
+    """
+    frame = _read_fields(path, options | {"decimal": "." if given is None else given.decimal})
+    again = [
+        name
+        for name in frame
+        if name in text
+        or frame[name].dtype.kind not in "iuf"
+        or may_be_misread(frame[name].to_numpy("float64"))
+    ]
+    texts = {}
+    if again:
+        fields = _read_fields(
+            path, options | {"usecols": again, "dtype": object, "na_filter": False}
+        )
+        # A row that is shorter than the header has missing values at its end.
+        texts = {name: fields[name].fillna("").tolist() for name in again}
+    marks: dict[str, Marks | None] = dict.fromkeys(frame, given or given_marks(".", None))
+    if given is None:
+        numeric = {name: texts[name] for name in again if name not in text}
+        decided = "." if len(again) < len(frame.columns) else ""
+        marks |= find_marks(numeric, options["sep"] == ",", decided)
+    return frame, texts, marks
 
 
 def _read_text(
@@ -302,20 +338,16 @@ def _read_text(
     import pandas as pd
 
     options = _text_options(path, kind, encoding)
-    frame = _texts(path, options)
-    columns = {name: frame[name].tolist() for name in frame}
-    numeric = {name: texts for name, texts in columns.items() if name not in text}
-    marks = (
-        find_marks(numeric, options["sep"] == ",")
-        if given is None
-        else dict.fromkeys(numeric, given)
-    )
-    return pd.DataFrame(
-        {
-            name: convert(texts, marks[name]) if name in marks else as_written(texts)
-            for name, texts in columns.items()
-        }
-    )
+    frame, texts, marks = _read_carefully(path, options, text, given)
+    columns = {
+        name: as_written(texts[name])
+        if name in text
+        else convert(texts[name], marks[name])
+        if name in texts
+        else frame[name]
+        for name in frame
+    }
+    return pd.DataFrame(columns)
 
 
 def _read_numpy(path: Path) -> "pandas.DataFrame":

@@ -1,7 +1,7 @@
 """Numbers as people and programs write them."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,6 +64,7 @@ _DECIDED_FOR_ALL = {
     for mark, other in _OTHER.items()
 }
 _DOUBTFUL = re.compile(rf"{_SIGN}[1-9]\d{{0,2}}([.,])\d{{3}}\s*$", re.M)
+_YEARS = (1000, 2999)
 # What a name may be but no program writes as a number, of any value: 007, 12E3, 20 digits.
 _NAME = re.compile(r"^\s*(?:[+-]?0\d|\d+[eE]\d+\s*$|[+-]?\d{19})", re.M)
 # And of all values: months as 2020.10, which the number 2020.1 is not.
@@ -90,7 +91,10 @@ def given_marks(decimal: str | None, thousands: str | None) -> Marks | None:
 
 
 def find_marks(
-    columns: Mapping[str, Sequence[str]], points_are_decimal: bool, first_row: int = 1
+    columns: Mapping[str, Sequence[str]],
+    points_are_decimal: bool,
+    decided: Collection[str] = (),
+    first_row: int = 1,
 ) -> dict[str, Marks | None]:
     """How numbers are written in each column, from all that is there.
 
@@ -100,6 +104,7 @@ def find_marks(
     Args:
         columns: names and texts.
         points_are_decimal: 1.234 is not in doubt, since commas separate the file's columns.
+        decided: decimal marks of columns that are no longer in doubt.
         first_row: number of the first row, for messages.
 
     Returns:
@@ -109,7 +114,7 @@ def find_marks(
         ValueError: numbers that can be read in two ways.
     """
     found: dict[str, Marks | None] = {}
-    doubts, of_all = {}, set()
+    doubts, of_all = {}, set(decided)
     for name, texts in columns.items():
         joined = "\n".join(texts)
         marks = [mark for mark in _OTHER if mark in joined]
@@ -150,7 +155,10 @@ def to_numbers(
     if any(mark in joined for mark in " \t" + _SPACES):
         texts = [text.strip() for text in texts]
     missing = pd.Series(texts, dtype=object).isin(MISSING).to_numpy(bool)
-    if marks.decimal != "." or any(mark in joined for mark in marks.thousands):
+    is_parted = any(mark in joined for mark in marks.thousands)
+    if marks.decimal != "." and not is_parted and "." not in joined and "\n" not in "".join(texts):
+        texts = "\n".join(texts).replace(marks.decimal, ".").split("\n")
+    elif marks.decimal != "." or is_parted:
         t, d = re.escape(marks.thousands), re.escape(marks.decimal)
         shape = re.compile(
             rf"([+-]?)(\d{{1,3}}(?:([{t}])\d{{3}}(?:\3\d{{3}})*)|\d*)"
@@ -193,10 +201,25 @@ def convert(texts: Sequence[str], marks: Marks | None) -> Any:
             return np.array(list(map(int, texts)))
         if set(texts) <= _BOOLEANS.keys():
             return np.array([_BOOLEANS[text] == "1" for text in texts])
-        parsed, bad = to_numbers(texts, marks or PLAIN)
-        if not bad.any():
-            return parsed
+        marks = marks or PLAIN
+        first = next((text for text in texts if text.strip() not in MISSING), "")
+        if not to_numbers([first], marks)[1].any():  # else a column of words is not tried in full
+            parsed, bad = to_numbers(texts, marks)
+            if not bad.any():
+                return parsed
     return as_written(texts)
+
+
+def may_be_misread(values: Float[np.ndarray, " n"]) -> bool:
+    """Whether what pandas has read as numbers may be names, months or parted thousands.
+
+    All of these are whole, or have few decimals and are small.
+    """
+    seen = values[np.isfinite(values)]
+    if (seen == np.round(seen)).all():
+        return True
+    few = np.abs(1e4 * seen - np.round(1e4 * seen)) <= 1e-6
+    return bool((few & (np.abs(seen) <= _YEARS[1] + 1)).all())
 
 
 def as_written(texts: Sequence[str]) -> Any:

@@ -105,7 +105,7 @@ def _typed_dates(column: "pandas.Series") -> "pandas.DatetimeIndex | None":
                          "durations")  # fmt: skip
     if kind == "M":
         return pd.DatetimeIndex(pd.to_datetime(column))
-    if kind != "O" or isinstance(column.dtype, pd.StringDtype):
+    if kind != "O" or pd.api.types.infer_dtype(column) == "string":
         return None
     is_date = np.array([isinstance(x, datetime.date | np.datetime64) for x in column])
     is_period = np.array([isinstance(x, pd.Period) for x in column])
@@ -131,7 +131,7 @@ def _texts(column: "pandas.Series") -> list[str]:
         is_whole = isinstance(x, float | np.floating) and float(x).is_integer()
         return str(int(x)) if is_whole else str(x).strip()
 
-    return [text(x) for x in column]
+    return [x.strip() if isinstance(x, str) else text(x) for x in column.tolist()]
 
 
 def find_date_format(column: "pandas.Series") -> str | None:
