@@ -13,7 +13,7 @@ from ssmlin.data.columns import numbers
 from ssmlin.data.scaling import Scaling
 from ssmlin.data.tables import ENCODING, file_marks, read_chunks
 from ssmlin.data.texts import PLAIN, Marks, convert, find_marks
-from ssmlin.data.times import find_date_format, parse_times, ticks
+from ssmlin.data.times import NUMBER, find_date_format, parse_times, ticks
 
 if TYPE_CHECKING:
     import pandas
@@ -103,7 +103,9 @@ class TableStream:
             self.path, chosen, self.chunk_rows, encoding=self.encoding, marks=marks, text=text
         ):
             if self.time is not None:
-                times = _written(frame[self.time], marks[self.time])
+                times = frame[self.time]
+                if clock.date_format in (None, NUMBER):
+                    times = _as_in_a_table(times, marks[self.time])
                 clock.check(times, rows)
                 self.date_format = clock.date_format
             for name in (*self.targets, *self.inputs):
@@ -233,7 +235,7 @@ def _texts(column: "pandas.Series") -> list[str]:
     return [value if isinstance(value, str) else "" for value in column.tolist()]
 
 
-def _written(column: "pandas.Series", marks: Marks | None) -> "pandas.Series":
+def _as_in_a_table(column: "pandas.Series", marks: Marks | None) -> "pandas.Series":
     """A column of a text file as :func:`ssmlin.data.read_table` gives it; others as they are."""
     import pandas as pd
 

@@ -152,7 +152,7 @@ def _in_words(path: Path, kind: str) -> Iterator[None]:
               f"(--encoding), such as {_other_encoding(error.object)}", error)  # fmt: skip
     except (OSError, ValueError, KeyError, RuntimeError, EOFError, lzma.LZMAError,
             zipfile.BadZipFile, sqlite3.Error, pd.errors.DatabaseError) as error:  # fmt: skip
-        if str(error).startswith(("source:", "columns:", "decimal:", "thousands:")):
+        if str(error).startswith(("source:", "columns:", "decimal:", "encoding:")):
             raise
         text = str(error).strip().removeprefix("Error tokenizing data. C error: ")
         _fail(
@@ -265,6 +265,11 @@ def _streamed_kind(path: Path) -> str:
 
 def _text_options(path: Path, kind: str, encoding: str) -> dict[str, Any]:
     """How pandas is to read a CSV or TSV file, the names of its columns among it."""
+    try:
+        codecs.lookup(encoding)
+    except LookupError as error:
+        raise ValueError(f"encoding: expected the name of one, such as latin-1, got {encoding!r}"
+                         ) from error  # fmt: skip
     opener = _OPENERS.get(path.suffix.lower(), open)
     with opener(path, "rt", encoding=encoding, newline="") as file:
         header = file.readline()

@@ -49,23 +49,27 @@ def _decimal_shapes(point: str, other: str) -> str:
     )
 
 
-# 12.05 may be a day or an hour, and 2020.05 or 5.2020 a month: no sign of how numbers are written.
-_DATES = r"\d{1,2}[.,]\d{1,2}|\d{4}[.,]\d{1,2}|\d{1,2}[.,]\d{4}"
 _OTHER = {".": ",", ",": "."}
 _SIGN = r"^\s*[+-]?"
 _DECIDED = {
     mark: re.compile(rf"{_SIGN}(?=.*\d)(?:{_decimal_shapes(mark, other)})\s*$", re.M)
     for mark, other in _OTHER.items()
 }
-_DECIDED_FOR_ALL = {
-    mark: re.compile(
-        rf"{_SIGN}(?!(?:{_DATES})\s*$)(?=.*\d)(?:{_decimal_shapes(mark, other)})\s*$", re.M
+# 12.05 may be a day or an hour, and 2020.05 or 5.2020 a month: no sign of how numbers are written
+# in other columns.
+_DECIDED_FOR_ALL = _DECIDED | {
+    ".": re.compile(
+        _DECIDED["."].pattern.replace(
+            _SIGN,
+            rf"{_SIGN}(?!(?:\d{{1,2}}\.\d{{1,2}}|\d{{4}}\.\d{{1,2}}|\d{{1,2}}\.\d{{4}})\s*$)",
+            1,
+        ),
+        re.M,
     )
-    for mark, other in _OTHER.items()
 }
 _DOUBTFUL = re.compile(rf"{_SIGN}[1-9]\d{{0,2}}([.,])\d{{3}}\s*$", re.M)
 _YEARS = (1000, 2999)
-# What a name may be but no program writes as a number, of any value: 007, 12E3, 20 digits.
+# What a name may be but no program writes as a number, of whole ones: 007, 12E3, 20 digits.
 _NAME = re.compile(r"^\s*(?:[+-]?0\d|\d+[eE]\d+\s*$|[+-]?\d{19})", re.M)
 # And of all values: months as 2020.10, which the number 2020.1 is not.
 _MONTHS = re.compile(r"(?:[12]\d{3}\.(?:0?[1-9]|1[0-2])\n)+|(?:(?:0?[1-9]|1[0-2])\.[12]\d{3}\n)+")
@@ -117,7 +121,7 @@ def find_marks(
     doubts, of_all = {}, set(decided)
     for name, texts in columns.items():
         joined = "\n".join(texts)
-        marks = [mark for mark in _OTHER if mark in joined]
+        marks = list(_OTHER) if any(mark in joined for mark in _OTHER) else []
         of_all |= {mark for mark in marks if _DECIDED_FOR_ALL[mark].search(joined)}
         own = [mark for mark in marks if _DECIDED[mark].search(joined)]
         found[name] = None
@@ -195,18 +199,20 @@ def convert(texts: Sequence[str], marks: Marks | None) -> Any:
     Texts stay as they are written, 007 and 12E3 and months as 2020.10 too, since each may be a name
     or a date; :func:`ssmlin.data.columns.numbers` reads them where numbers are asked for.
     """
+    marks = marks or PLAIN
+    first = next((text for text in texts if text.strip() not in MISSING), "")
+    if to_numbers([first], marks)[1].any():
+        return as_written(texts)  # words, which need not be tried in full
     joined = "\n".join([*texts, ""])
-    if not _NAME.search(joined) and not _MONTHS.fullmatch(joined):
+    is_whole = "." not in joined and "," not in joined
+    if not (is_whole and _NAME.search(joined)) and not _MONTHS.fullmatch(joined):
         if _INTEGERS.fullmatch(joined):
             return np.array(list(map(int, texts)))
         if set(texts) <= _BOOLEANS.keys():
             return np.array([_BOOLEANS[text] == "1" for text in texts])
-        marks = marks or PLAIN
-        first = next((text for text in texts if text.strip() not in MISSING), "")
-        if not to_numbers([first], marks)[1].any():  # else a column of words is not tried in full
-            parsed, bad = to_numbers(texts, marks)
-            if not bad.any():
-                return parsed
+        parsed, bad = to_numbers(texts, marks)
+        if not bad.any():
+            return parsed
     return as_written(texts)
 
 

@@ -30,6 +30,7 @@ _SEPARATED = ("%d{0}%m{0}%Y", "%m{0}%d{0}%Y", "%d{0}%m{0}%y", "%m{0}%d{0}%y", "%
               "%b{0}%Y", "%b{0}%y", "%Y{0}%b", "Q%q{0}%Y", "%Y{0}Q%q")  # fmt: skip
 _WRITTEN = ("%d%b%Y", "%d%b%y", "%b%Y", "%b%y", "%b %d, %Y", "%d. %b %Y", "%a, %d %b %Y", "%YQ%q",
             "Q%q%Y", "%y-%m-%d")  # fmt: skip
+_CLOCK_WORDS = {"now", "today"}  # pandas reads them, whatever the format
 _CLOCKS = ("%H:%M", "%H:%M:%S", "%H:%M:%S.%f", "%I:%M %p", "%I:%M:%S %p", "%H:%M%z", "%H:%M:%S%z")
 
 
@@ -77,20 +78,23 @@ def _parse(texts: Sequence[str], date_format: str) -> "pandas.Series":
     """Dates, NaT where a text is not of the format."""
     import pandas as pd
 
-    if date_format == ISO and re.search(r"^(?!\d{4})", "\n".join(texts), re.M):
-        texts = [text if re.match(r"\d{4}", text) else "" for text in texts]  # such as "now"
+    if not _CLOCK_WORDS.isdisjoint(texts):
+        texts = ["" if text in _CLOCK_WORDS else text for text in texts]
     texts, date_format = _without_quarters(texts, date_format)
     try:
         return pd.to_datetime(pd.Series(texts, dtype=object), errors="coerce", format=date_format)
     except (ValueError, TypeError) as error:
-        if "zone" in str(error):
-            raise ValueError(f"expected dates of one time zone, got: {error}") from error
+        first, *others = (re.findall(r"Z|[+-]\d\d:?\d*$", text)[-1:] for text in texts)
+        if others.count(first) < len(others):
+            row = next(row for row, zone in enumerate(others, 1) if zone != first)
+            raise ValueError(f"expected dates of one time zone, got {texts[0]!r} in data row 1 and "
+                             f"{texts[row]!r} in data row {row + 1}") from error  # fmt: skip
         raise ValueError(f"date_format: expected a format of strptime, got {date_format!r}: "
                          f"{error}") from error  # fmt: skip
 
 
-def _within_years(dates: "pandas.Series") -> bool:
-    return bool(dates.notna().all() and dates.dt.year.between(*_YEARS).all())
+def _within_years(dates: "pandas.Series") -> Bool[np.ndarray, " T"]:
+    return dates.dt.year.between(*_YEARS).to_numpy(bool)
 
 
 def _typed_dates(column: "pandas.Series") -> "pandas.DatetimeIndex | None":
@@ -126,12 +130,17 @@ def _typed_dates(column: "pandas.Series") -> "pandas.DatetimeIndex | None":
 
 def _texts(column: "pandas.Series") -> list[str]:
     """Times as text; whole numbers without a point."""
+    import pandas as pd
+
+    values = column.tolist()
+    if pd.api.types.infer_dtype(column) == "string":
+        return [value.strip() for value in values]
 
     def text(x: Any) -> str:
         is_whole = isinstance(x, float | np.floating) and float(x).is_integer()
         return str(int(x)) if is_whole else str(x).strip()
 
-    return [x.strip() if isinstance(x, str) else text(x) for x in column.tolist()]
+    return [text(value) for value in values]
 
 
 def find_date_format(column: "pandas.Series") -> str | None:
@@ -216,11 +225,20 @@ def _find_for_digits(texts: Sequence[str], name: Any) -> str:
         return NUMBER
     (length,) = lengths
     date_format = _DIGITS.get(length)
-    if date_format is not None and _within_years(_parse(texts, date_format)):
-        return date_format
+    if date_format is not None:
+        is_date = _within_years(_parse(texts, date_format))
+        if is_date.all():
+            return date_format
+        if 2 * is_date.sum() > len(texts):
+            row = int((~is_date).argmax())
+            raise ValueError(
+                f"time: expected dates of the format {date_format!r} in column {name!r}, as most "
+                f"rows are, got {texts[row]!r} in data row {row + 1}; date_format={NUMBER!r} "
+                "(--date-format) says that all are numbers"
+            )
     for doubtful in _DOUBTFUL_DIGITS.get(length, ()):
         dates = _parse(texts, doubtful)
-        if _within_years(dates):
+        if _within_years(dates).all():
             raise ValueError(
                 f"time: expected times that can be read in one way in column {name!r}, got "
                 f"{texts[0]!r} in data row 1, which is a number or {dates[0].date()} by "
