@@ -222,8 +222,8 @@ def series_ids(column: "pandas.Series") -> list[str]:
         if isinstance(name, float | np.floating):
             raise ValueError(
                 f"series: expected text or whole numbers in column {column.name!r}, got {name!r} "
-                f"in data row {row + 1}; read_table(..., text=[{column.name!r}]) reads names as "
-                "they are written"
+                f"in data row {row + 1}, of which nobody knows how it was written; of a text file "
+                f"read_table(..., text=[{column.name!r}]) keeps that"
             )
     return [str(name) for name in names]
 
@@ -245,7 +245,8 @@ def numbers(
 
     kind = getattr(column.dtype, "kind", "O")
     if kind in "mM" or isinstance(column.dtype, pd.PeriodDtype):
-        raise ValueError(f"columns: expected numbers in column {column.name!r}, got dates")
+        got = "durations" if kind == "m" else "dates"
+        raise ValueError(f"columns: expected numbers in column {column.name!r}, got {got}")
     if kind in "biuf" or (kind != "c" and pd.api.types.is_numeric_dtype(column)):
         parsed = column.to_numpy("float64", na_value=np.nan)
         bad = np.isinf(parsed)

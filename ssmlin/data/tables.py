@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 #: UTF-8, with or without the mark that says so.
 ENCODING = "utf-8-sig"
+#: So many rows of a stream decide how its numbers are written, fewer of many columns.
+ROWS_FOR_MARKS = 100_000
 _TEXTS = (".csv", ".tsv", ".txt")
 _DATABASES = (".db", ".sqlite", ".sqlite3", ".duckdb")
 _ENDINGS = (*_TEXTS, ".parquet", ".xlsx", ".jsonl", ".ndjson", ".npy", ".npz", *_DATABASES)
@@ -245,7 +247,7 @@ def file_marks(
         options = _text_options(path, kind, encoding)
         if given is not None:
             return dict.fromkeys(options["names"], given)
-        rows = max(1000, min(100_000, 2_000_000 // len(options["names"])))
+        rows = min(ROWS_FOR_MARKS, max(1000, 2_000_000 // len(options["names"])))
         points_are_decimal = options["sep"] == ","
         found = _read_carefully(path, options | {"nrows": rows})[2]
         if points_are_decimal:

@@ -36,11 +36,17 @@ _CLOCKS = ("%H:%M", "%H:%M:%S", "%H:%M:%S.%f", "%I:%M %p", "%I:%M:%S %p", "%H:%M
 
 def _formats(first: str) -> list[str]:
     """Date formats that can read a text."""
-    dates = [one.format(mark) for one in _SEPARATED for mark in "-/. "] + list(_WRITTEN)
-    dates += [one.replace("%b", "%B") for one in dates if "%b" in one]
-    if ":" in first:
-        dates = [f"{one}{gap}{clock}" for one in dates for gap in " T" for clock in _CLOCKS]
-    return [one for one in dates if _reads(first, one)]
+    whole = re.fullmatch(r"(.+?)([ T])(\d{1,2}:.+)", first)
+    date, gap, clock = (first, "", "") if whole is None else whole.groups()
+    formats = [one.format(mark) for one in _SEPARATED for mark in "-/. " if mark in date]
+    formats += _WRITTEN
+    if re.search("[a-zA-Z]", date):
+        formats += [one.replace("%b", "%B") for one in formats if "%b" in one]
+    else:
+        formats = [one for one in formats if "%b" not in one and "Q" not in one]
+    dates = [one for one in formats if _reads(date, one)]
+    clocks = [one for one in _CLOCKS if _reads(clock, one)] if clock else [""]
+    return [f"{one}{gap}{hour}" for one in dates for hour in clocks]
 
 
 def _reads(text: str, date_format: str) -> bool:
@@ -74,8 +80,8 @@ def _with_month(text: str, shape: re.Pattern[str], place: int) -> str:
     return "".join(parts)
 
 
-def _parse(texts: Sequence[str], date_format: str) -> "pandas.Series":
-    """Dates, NaT where a text is not of the format."""
+def _parse(texts: Sequence[str], date_format: str, offset: int = 0) -> "pandas.Series":
+    """Dates, NaT where a text is not of the format; `offset` rows were before them."""
     import pandas as pd
 
     if not _CLOCK_WORDS.isdisjoint(texts):
@@ -87,8 +93,10 @@ def _parse(texts: Sequence[str], date_format: str) -> "pandas.Series":
         first, *others = (re.findall(r"Z|[+-]\d\d:?\d*$", text)[-1:] for text in texts)
         if others.count(first) < len(others):
             row = next(row for row, zone in enumerate(others, 1) if zone != first)
-            raise ValueError(f"expected dates of one time zone, got {texts[0]!r} in data row 1 and "
-                             f"{texts[row]!r} in data row {row + 1}") from error  # fmt: skip
+            raise ValueError(
+                f"expected dates of one time zone, got {texts[0]!r} in data row {offset + 1} and "
+                f"{texts[row]!r} in data row {offset + row + 1}; write all of them in UTC"
+            ) from error
         raise ValueError(f"date_format: expected a format of strptime, got {date_format!r}: "
                          f"{error}") from error  # fmt: skip
 
@@ -203,15 +211,19 @@ def find_date_format(column: "pandas.Series") -> str | None:
 
 
 def _require_times(column: "pandas.Series") -> None:
-    missing = (column.isna() | column.isin(MISSING)).to_numpy(bool)
+    missing = column.isna().to_numpy(bool)
+    if getattr(column.dtype, "kind", "O") == "O":
+        missing = missing | column.isin(MISSING).to_numpy(bool)
     if missing.any():
         raise ValueError(f"time: expected no missing times in {column.name!r}, got one in data row "
                          f"{int(missing.argmax()) + 1}")  # fmt: skip
 
 
-def _parse_in(column: "pandas.Series", texts: Sequence[str], date_format: str) -> "pandas.Series":
+def _parse_in(
+    column: "pandas.Series", texts: Sequence[str], date_format: str, offset: int = 0
+) -> "pandas.Series":
     try:
-        return _parse(texts, date_format)
+        return _parse(texts, date_format, offset)
     except ValueError as error:
         if str(error).startswith("date_format"):
             raise
@@ -293,15 +305,16 @@ def parse_times(column: "pandas.Series", date_format: str | None = None, offset:
         texts = _texts(column)
         if pd.api.types.is_numeric_dtype(column):  # of a month 2020.10 only 2020.1 is left
             texts = [text if text.isdigit() else "" for text in texts]
-        parsed = _parse_in(column, texts, str(date_format))
+        parsed = _parse_in(column, texts, str(date_format), offset)
         bad = parsed.isna().to_numpy(bool)
         values = pd.DatetimeIndex(parsed)
     if bad.any():
         row = int(bad.argmax())
         wanted = "numbers" if date_format == NUMBER else f"dates of the format {date_format!r}"
         raise ValueError(
-            f"time: expected {wanted} in column {column.name!r}, got {column.iloc[row]!r} in data "
-            f"row {offset + row + 1}; date_format= (--date-format) says another one"
+            f"time: expected {wanted} in column {column.name!r}, got "
+            f"{column.iloc[[row]].tolist()[0]!r} in data row {offset + row + 1}; date_format= "
+            "(--date-format) says another one"
         )
     if "%y" in str(date_format):
         years = np.asarray(values.year)
