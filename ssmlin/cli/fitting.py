@@ -110,6 +110,8 @@ def fit(
         if window:
             if series is not None or difference > 0:
                 raise ValueError("--window: expected neither --series nor --difference with it")
+            if query is not None or table_name is not None:
+                raise ValueError(f"--query, --table: expected a database, got {file}")
             found = _fit_stream(file, request, window, epochs or 2, folder)
         else:
             panel = read(file, target, names(inputs), time, series, reading)

@@ -164,6 +164,12 @@ def find_date_format(column: "pandas.Series") -> str | None:
 
     Raises:
         ValueError: times that can be read in two ways, or in none.
+
+    Example:
+        >>> import pandas as pd
+        >>> from ssmlin.data.times import find_date_format
+        >>> find_date_format(pd.Series(["30/01/2020", "31/01/2020"]))
+        '%d/%m/%Y'
     """
     _require_times(column)
     if _typed_dates(column) is not None:
@@ -287,6 +293,12 @@ def parse_times(column: "pandas.Series", date_format: str | None = None, offset:
 
     Raises:
         ValueError: times that are missing or cannot be read in one way.
+
+    Example:
+        >>> import pandas as pd
+        >>> from ssmlin.data import parse_times
+        >>> parse_times(pd.Series([202001, 202002])).month.tolist()
+        [1, 2]
     """
     import pandas as pd
 
