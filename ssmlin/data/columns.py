@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ssmlin.data.texts import PLAIN, Marks, to_numbers
+from ssmlin.data.texts import PLAIN, Marks, is_like_a_number, to_numbers
 from ssmlin.data.times import find_date_format, parse_times, regular
 
 if TYPE_CHECKING:
@@ -261,10 +261,13 @@ def numbers(
                 parsed[place], bad[place] = float(values[place]), False
         bad |= np.isinf(parsed)
     if bad.any():
-        row = int(bad.argmax())
-        value = column.iloc[[row]].tolist()[0]
-        is_marked = isinstance(value, str) and any(mark in value for mark in ".,")
-        hint = "; --decimal and --thousands say how numbers are written" if is_marked else ""
+        rows = np.flatnonzero(bad)
+        found = column.iloc[rows].tolist()
+        # Of a text file's column that holds a word all numbers are text still, as they are written.
+        worst = next((i for i, value in enumerate(found) if not is_like_a_number(value)), 0)
+        row, value = int(rows[worst]), found[worst]
+        hint = "; --decimal and --thousands say how numbers are written"
+        hint = hint if is_like_a_number(value) and ("," in value or "." in value) else ""
         raise ValueError(
             f"columns: expected finite numbers in column {column.name!r}, got {value!r} in data "
             f"row {offset + row + 1}{hint}"

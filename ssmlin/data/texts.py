@@ -125,10 +125,8 @@ def find_marks(
         of_all |= {mark for mark in marks if _DECIDED_FOR_ALL[mark].search(joined)}
         own = [mark for mark in marks if _DECIDED[mark].search(joined)]
         found[name] = None
-        if len(own) == 1:
+        if own:  # if both, no number is written as the other
             found[name] = Marks(own[0], _OTHER[own[0]] + _SPACES)
-        elif len(own) == 2:
-            found[name] = PLAIN  # no numbers; whoever asks for them is told where
         elif marks and (doubt := _DOUBTFUL.search(joined)):
             doubts[name] = doubt
     for name, doubt in doubts.items():
@@ -165,7 +163,7 @@ def to_numbers(
     elif marks.decimal != "." or is_parted:
         t, d = re.escape(marks.thousands), re.escape(marks.decimal)
         shape = re.compile(
-            rf"([+-]?)(\d{{1,3}}(?:([{t}])\d{{3}}(?:\3\d{{3}})*)|\d*)"
+            rf"([+-]?)([1-9]\d{{0,2}}(?:([{t}])\d{{3}}(?:\3\d{{3}})*)|\d*)"
             rf"(?:{d}(\d*))?((?:[eE][+-]?\d+)?)"
         )
         texts = [_plain(text, shape) for text in texts]
@@ -185,6 +183,11 @@ def _plain(text: str, shape: re.Pattern[str]) -> str:
     sign, whole, mark, decimals, exponent = match.groups()
     whole = whole if mark is None else whole.replace(mark, "")
     return f"{sign}{whole}.{decimals or ''}{exponent}"
+
+
+def is_like_a_number(value: Any) -> bool:
+    """Whether a value is a text that may be a number by some marks."""
+    return isinstance(value, str) and bool(re.fullmatch(rf"[\deE.,+{_SPACES}-]*", value.strip()))
 
 
 def _parsed(texts: Sequence[str]) -> Float[np.ndarray, " n"]:

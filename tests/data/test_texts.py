@@ -76,6 +76,8 @@ def test_numbers_are_read_as_all_rows_say(tmp_path, rows, expected):
         ('y,u|"1,234",1|980,1', "'1,234' in column 'y'"),
         ("t;y;z|1;1.234;31.12|2;980;30.11", "'1.234' in column 'y'"),  # z may be days
         ("t;y|1;1,5|2;1.5", "finite numbers in column 'y', got '1,5' in data row 1; --decimal"),
+        ("t;y|1;3,5|2;4,5|3;oops|4;2,5", "got 'oops' in data row 3$"),
+        ("t;y|1;0,123|2;1.5", "got '0,123' in data row 1"),
         ("t;y|1;1,5|2;12.34,5", "'12.34,5' in data row 2|got '1,5' in data row 1"),
         ("y|$5|6", r"got '\$5' in data row 1"),
         ("y|6|5%", "got '5%' in data row 2"),
@@ -105,6 +107,20 @@ def test_what_can_be_read_in_two_ways_or_in_none_is_refused(tmp_path, rows, mess
 def test_options_say_how_numbers_are_written(tmp_path, options, expected):
     path = write(tmp_path, "y\tu\n1,234\t5\n1,310\t6\n980\t7\n", "sales.tsv")
     assert both_ways(path, **options) == expected
+
+
+def test_columns_of_two_decimal_marks(tmp_path):
+    path = write(tmp_path, "a;y\n0,5;1.5\n1,5;2.5\n1.234;3.5\n2.345;4.5\n")
+    assert both_ways(path, "a") == [0.5, 1.5, 1234, 2345]
+    stream = TableStream(path, ["y", "a"], chunk_rows=2)
+    found = np.concatenate([y for y, _ in stream.pieces()])
+    assert found.tolist() == [[1.5, 0.5], [2.5, 1.5], [3.5, 1234], [4.5, 2345]]
+
+
+def test_groups_of_three_digits_do_not_begin_with_zero(tmp_path):
+    path = write(tmp_path, "t;y\n1;0,123\n2;1,234\n")
+    refused_both_ways(path, "got '0,123' in data row 1", decimal=".")
+    refused_both_ways(path, "got '0,123' in data row 1", thousands=",")
 
 
 @pytest.mark.parametrize(

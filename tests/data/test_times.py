@@ -225,6 +225,14 @@ def test_utc_in_a_stream(tmp_path):
         _ = TableStream(path, ["y"], time="t", chunk_rows=4).summary
 
 
+def test_zones_that_differ_between_the_pieces_of_a_stream(tmp_path):
+    path = tmp_path / "data.csv"
+    times = ["2020-01-01T00:00+01:00", "2020-01-01T01:00+01:00", "2020-01-01T03:00+02:00"]
+    path.write_text("t,y\n" + "".join(f"{time},{i}\n" for i, time in enumerate(times)))
+    with pytest.raises(ValueError, match="one time zone in 't', got 2020-01-01 03:00.* row 3"):
+        _ = TableStream(path, ["y"], time="t", chunk_rows=2).summary
+
+
 def test_months_in_a_stream(tmp_path):
     path = tmp_path / "data.csv"
     pd.DataFrame({"t": MONTHS, "y": range(18)}).to_csv(path, index=False)
