@@ -87,18 +87,23 @@ def _parse(texts: Sequence[str], date_format: str, offset: int = 0) -> "pandas.S
     if not _CLOCK_WORDS.isdisjoint(texts):
         texts = ["" if text in _CLOCK_WORDS else text for text in texts]
     texts, date_format = _without_quarters(texts, date_format)
+    cause: Exception | None = None
     try:
-        return pd.to_datetime(pd.Series(texts, dtype=object), errors="coerce", format=date_format)
+        dates = pd.to_datetime(pd.Series(texts, dtype=object), errors="coerce", format=date_format)
+        if dates.dtype != object:  # which pandas 2 gives for mixed zones
+            return dates
     except (ValueError, TypeError) as error:
-        first, *others = (re.findall(r"Z|[+-]\d\d:?\d*$", text)[-1:] for text in texts)
-        if others.count(first) < len(others):
-            row = next(row for row, zone in enumerate(others, 1) if zone != first)
-            raise ValueError(
-                f"expected dates of one time zone, got {texts[0]!r} in data row {offset + 1} and "
-                f"{texts[row]!r} in data row {offset + row + 1}; write all of them in UTC"
-            ) from error
-        raise ValueError(f"date_format: expected a format of strptime, got {date_format!r}: "
-                         f"{error}") from error  # fmt: skip
+        cause = error
+    first, *others = (re.findall(r"Z|[+-]\d\d:?\d*$", text)[-1:] for text in texts)
+    if others.count(first) < len(others):
+        row = next(row for row, zone in enumerate(others, 1) if zone != first)
+        raise ValueError(
+            f"expected dates of one time zone, got {texts[0]!r} in data row {offset + 1} and "
+            f"{texts[row]!r} in data row {offset + row + 1}; write all of them in UTC"
+        ) from cause
+    raise ValueError(
+        f"date_format: expected a format of strptime, got {date_format!r}: {cause}"
+    ) from cause
 
 
 def _within_years(dates: "pandas.Series") -> Bool[np.ndarray, " T"]:
