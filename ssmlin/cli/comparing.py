@@ -14,15 +14,21 @@ from rich.table import Table
 
 from ssmlin.cli.options import (
     CheckpointOption,
+    DateFormatOption,
+    DecimalOption,
+    EncodingOption,
     FileArgument,
     InputsOption,
     JsonOption,
     LogOption,
     QueryOption,
     QuietOption,
+    Reading,
     SeedOption,
     SeriesOption,
+    TableOption,
     TargetOption,
+    ThousandsOption,
     TimeOption,
     TransformOption,
     console,
@@ -48,6 +54,11 @@ def compare(
     time: TimeOption = None,
     series: SeriesOption = None,
     query: QueryOption = None,
+    table_name: TableOption = None,
+    encoding: EncodingOption = None,
+    decimal: DecimalOption = None,
+    thousands: ThousandsOption = None,
+    date_format: DateFormatOption = None,
     models: Annotated[
         str, typer.Option(help="Names separated by commas, or all; default fourteen models.")
     ] = "",
@@ -99,7 +110,8 @@ def compare(
     transform = transform_of(transform, log)
     if report is not None and series is not None:
         fail("--report: expected a file of one series, got --series")
-    panel = read(file, target, names(inputs), time, series, query=query)
+    reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
+    panel = read(file, target, names(inputs), time, series, reading)
     several = [
         Series(name or file.name, columns.values, columns.times, columns.targets, str(file),
                columns.inputs, period)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -10,6 +11,9 @@ import typer
 
 from ssmlin.cli.options import (
     CheckpointOption,
+    DateFormatOption,
+    DecimalOption,
+    EncodingOption,
     FileArgument,
     InputsOption,
     JsonOption,
@@ -17,9 +21,12 @@ from ssmlin.cli.options import (
     ModelArgument,
     QueryOption,
     QuietOption,
+    Reading,
     SeedOption,
     SeriesOption,
+    TableOption,
     TargetOption,
+    ThousandsOption,
     TimeOption,
     TransformOption,
     console,
@@ -51,6 +58,11 @@ def fit(
     time: TimeOption = None,
     series: SeriesOption = None,
     query: QueryOption = None,
+    table_name: TableOption = None,
+    encoding: EncodingOption = None,
+    decimal: DecimalOption = None,
+    thousands: ThousandsOption = None,
+    date_format: DateFormatOption = None,
     mechanism: Annotated[str, typer.Option(help="See `ssmlin mechanisms`.")] = "bayesian_memory",
     lags: Annotated[
         int | None,
@@ -95,17 +107,21 @@ def fit(
         fail(f"--mechanism: expected one of {', '.join(MECHANISMS)}; got {mechanism!r}")
     if window is None and series is None and difference == 0 and _is_long(file):
         window = _WINDOW
+    reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
     request = _Request(tuple(target), tuple(names(inputs)), time, series, mechanism, lags,
                        key_dim if MECHANISMS[mechanism].writes_values else None,
-                       transform_of(transform, log), seed, not (quiet or as_json))  # fmt: skip
+                       transform_of(transform, log), seed, not (quiet or as_json),
+                       reading)  # fmt: skip
     folder = checkpoint or output.with_name(output.name + ".checkpoint")
     with in_lines(), resumable(folder, keep=checkpoint is not None):
         if window:
             if series is not None or difference > 0:
                 raise ValueError("--window: expected neither --series nor --difference with it")
+            if query is not None or table_name is not None:
+                raise ValueError(f"--query, --table: expected a database, got {file}")
             found = _fit_stream(file, request, window, epochs or 2, folder)
         else:
-            panel = read(file, target, names(inputs), time, series, query=query)
+            panel = read(file, target, names(inputs), time, series, reading)
             found = _fit_panel(panel, request, difference, epochs or 500, folder)
         found.model.save(output, found.params, notes=found.notes)
     said = {
@@ -144,14 +160,16 @@ class _Request(NamedTuple):
     transform: str
     seed: int
     progress: bool
+    reading: Reading
 
-    def notes(self, scalings: dict[str, Scaling]) -> dict[str, Any]:
-        """What the model's file keeps of the data."""
+    def notes(self, scalings: dict[str, Scaling], date_format: str | None) -> dict[str, Any]:
+        """What the model's file keeps of the data, whose times were read by this format."""
         return {
             "targets": self.targets,
             "inputs": self.inputs,
             "time": self.time,
             "series": self.series,
+            "reading": replace(self.reading, date_format=date_format).notes(),
             "scalings": {name: scaling.to_dict() for name, scaling in scalings.items()},
         }
 
@@ -205,7 +223,8 @@ def _fit_panel(
     )
     model, params, _ = fitted.details
     validation = float("nan") if fitted.validation is None else fitted.validation
-    return _Found(model, params, request.notes(scalings), fitted.num_parameters, validation)
+    notes = request.notes(scalings, next(iter(panel.values())).date_format)
+    return _Found(model, params, notes, fitted.num_parameters, validation)
 
 
 def _fit_stream(file: Path, request: _Request, window: int, epochs: int, folder: Path) -> _Found:
@@ -214,17 +233,16 @@ def _fit_stream(file: Path, request: _Request, window: int, epochs: int, folder:
     import jax.numpy as jnp
     from dynamax.parameters import trainable_flags
 
-    from ssmlin.data import TableStream
     from ssmlin.evaluation.forecasters import Observed
     from ssmlin.evaluation.regressions import choose_num_lags
     from ssmlin.learning import fit_stream
     from ssmlin.models import LinearAttentionSSM
 
     power = _stream_power(file, request)
-    stream = TableStream(file, request.targets, request.inputs, request.time, power=power,
-                         progress=request.progress)  # fmt: skip
+    stream = _stream(file, request, power, progress=request.progress)
     summary, m = stream.summary, len(request.targets)
-    columns = Columns(*next(iter(stream.pieces())), None, request.targets, request.inputs)
+    values, outside = next(iter(stream.pieces()))
+    columns = Columns(values, outside, None, request.targets, request.inputs)
     first = _standardised(columns, summary.scaling)
     rows = slice(0, _ROWS_TO_CHOOSE)
     first = Observed(first.values[rows], first.inputs[rows])
@@ -261,17 +279,25 @@ def _fit_stream(file: Path, request: _Request, window: int, epochs: int, folder:
     sizes = [int(np.size(x)) for x in jax.tree.leaves(params)]
     number = sum(size for size, free in zip(sizes, flags, strict=True) if free)
     validation = float(log_densities[0, -last:].sum() / steps)
-    notes = request.notes({"": summary.scaling})
+    notes = request.notes({"": summary.scaling}, stream.date_format)
     return _Found(model, params, notes, number, validation, _FIRST_ROWS)
+
+
+def _stream(file: Path, request: _Request, power: tuple[float, ...] = (), **options: Any) -> Any:
+    """The pieces of a long table."""
+    from ssmlin.data import TableStream
+
+    return TableStream(file, request.targets, request.inputs, request.time, power=power,
+                       date_format=request.reading.date_format, **request.reading.of_text(),
+                       **options)  # fmt: skip
 
 
 def _stream_power(file: Path, request: _Request) -> tuple[float, ...]:
     """λ of each target of a long table, chosen on its first rows."""
-    from ssmlin.data import TableStream
     from ssmlin.evaluation.forecasters import Observed
     from ssmlin.evaluation.regressions import choose_powers
 
-    stream = TableStream(file, request.targets, request.inputs, request.time)
+    stream = _stream(file, request)
     values, inputs = (x[:_ROWS_TO_CHOOSE] for x in next(iter(stream.pieces())))
     power = choose_powers([Observed(values, inputs)], request.transform)
     if request.transform != "auto" or all(p == 1 for p in power):
@@ -306,9 +332,10 @@ class _Loaded(NamedTuple):
     props: Any
     notes: dict[str, Any]
     parts: Sequence[_Part]
+    reading: Reading
 
 
-def _load(model_file: Path, file: Path, query: str | None) -> _Loaded:
+def _load(model_file: Path, file: Path, reading: Reading) -> _Loaded:
     """A model, and what it asks for from a file."""
     from ssmlin.evaluation.forecasters import Observed
     from ssmlin.models import load, load_notes
@@ -321,8 +348,8 @@ def _load(model_file: Path, file: Path, query: str | None) -> _Loaded:
         fail(str(error))
     except KeyError:
         fail(f"MODEL: expected a file that `ssmlin fit` wrote, got {model_file}")
-    panel = read(file, notes["targets"], notes["inputs"], notes["time"], notes["series"],
-                 query=query)  # fmt: skip
+    reading = reading.after(notes.get("reading", {}))
+    panel = read(file, notes["targets"], notes["inputs"], notes["time"], notes["series"], reading)
     parts = []
     with in_lines():
         one = next(iter(scalings.values()))
@@ -331,7 +358,7 @@ def _load(model_file: Path, file: Path, query: str | None) -> _Loaded:
             known = scalings.get(name)
             scaling = known or Scaling.fit(columns, one.power, one.difference)
             parts.append(_Part(name, columns, scaling, Observed(*scaling.apply(columns))))
-    return _Loaded(model, params, props, notes, parts)
+    return _Loaded(model, params, props, notes, parts, reading)
 
 
 def forecast(
@@ -349,6 +376,11 @@ def forecast(
     ] = None,
     samples: Annotated[int, typer.Option(min=2, help="Sampled paths.")] = 1000,
     query: QueryOption = None,
+    table_name: TableOption = None,
+    encoding: EncodingOption = None,
+    decimal: DecimalOption = None,
+    thousands: ThousandsOption = None,
+    date_format: DateFormatOption = None,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -360,11 +392,12 @@ def forecast(
 
     new_file(output, "--output")
     new_file(paths, "--paths")
-    loaded = _load(model_file, file, query)
+    reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
+    loaded = _load(model_file, file, reading)
     frames, drawn = [], []
     with in_lines():
         for part in loaded.parts:
-            inputs = _future_inputs(future, part, loaded.notes, horizon)
+            inputs = _future_inputs(future, part, loaded.notes, horizon, loaded.reading)
             table, draws = _forecast_part(loaded, part, inputs, horizon, samples, seed)
             if loaded.notes["series"] is not None:
                 table.insert(0, loaded.notes["series"], part.name)
@@ -384,12 +417,12 @@ def forecast(
 
 
 def _future_inputs(
-    future: Path | None, part: _Part, notes: dict[str, Any], horizon: int
+    future: Path | None, part: _Part, notes: dict[str, Any], horizon: int, reading: Reading
 ) -> np.ndarray | None:
     """Standardised inputs of the steps to come of one series."""
     import pandas as pd
 
-    from ssmlin.data import read_table
+    from ssmlin.data import series_ids
 
     if not notes["inputs"]:
         return None
@@ -399,9 +432,10 @@ def _future_inputs(
             f"--future: expected a file with the inputs {wanted} of the steps to come, got none"
         )
     try:
-        table = read_table(future)
+        # A query and a table's name are of the file of the past.
+        table = replace(reading, query=None, table=None).table_of(future, notes["series"])
         if notes["series"] is not None:
-            table = table[table[notes["series"]].astype(str) == part.name]
+            table = table[[name == part.name for name in series_ids(table[notes["series"]])]]
         known = [pd.to_numeric(table[name]).to_numpy(float) for name in notes["inputs"]]
     except (KeyError, ValueError) as error:
         raise ValueError(f"--future: expected numbers in columns {wanted}: {error}") from error
@@ -479,6 +513,11 @@ def sample(
     draws: Annotated[int, typer.Option(min=1, help="Draws of each chain.")] = 500,
     checkpoint: CheckpointOption = None,
     query: QueryOption = None,
+    table_name: TableOption = None,
+    encoding: EncodingOption = None,
+    decimal: DecimalOption = None,
+    thousands: ThousandsOption = None,
+    date_format: DateFormatOption = None,
     seed: SeedOption = 0,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -494,7 +533,8 @@ def sample(
     from ssmlin.learning import sample_posterior
 
     new_file(output, "--output")
-    loaded = _load(model_file, file, query)
+    reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
+    loaded = _load(model_file, file, reading)
     model, parts = loaded.model, loaded.parts
     gates = [name for name, gate in model.mechanism.gates.items()
              if gate.kind != "key" and gate.trainable]  # fmt: skip

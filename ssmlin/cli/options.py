@@ -3,13 +3,17 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from ssmlin.data import Columns
+
+if TYPE_CHECKING:
+    import pandas
 
 console = Console()
 
@@ -41,6 +45,25 @@ TransformOption = Annotated[
     ),
 ]
 LogOption = Annotated[bool, typer.Option("--log", help="Short for --transform log.")]
+TableOption = Annotated[
+    str | None, typer.Option("--table", help="The table of a database; default its only one.")
+]
+EncodingOption = Annotated[
+    str | None, typer.Option(help="Of a text file, such as latin-1 or utf-16; default UTF-8.")
+]
+DecimalOption = Annotated[
+    str | None, typer.Option(help="The decimal mark in text; default found in the file.")
+]
+ThousandsOption = Annotated[
+    str | None, typer.Option(help="The mark that parts thousands in text; default found.")
+]
+DateFormatOption = Annotated[
+    str | None,
+    typer.Option(
+        help="How times are written, such as %d.%m.%Y (%q is a quarter), ISO8601, or number; "
+        "default found in the file."
+    ),
+]
 SeedOption = Annotated[int, typer.Option(help="Seed of all random starts and draws.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 JsonOption = Annotated[
@@ -100,22 +123,67 @@ def in_lines() -> Iterator[None]:
                     typer.echo(f"Warning: {warning.message}", err=True)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How files are read; None where the file itself says it.
+
+    Attributes:
+        query: to run on a database.
+        table: of a database.
+        encoding: of a text file.
+        decimal: the decimal mark in text.
+        thousands: the mark that parts thousands in text.
+        date_format: how times are written.
+    """
+
+    query: str | None = None
+    table: str | None = None
+    encoding: str | None = None
+    decimal: str | None = None
+    thousands: str | None = None
+    date_format: str | None = None
+
+    def of_text(self) -> dict[str, Any]:
+        """What :func:`ssmlin.data.read_table` and a TableStream are told of text files."""
+        kept = {"encoding": self.encoding, "decimal": self.decimal, "thousands": self.thousands}
+        return {name: value for name, value in kept.items() if value is not None}
+
+    def notes(self) -> dict[str, Any]:
+        """What the next file shares, for a model's file; not where in a database it is."""
+        return self.of_text() | ({"date_format": self.date_format} if self.date_format else {})
+
+    def table_of(self, file: Path, series: str | None = None) -> "pandas.DataFrame":
+        """The table of a file; names of series are as they are written."""
+        from ssmlin.data import read_table
+
+        text = () if series is None else (series,)
+        return read_table(file, query=self.query, table=self.table, text=text, **self.of_text())
+
+    def after(self, noted: dict[str, Any]) -> "Reading":
+        """These options, and a model's notes where they say nothing."""
+        said = {name: value for name, value in asdict(self).items() if value is not None}
+        # A mark that is named decides over both that were noted.
+        marks = {"decimal", "thousands"}
+        kept = {k: v for k, v in noted.items() if k not in marks or not marks & said.keys()}
+        return Reading(**kept | said)
+
+
 def read(
     file: Path,
     targets: Sequence[str],
     inputs: Sequence[str],
     time: str | None,
-    series: str | None = None,
-    **options: Any,
+    series: str | None,
+    reading: Reading,
 ) -> dict[str, Columns]:
     """Columns of a file for each series in it; under the name "" where there is one."""
-    from ssmlin.data import read_table, select_columns, select_panel
+    from ssmlin.data import select_columns, select_panel
 
     with in_lines():
-        table = read_table(file, **options)
+        table = reading.table_of(file, series)
         if series is None:
-            return {"": select_columns(table, targets, inputs, time)}
-        return select_panel(table, series, targets, inputs, time)
+            return {"": select_columns(table, targets, inputs, time, reading.date_format)}
+        return select_panel(table, series, targets, inputs, time, reading.date_format)
 
 
 @contextmanager

@@ -1,16 +1,19 @@
 """From users' files to arrays, and back to their units."""
 
-from ssmlin.data.columns import Columns, future_times, select_columns, select_panel
+from ssmlin.data.columns import Columns, select_columns, select_panel, series_ids
 from ssmlin.data.scaling import Scaling
 from ssmlin.data.streams import TableStream
 from ssmlin.data.tables import read_table
+from ssmlin.data.times import future_times, parse_times
 
 __all__ = [
     "Columns",
     "Scaling",
     "TableStream",
     "future_times",
+    "parse_times",
     "read_table",
     "select_columns",
     "select_panel",
+    "series_ids",
 ]

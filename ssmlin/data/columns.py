@@ -1,12 +1,16 @@
 """Choosing columns of a table and checking what is in them."""
 
 import difflib
-import warnings
 from collections.abc import Sequence
+from decimal import Decimal
+from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+
+from ssmlin.data.texts import PLAIN, Marks, is_like_a_number, to_numbers
+from ssmlin.data.times import find_date_format, parse_times, regular
 
 if TYPE_CHECKING:
     import pandas
@@ -21,6 +25,8 @@ class Columns(NamedTuple):
         times: labels of the steps: numbers, or dates as a pandas DatetimeIndex.
         targets: names of the m columns.
         input_names: names of the k columns.
+        date_format: how the times are written, by :func:`find_date_format`; None for dates that are
+            not text, or without a time column.
     """
 
     values: Float[np.ndarray, "T m"]
@@ -28,6 +34,7 @@ class Columns(NamedTuple):
     times: Any
     targets: tuple[str, ...]
     input_names: tuple[str, ...]
+    date_format: str | None = None
 
 
 def select_columns(
@@ -35,18 +42,22 @@ def select_columns(
     targets: Sequence[str],
     inputs: Sequence[str] = (),
     time: str | None = None,
+    date_format: str | None = None,
 ) -> Columns:
     """Take targets, inputs and times from a table, and check them.
 
     Numbers written as text are read, booleans are 0 and 1, empty cells are missing. With a time
     column rows are brought in order, and steps that are missing from a regular grid become missing
-    values; both are told by warnings.
+    values; both are told by warnings. Of dates with a time zone and one time of day, such as
+    midnights, the steps are days there, also when the clocks change; of others what has passed.
 
     Args:
-        frame: the table.
+        frame: the table; columns that are named by numbers have these as text.
         targets: names of the columns to predict.
         inputs: names of columns that are known before each step.
         time: name of a column of numbers or dates; without it the rows are the steps.
+        date_format: how dates are written as text: a format of strptime (with %q for a quarter),
+            "ISO8601", or "number"; default found in all rows.
 
     Returns:
         Arrays.
@@ -54,8 +65,8 @@ def select_columns(
     Raises:
         ValueError: a column that is not there, is named twice, is not of numbers, holds infinite
             values, does not vary, or is an input with missing values; fewer than two rows; times
-            that cannot be read, occur twice or are irregular. Messages name column and data row,
-            counted from 1.
+            that cannot be read in one way, occur twice, are irregular, or leave more than three
+            steps out for each row. Messages name column and data row, counted from 1.
 
     Warns:
         RuntimeWarning: rows were brought in order, or steps are missing.
@@ -67,16 +78,14 @@ def select_columns(
         >>> select_columns(frame, ["y"], time="day").values.tolist()
         [[1.5], [2.0]]
     """
-    targets, inputs = tuple(targets), tuple(inputs)
+    targets, inputs = tuple(map(str, targets)), tuple(map(str, inputs))
+    time = None if time is None else str(time)
+    frame = frame.rename(columns=str)
     if not targets:
         raise ValueError("targets: expected at least one column, got none")
     chosen = [*targets, *inputs, *([] if time is None else [time])]
+    check_names(chosen, list(frame.columns))
     for name in chosen:
-        if name not in frame.columns:
-            near = difflib.get_close_matches(name, list(frame.columns), n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            known = ", ".join(map(str, frame.columns[:20]))
-            raise ValueError(f"columns: expected names among {known}; got {name!r}{hint}")
         if chosen.count(name) > 1:
             raise ValueError(f"columns: expected each column once, got {name!r} twice")
     if len(frame) < 2:
@@ -98,14 +107,22 @@ def select_columns(
     table = np.column_stack([values, *outside])
     times: Any = np.arange(len(table))
     if time is not None:
-        times, table = _regular(parse_times(frame[time]), table, time)
+        date_format = date_format or find_date_format(frame[time])
+        times, table = regular(parse_times(frame[time], date_format), table, time)
         if inputs and np.isnan(table[:, len(targets) :]).any():
             step = int(np.isnan(table[:, len(targets) :]).any(axis=1).argmax())
             raise ValueError(
                 f"time: expected a row at {times[step]} in column {time!r}, since inputs must be "
                 "known at all steps; got none"
             )
-    return Columns(table[:, : len(targets)], table[:, len(targets) :], times, targets, inputs)
+    return Columns(
+        table[:, : len(targets)],
+        table[:, len(targets) :],
+        times,
+        targets,
+        inputs,
+        None if time is None else date_format,
+    )
 
 
 def select_panel(
@@ -114,6 +131,7 @@ def select_panel(
     targets: Sequence[str],
     inputs: Sequence[str] = (),
     time: str | None = None,
+    date_format: str | None = None,
 ) -> dict[str, Columns]:
     """Take several series, which may differ in length, from one table.
 
@@ -123,12 +141,15 @@ def select_panel(
         targets: as in :func:`select_columns`, as are all further arguments.
         inputs: names of columns that are known before each step.
         time: name of a column of numbers or dates.
+        date_format: as in :func:`select_columns`, and found in the rows of all series.
 
     Returns:
-        For each name, in the order of the table, what :func:`select_columns` returns.
+        For each name, by :func:`series_ids` and in the order of the table, what
+        :func:`select_columns` returns.
 
     Raises:
-        ValueError: a column that is not there, a row without a series, or a series that
+        ValueError: a column that is not there, a row without a series, names that are numbers with
+            decimals, or a series that
             :func:`select_columns` refuses, with its name; rows are then those of the series.
 
     Warns:
@@ -141,153 +162,114 @@ def select_panel(
         >>> {name: len(one.values) for name, one in select_panel(frame, "shop", ["y"]).items()}
         {'a': 2, 'b': 3}
     """
-    if series not in frame.columns or series in (*targets, *inputs, time):
-        known = ", ".join(map(str, frame.columns[:20]))
-        raise ValueError(f"series: expected a column of its own among {known}; got {series!r}")
-    if frame[series].isna().any():
-        row = int(frame[series].isna().to_numpy().argmax()) + 1
-        raise ValueError(f"series: expected a name in every row of {series!r}, got none in data "
-                         f"row {row}")  # fmt: skip
+    frame, series = frame.rename(columns=str), str(series)
+    if list(frame.columns).count(series) != 1 or series in (*targets, *inputs, time):
+        raise ValueError(f"series: expected a column of its own among {_known(frame.columns)}; got "
+                         f"{series!r}")  # fmt: skip
+    if time is not None and date_format is None:
+        # Of all series together, since one alone may be read in two ways.
+        check_names([time], list(frame.columns))
+        date_format = find_date_format(frame[time])
     panel = {}
-    for name, rows in frame.groupby(series, sort=False):
+    for name, rows in frame.groupby(series_ids(frame[series]), sort=False):
         try:
-            panel[str(name)] = select_columns(rows, targets, inputs, time)
+            panel[str(name)] = select_columns(rows, targets, inputs, time, date_format)
         except ValueError as error:
             raise ValueError(f"series {name!r}: {error}") from error
     return panel
 
 
-def numbers(column: "pandas.Series", offset: int = 0) -> Float[np.ndarray, " T"]:
-    """A column as numbers; `offset` rows were before it."""
-    import pandas as pd
-
-    if pd.api.types.is_datetime64_any_dtype(column):
-        raise ValueError(f"columns: expected numbers in column {column.name!r}, got dates")
-    parsed = pd.to_numeric(column.replace("", None), errors="coerce").astype("float64").to_numpy()
-    bad = (np.isnan(parsed) & column.notna().to_numpy() & (column != "").to_numpy(bool)) | np.isinf(
-        parsed
-    )
-    if bad.any():
-        row = int(bad.argmax())
-        raise ValueError(
-            f"columns: expected finite numbers in column {column.name!r}, got "
-            f"{column.iloc[[row]].tolist()[0]!r} in data row {offset + row + 1}"
-        )
-    return parsed
+def check_names(names: Sequence[str], known: Sequence[str]) -> None:
+    """Raise ValueError about a column that is not there once."""
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"columns: expected names among {_known(known)}; got {name!r}{hint}")
+        if known.count(name) > 1:
+            raise ValueError(f"columns: expected columns of different names, got {name!r} twice")
 
 
-def parse_times(column: "pandas.Series") -> Any:
-    """A column as numbers or dates."""
-    import pandas as pd
-
-    if column.isna().any():
-        row = int(column.isna().to_numpy().argmax()) + 1
-        raise ValueError(f"time: expected no missing times in {column.name!r}, got one in data row "
-                         f"{row}")  # fmt: skip
-    if pd.api.types.is_numeric_dtype(column):
-        return column.to_numpy(np.float64)
-    try:
-        parsed = pd.to_datetime(column, errors="coerce", format="ISO8601")
-        if parsed.isna().any():
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about guessing; what is not read is an error
-                parsed = pd.to_datetime(column, errors="coerce")
-    except (ValueError, TypeError) as error:  # mixed time zones
-        raise ValueError(
-            f"time: expected dates of one time zone in {column.name!r}, got: {error}"
-        ) from error
-    if parsed.isna().any():
-        row = int(parsed.isna().to_numpy().argmax())
-        raise ValueError(
-            f"time: expected numbers or dates in column {column.name!r}, got "
-            f"{column.iloc[row]!r} in data row {row + 1}"
-        )
-    return pd.DatetimeIndex(parsed)
+def _known(names: Sequence[str]) -> str:
+    return ", ".join(names[:20])
 
 
-def _regular(times: Any, table: np.ndarray, name: str) -> tuple[Any, np.ndarray]:
-    """In order, and on a regular grid, missing where there was no row."""
-    order = np.argsort(np.asarray(times), kind="stable")
-    if (np.diff(order) < 0).any():
-        warnings.warn(f"time: rows were brought in the order of {name!r}", RuntimeWarning, 3)
-        times, table = times[order], table[order]
-    twice = np.flatnonzero(np.asarray(times)[1:] == np.asarray(times)[:-1])
-    if len(twice):
-        rows = sorted(int(order[i]) + 1 for i in (twice[0], twice[0] + 1))
-        raise ValueError(
-            f"time: expected each time once in column {name!r}, got {times[twice[0]]} in data rows "
-            f"{rows[0]} and {rows[1]}"
-        )
-    position = _positions(times, name)
-    if position[-1] + 1 == len(position):
-        return times, table
-    missing = position[-1] + 1 - len(position)
-    warnings.warn(
-        f"time: {missing} steps are missing in column {name!r}; they are missing values now",
-        RuntimeWarning,
-        3,
-    )
-    whole = np.full((position[-1] + 1, table.shape[1]), np.nan)
-    whole[position] = table
-    return _continue(times, position, position[-1] + 1), whole
+def series_ids(column: "pandas.Series") -> list[str]:
+    """Which series each row is of: text as it is written, or whole numbers.
 
+    Args:
+        column: of text, whole numbers, booleans or dates.
 
-def _months(times: Any) -> np.ndarray | None:
-    """Numbers of months, if all dates have the same place in their month."""
-    if not hasattr(times, "month"):
-        return None
-    at_end = bool(np.asarray(times.is_month_end).all())
-    clock = np.asarray(times - times.normalize())
-    months = np.asarray(times.year * 12 + times.month)
-    same = (len(set(times.day)) == 1 or at_end) and (clock == clock[0]).all()
-    return months if same and (np.diff(months) > 0).all() else None
+    Returns:
+        A text for each row.
 
-
-def _positions(times: Any, name: str) -> np.ndarray:
-    """Each time's place on a grid whose step is the greatest common one, at most the smallest."""
-    months = _months(times)
-    ticks = np.asarray(times) if months is None else months
-    steps = np.diff(ticks)
-    smallest = steps.min()
-    ratio = steps / smallest
-    if np.abs(ratio - np.round(ratio)).max() > 1e-3 or ratio.sum() > 100 * len(ratio) + 100:
-        worst = int(np.abs(ratio - np.round(ratio)).argmax())
-        raise ValueError(
-            f"time: expected regular steps in column {name!r}, got {times[worst]} followed by "
-            f"{times[worst + 1]} where the smallest step is {smallest}; without a time column the "
-            "rows are the steps"
-        )
-    return np.concatenate([[0], np.cumsum(np.round(ratio)).astype(int)])
-
-
-def _continue(times: Any, position: np.ndarray, count: int) -> Any:
-    """The first `count` times of the grid."""
-    import pandas as pd
-
-    months = _months(times)
-    grid = np.arange(count)
-    if months is not None:
-        step = int(np.diff(months).min())
-        start = pd.Timestamp(times[0])
-        at_end = bool(np.asarray(times.is_month_end).all()) and len(set(times.day)) > 1
-        offset = pd.offsets.MonthEnd if at_end else pd.DateOffset
-        dates = [
-            start + (offset(step * int(i)) if at_end else offset(months=step * int(i)))
-            for i in grid
-        ]
-        return pd.DatetimeIndex(dates)
-    place = int(np.diff(np.asarray(times)).argmin())
-    return times[0] + grid * (times[place + 1] - times[place])
-
-
-def future_times(times: Any, horizon: int) -> Any:
-    """The times of the next steps of a regular grid, as :class:`Columns` has.
+    Raises:
+        ValueError: a missing name, or a number with decimals, of which nobody knows how it was
+            written.
 
     Example:
-        >>> import numpy as np
-        >>> from ssmlin.data import future_times
-        >>> future_times(np.array([1990.0, 1991.0]), 2).tolist()
-        [1992.0, 1993.0]
+        >>> import pandas as pd
+        >>> from ssmlin.data import series_ids
+        >>> series_ids(pd.Series(["007", "7", 7]))
+        ['007', '7', '7']
     """
-    steps = len(times)
-    return _continue(times, np.arange(steps), steps + horizon)[steps:]
+    names = column.tolist()
+    missing = column.isna().to_numpy(bool) | np.array([name == "" for name in names], bool)
+    if missing.any():
+        raise ValueError(f"series: expected a name in every row of {column.name!r}, got none in "
+                         f"data row {int(missing.argmax()) + 1}")  # fmt: skip
+    for row, name in enumerate(names):
+        if isinstance(name, float | np.floating):
+            raise ValueError(
+                f"series: expected text or whole numbers in column {column.name!r}, got {name!r} "
+                f"in data row {row + 1}, of which nobody knows how it was written; of a text file "
+                f"read_table(..., text=[{column.name!r}]) keeps that"
+            )
+    return [str(name) for name in names]
+
+
+def numbers(
+    column: "pandas.Series", offset: int = 0, marks: Marks = PLAIN
+) -> Float[np.ndarray, " T"]:
+    """A column as numbers, NaN where they are missing.
+
+    Args:
+        column: of numbers or booleans of any type, or text.
+        offset: so many rows were before it, for messages.
+        marks: how numbers are written in text.
+
+    Raises:
+        ValueError: what is no finite number, with its row.
+    """
+    import pandas as pd
+
+    kind = getattr(column.dtype, "kind", "O")
+    if kind in "mM" or isinstance(column.dtype, pd.PeriodDtype):
+        got = "durations" if kind == "m" else "dates"
+        raise ValueError(f"columns: expected numbers in column {column.name!r}, got {got}")
+    if kind in "biuf" or (kind != "c" and pd.api.types.is_numeric_dtype(column)):
+        parsed = column.to_numpy("float64", na_value=np.nan)
+        bad = np.isinf(parsed)
+    else:
+        values, missing = column.tolist(), column.isna().to_numpy(bool)
+        is_text = np.array([isinstance(value, str) for value in values], bool)
+        parsed, bad = np.full(len(values), np.nan), ~missing
+        texts = [value for value in values if isinstance(value, str)]
+        parsed[is_text], bad[is_text] = to_numbers(texts, marks)
+        for place in np.flatnonzero(~is_text & ~missing):
+            if isinstance(values[place], Real | Decimal | np.bool_):
+                parsed[place], bad[place] = float(values[place]), False
+        bad |= np.isinf(parsed)
+    if bad.any():
+        rows = np.flatnonzero(bad)
+        found = column.iloc[rows].tolist()
+        # Of a text file's column that holds a word all numbers are text still, as they are written.
+        worst = next((i for i, value in enumerate(found) if not is_like_a_number(value)), 0)
+        row, value = int(rows[worst]), found[worst]
+        hint = "; --decimal and --thousands say how numbers are written"
+        hint = hint if is_like_a_number(value) and ("," in value or "." in value) else ""
+        raise ValueError(
+            f"columns: expected finite numbers in column {column.name!r}, got {value!r} in data "
+            f"row {offset + row + 1}{hint}"
+        )
+    return parsed

@@ -9,9 +9,11 @@ import numpy as np
 from jaxtyping import Float
 
 from ssmlin._progress import progress_bar
-from ssmlin.data.columns import numbers, parse_times
+from ssmlin.data.columns import numbers
 from ssmlin.data.scaling import Scaling, transformed
-from ssmlin.data.tables import read_chunks
+from ssmlin.data.tables import ENCODING, file_marks, read_chunks
+from ssmlin.data.texts import PLAIN, Marks, convert, find_marks
+from ssmlin.data.times import NUMBER, find_date_format, parse_times, ticks
 
 if TYPE_CHECKING:
     import pandas
@@ -37,7 +39,8 @@ class TableStream:
     r"""Columns of a CSV, TSV or Parquet file of any length, in pieces of so many rows.
 
     Rows are steps and must be in order. What :func:`ssmlin.data.select_columns` refuses is refused,
-    when it is met.
+    when it is met. How numbers are written is found in the first 100 000 rows, how dates are in the
+    first piece; what contradicts it later is refused, too.
 
     Args:
         path: the file.
@@ -47,6 +50,13 @@ class TableStream:
         power: λ of each target, see :class:`ssmlin.data.Scaling`; default 1.
         chunk_rows: rows in memory at a time.
         progress: show a progress bar for the first pass.
+        encoding: of a text file, as are the next two in :func:`ssmlin.data.read_table`.
+        decimal: the decimal mark in text.
+        thousands: the mark that parts thousands in text.
+        date_format: as in :func:`ssmlin.data.select_columns`.
+
+    Attributes:
+        date_format: the given one, or what was found once the table was read.
 
     Raises:
         ValueError: a file of another kind or that cannot be read, a column that is not there.
@@ -71,10 +81,16 @@ class TableStream:
         power: Sequence[float] = (),
         chunk_rows: int = 50_000,
         progress: bool = False,
+        encoding: str = ENCODING,
+        decimal: str | None = None,
+        thousands: str | None = None,
+        date_format: str | None = None,
     ) -> None:
         self.path, self.time = Path(path), time
         self.targets, self.inputs = tuple(targets), tuple(inputs)
         self.chunk_rows, self.progress = chunk_rows, progress
+        self.encoding, self.decimal, self.thousands = encoding, decimal, thousands
+        self.date_format = date_format
         if not self.targets:
             raise ValueError("targets: expected at least one column, got none")
         self.power = tuple(power) or (1.0,) * len(self.targets)
@@ -82,14 +98,27 @@ class TableStream:
     def pieces(self) -> Iterator[Piece]:
         """Inputs, and transformed values, which for the power 1 are those of the file."""
         chosen = [*self.targets, *self.inputs, *([] if self.time is None else [self.time])]
-        rows, clock = 0, _Clock(self.time)
-        for frame in read_chunks(self.path, chosen, self.chunk_rows):
+        rows, clock, marks = 0, _Clock(self.date_format), dict(self._marks)
+        text = () if self.time is None else (self.time,)
+        for frame in read_chunks(
+            self.path, chosen, self.chunk_rows, encoding=self.encoding, marks=marks, text=text
+        ):
             if self.time is not None:
-                clock.check(frame, rows)
-            values = np.column_stack([numbers(frame[name], rows) for name in self.targets])
-            outside = np.zeros((len(frame), len(self.inputs)))
-            for i, name in enumerate(self.inputs):
-                outside[:, i] = numbers(frame[name], rows)
+                times = frame[self.time]
+                if clock.date_format in (None, NUMBER):
+                    times = _as_in_a_table(times, marks[self.time])
+                clock.check(times, rows)
+                self.date_format = clock.date_format
+            for name in (*self.targets, *self.inputs):
+                if marks[name] is None:
+                    # The first rows had no marks; those that come now are asked.
+                    marks |= find_marks({name: _texts(frame[name])}, False, first_row=rows + 1)
+            columns = [
+                numbers(frame[name], rows, marks[name] or PLAIN)
+                for name in (*self.targets, *self.inputs)
+            ]
+            table = np.column_stack(columns)
+            values, outside = np.split(table, [len(self.targets)], axis=1)
             if np.isnan(outside).any():
                 row, column = (int(x[0]) for x in np.nonzero(np.isnan(outside)))
                 raise ValueError(
@@ -99,6 +128,10 @@ class TableStream:
             values = transformed(values, self.power, self.targets, rows + 1)
             rows += len(frame)
             yield values, outside
+
+    @cached_property
+    def _marks(self) -> dict[str, Marks | None]:
+        return file_marks(self.path, self.encoding, self.decimal, self.thousands)
 
     @cached_property
     def summary(self) -> Summary:
@@ -199,27 +232,62 @@ def _carried(values: Float[np.ndarray, "n m"]) -> Float[np.ndarray, "n m"]:
     return np.take_along_axis(values, np.maximum.accumulate(place), axis=0)
 
 
+def _texts(column: "pandas.Series") -> list[str]:
+    """The fields of a text file; a row that is shorter than the header has none at its end."""
+    return [value if isinstance(value, str) else "" for value in column.tolist()]
+
+
+def _as_in_a_table(column: "pandas.Series", marks: Marks | None) -> "pandas.Series":
+    """A column of a text file as :func:`ssmlin.data.read_table` gives it; others as they are."""
+    import pandas as pd
+
+    if column.dtype != object or pd.api.types.infer_dtype(column, skipna=True) != "string":
+        return column
+    values = convert(_texts(column), marks)
+    return pd.Series(values, name=column.name, dtype=values.dtype)
+
+
 class _Clock:
     """Checks that times rise by equal steps from piece to piece."""
 
-    def __init__(self, name: str | None) -> None:
-        self.name, self.last, self.step = name, None, None  # type: ignore[var-annotated]
+    def __init__(self, date_format: str | None) -> None:
+        self.date_format = date_format
+        self.last: Any = None
+        self.steps: dict[str, Any] | None = None  # in all ways to count that are left
 
-    def check(self, frame: "pandas.DataFrame", rows: int) -> None:
-        """Raise ValueError unless the times go on as they began."""
-        times: Any = np.asarray(parse_times(frame[self.name]))
+    def check(self, column: "pandas.Series", rows: int) -> None:
+        """Raise ValueError unless the times go on as they began.
+
+        Args:
+            column: the times of a piece.
+            rows: so many were before it.
+        """
+        if self.date_format is None:
+            self.date_format = find_date_format(column)
+        times = parse_times(column, self.date_format, rows)
         if self.last is not None:
-            times = np.concatenate([[self.last], times])
+            if getattr(times, "tz", None) != getattr(self.last, "tz", None):
+                raise ValueError(f"time: expected dates of one time zone in {column.name!r}, got "
+                                 f"{times[0]} in data row {rows + 1}")  # fmt: skip
+            is_dates = hasattr(times, "asi8")
+            times = self.last.append(times) if is_dates else np.concatenate([self.last, times])
             rows -= 1
-        steps = np.diff(times)
-        if len(steps):
-            self.step = steps[0] if self.step is None else self.step
-            bad = np.abs(steps / self.step - 1) > 1e-3
-            if not steps[0] > np.zeros(1, steps.dtype)[0] or bad.any():
-                row = int(bad.argmax())
-                raise ValueError(
-                    f"time: expected times in column {self.name!r} that rise by equal steps, got "
-                    f"{times[row]} and {times[row + 1]} in data rows {rows + row + 1} and "
-                    f"{rows + row + 2}; a table that is streamed is not brought in order"
-                )
-        self.last = times[-1]
+        self.last = times[-1:]
+        if len(times) < 2:
+            return
+        counted = ticks(times)
+        if self.steps is None:
+            self.steps = {kind: count[1] - count[0] for kind, count in counted.items()}
+        bad = {
+            kind: ~(np.abs(np.diff(counted[kind]) - step) <= 1e-3 * step)
+            for kind, step in self.steps.items()
+            if kind in counted
+        }
+        self.steps = {kind: self.steps[kind] for kind, x in bad.items() if not x.any()}
+        if not any(step > 0 for step in self.steps.values()):
+            row = max((int(x.argmax()) for x in bad.values()), default=0)
+            raise ValueError(
+                f"time: expected times in column {column.name!r} that rise by equal steps, got "
+                f"{times[row]} and {times[row + 1]} in data rows {rows + row + 1} and "
+                f"{rows + row + 2}; a table that is streamed is not brought in order"
+            )

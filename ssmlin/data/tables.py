@@ -1,15 +1,15 @@
 """Reading tables from files of many formats, with messages in words."""
 
 import bz2
+import codecs
 import csv
 import gzip
 import json
 import lzma
-import re
 import sqlite3
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -17,10 +17,25 @@ from urllib.parse import quote
 
 import numpy as np
 
+from ssmlin.data.columns import check_names
+from ssmlin.data.texts import (
+    PLAIN,
+    Marks,
+    as_written,
+    convert,
+    find_marks,
+    given_marks,
+    may_be_misread,
+)
+
 if TYPE_CHECKING:
     import pandas
 
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+#: UTF-8, with or without the mark that says so.
+ENCODING = "utf-8-sig"
+#: So many rows of a stream decide how its numbers are written, fewer of many columns.
+ROWS_FOR_MARKS = 100_000
 _TEXTS = (".csv", ".tsv", ".txt")
 _DATABASES = (".db", ".sqlite", ".sqlite3", ".duckdb")
 _ENDINGS = (*_TEXTS, ".parquet", ".xlsx", ".jsonl", ".ndjson", ".npy", ".npz", *_DATABASES)
@@ -32,13 +47,20 @@ def read_table(
     table: str | None = None,
     query: str | None = None,
     sheet: str | int = 0,
-    encoding: str = "utf-8-sig",
+    encoding: str = ENCODING,
+    decimal: str | None = None,
+    thousands: str | None = None,
+    text: Sequence[str] = (),
 ) -> "pandas.DataFrame":
     r"""Read a table; nothing is ever written.
 
     CSV and TSV (also .txt, and packed as .gz, .bz2 or .xz), Parquet, Excel (.xlsx), JSON lines
     (.jsonl, .ndjson), NumPy (.npy, .npz), SQLite (.db, .sqlite, .sqlite3) and DuckDB (.duckdb).
-    The separator of a CSV file is found in its header, with decimal commas where it is a semicolon.
+
+    The separator of a CSV file is found in its header, and how numbers are written in all of its
+    rows: 2,5 or 0,250 or 1.234,5 show a decimal comma. Columns whose values are all like 1,234 are
+    refused if no other column decides. A column of text becomes numbers if all values are, except
+    names such as 007, 12E3 or numbers of 19 digits, which stay as they are written.
 
     Args:
         source: a file, or a DataFrame, which is returned.
@@ -46,13 +68,17 @@ def read_table(
         query: to run on a database instead.
         sheet: of an Excel file.
         encoding: of a text file.
+        decimal: the decimal mark in text, "." or ","; the other one then parts thousands.
+        thousands: the mark that parts thousands in text.
+        text: columns of names, such as of series, which stay as they are written.
 
     Returns:
         The table, with named columns and at least one row.
 
     Raises:
         ValueError: a file that is not there, cannot be read, is empty or damaged, or needs a
-            package that is not installed; the message names the file.
+            package that is not installed; the message names the file. Numbers that can be read in
+            two ways.
 
     Example:
         >>> import tempfile, pathlib
@@ -74,13 +100,19 @@ def read_table(
         raise ValueError(f"table: expected a database for a table or a query, got {path}")
     if table is not None and query is not None:
         raise ValueError("query: expected a table or a query, got both")
+    given = given_marks(decimal, thousands)
     with _in_words(path, kind):
         if kind in _TEXTS:
-            frame = _read_text(path, kind, encoding)
+            frame = _read_text(path, kind, encoding, given, text)
         elif kind == ".parquet":
             frame = pd.read_parquet(path)
+            if any(name is not None for name in frame.index.names):
+                frame = frame.reset_index()  # pandas wrote a column as the index
         elif kind == ".xlsx":
-            frame = pd.read_excel(path, sheet_name=sheet)
+            # As the cells are: pandas would make 7 of the text 007, and nothing of NA.
+            frame = pd.read_excel(
+                path, sheet_name=sheet, dtype=object, keep_default_na=False, na_values=[""]
+            ).infer_objects()
         elif kind in (".jsonl", ".ndjson"):
             with open(path, encoding=encoding) as file:
                 records = [json.loads(line) for line in file if line.strip()]
@@ -99,6 +131,11 @@ def read_table(
     if frame.columns.duplicated().any():
         name = frame.columns[frame.columns.duplicated()][0]
         _fail(path, "columns of different names", f"{name!r} twice")
+    if given is not None and kind not in _TEXTS:
+        for name in frame.columns.difference(text):
+            values = frame[name].tolist()
+            if all(isinstance(value, str) for value in values):
+                frame[name] = convert(values, given)
     return frame
 
 
@@ -113,16 +150,20 @@ def _in_words(path: Path, kind: str) -> Iterator[None]:
         _fail(path, "the packages for this format (pip install ssmlin[data])", str(error), error)
     except UnicodeDecodeError as error:
         _fail(path, f"text in {error.encoding}",
-              f"byte {error.object[error.start]:#04x} at {error.start}; say its encoding, such as "
-              "latin-1", error)  # fmt: skip
+              f"byte {error.object[error.start]:#04x} at {error.start}; say encoding= "
+              f"(--encoding), such as {_other_encoding(error.object)}", error)  # fmt: skip
     except (OSError, ValueError, KeyError, RuntimeError, EOFError, lzma.LZMAError,
             zipfile.BadZipFile, sqlite3.Error, pd.errors.DatabaseError) as error:  # fmt: skip
-        if str(error).startswith(("source:", "columns:")):
+        if str(error).startswith(("source:", "columns:", "decimal:", "encoding:")):
             raise
         text = str(error).strip().removeprefix("Error tokenizing data. C error: ")
         _fail(
             path, f"a readable {kind.removeprefix('.')} file", text or type(error).__name__, error
         )
+
+
+def _other_encoding(start: bytes) -> str:
+    return "utf-16" if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "latin-1"
 
 
 def _fail(path: Path, expected: str, got: str, cause: Exception | None = None) -> NoReturn:
@@ -138,51 +179,102 @@ def _kind(path: Path) -> str:
 
 
 def read_chunks(
-    path: Path, columns: Sequence[str], rows: int, encoding: str = "utf-8-sig"
+    path: Path,
+    columns: Sequence[str],
+    rows: int,
+    *,
+    encoding: str = ENCODING,
+    marks: Mapping[str, Marks | None],
+    text: Sequence[str] = (),
 ) -> Iterator["pandas.DataFrame"]:
     """Some columns of a CSV, TSV or Parquet file, so many rows at a time.
+
+    Args:
+        path: the file.
+        columns: their names.
+        rows: how many at a time.
+        encoding: of a text file.
+        marks: what :func:`file_marks` finds. Columns of one decimal mark come as numbers where all
+            values are, others as text.
+        text: columns that come as text from a text file, whatever is in them.
 
     Raises:
         ValueError: a file that is not there, is of another kind or cannot be read, or a column that
             is not there; the message names the file.
     """
-    if not path.is_file():
-        raise ValueError(f"source: expected a file, got none at {path}")
-    kind = _kind(path)
-    if kind not in (*_TEXTS, ".parquet"):
-        _fail(path, "CSV, TSV or Parquet to read piece by piece", kind or "no ending")
+    kind = _streamed_kind(path)
     with _in_words(path, kind):
         if kind == ".parquet":
             from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
 
             with ParquetFile(path) as file:
-                _check_names(columns, file.schema_arrow.names)
+                check_names(columns, file.schema_arrow.names)
                 for batch in file.iter_batches(rows, columns=list(columns)):
-                    yield batch.to_pandas()
+                    yield batch.to_pandas().reset_index()[list(columns)]
             return
-        names, options = _text_options(path, kind, encoding)
-        _check_names(columns, names)
-        positions = [names.index(name) for name in columns]
         import pandas as pd
 
-        with pd.read_csv(path, usecols=positions, chunksize=rows, **options) as chunks:
-            for frame in chunks:
-                yield frame.rename(columns=str.strip)
+        options = _text_options(path, kind, encoding)
+        check_names(columns, options["names"])
+        # pandas knows one decimal mark in all columns; columns of the other come as text.
+        decimals = {mark.decimal for name in columns if (mark := marks[name]) is not None}
+        decimal = decimals.pop() if len(decimals) == 1 else "."
+        as_text = [
+            name
+            for name in columns
+            if name in text or (one := marks[name]) is None or one.decimal != decimal
+        ]
+        options |= {"usecols": list(columns), "dtype": dict.fromkeys(as_text, object)}
+        with pd.read_csv(path, chunksize=rows, decimal=decimal, **options) as chunks:
+            yield from chunks
 
 
-def _check_names(columns: Sequence[str], known: Sequence[str]) -> None:
-    """Raise ValueError about a column that is not there."""
-    for name in columns:
-        if name not in known:
-            raise ValueError(f"columns: expected names among {', '.join(known[:20])}; got {name!r}")
+def file_marks(
+    path: Path, encoding: str = ENCODING, decimal: str | None = None, thousands: str | None = None
+) -> dict[str, Marks | None]:
+    """How numbers are written in each column of a text file that is read piece by piece.
+
+    Found in the first 100 000 rows, fewer of many columns. None stands for columns without decimal
+    or thousands marks there; in Parquet files all columns are as in Python if no marks are given.
+    """
+    kind = _streamed_kind(path)
+    given = given_marks(decimal, thousands)
+    with _in_words(path, kind):
+        if kind == ".parquet":
+            from pyarrow.parquet import read_schema
+
+            return dict.fromkeys(read_schema(path).names, given or PLAIN)
+        options = _text_options(path, kind, encoding)
+        if given is not None:
+            return dict.fromkeys(options["names"], given)
+        rows = min(ROWS_FOR_MARKS, max(1000, 2_000_000 // len(options["names"])))
+        points_are_decimal = options["sep"] == ","
+        found = _read_carefully(path, options | {"nrows": rows})[2]
+        if points_are_decimal:
+            # Without quotes no comma can be in a number: points that come later are decimal.
+            found = {name: marks or PLAIN for name, marks in found.items()}
+        return found
 
 
-def _text_options(path: Path, kind: str, encoding: str) -> tuple[list[str], dict[str, Any]]:
-    """The names of the columns of a CSV or TSV file, and how pandas is to read it."""
+def _streamed_kind(path: Path) -> str:
+    if not path.is_file():
+        raise ValueError(f"source: expected a file, got none at {path}")
+    kind = _kind(path)
+    if kind not in (*_TEXTS, ".parquet"):
+        _fail(path, "CSV, TSV or Parquet to read piece by piece", kind or "no ending")
+    return kind
+
+
+def _text_options(path: Path, kind: str, encoding: str) -> dict[str, Any]:
+    """How pandas is to read a CSV or TSV file, the names of its columns among it."""
+    try:
+        codecs.lookup(encoding)
+    except LookupError as error:
+        raise ValueError(f"encoding: expected the name of one, such as latin-1, got {encoding!r}"
+                         ) from error  # fmt: skip
     opener = _OPENERS.get(path.suffix.lower(), open)
     with opener(path, "rt", encoding=encoding, newline="") as file:
         header = file.readline()
-        first = file.readline()
     if not header.strip():
         _fail(path, "a header with the names of the columns", "an empty line or file")
     counts = {sep: header.count(sep) for sep in (",", ";", "\t", "|")}
@@ -191,10 +283,10 @@ def _text_options(path: Path, kind: str, encoding: str) -> tuple[list[str], dict
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         _fail(path, "columns of different names", f"{twice!r} twice")
-    comma = sep != "," and re.search(r"(?:^|;|\t|\|)\s*-?\d+,\d+\s*(?:$|;|\t|\|)", first.strip())
-    return names, {
+    return {
         "sep": sep,
-        "decimal": "," if comma else ".",
+        "names": names,
+        "header": 0,
         "encoding": encoding,
         "index_col": False,
         "skipinitialspace": True,
@@ -202,19 +294,67 @@ def _text_options(path: Path, kind: str, encoding: str) -> tuple[list[str], dict
     }
 
 
-def _read_text(path: Path, kind: str, encoding: str) -> "pandas.DataFrame":
-    """A CSV or TSV file."""
+def _read_fields(path: Path, options: dict[str, Any]) -> "pandas.DataFrame":
+    """What pandas makes of a text file."""
     import pandas as pd
 
-    names, options = _text_options(path, kind, encoding)
     with warnings.catch_warnings():
         # A row that is longer than the header.
         warnings.simplefilter("error", pd.errors.ParserWarning)
         try:
-            frame = pd.read_csv(path, **options)
+            return pd.read_csv(path, **options)
         except pd.errors.ParserWarning as error:
-            _fail(path, f"rows of {len(names)} fields", "longer ones", error)
-    return frame.rename(columns=str.strip)
+            _fail(path, f"rows of {len(options['names'])} fields", "longer ones", error)
+
+
+def _read_carefully(
+    path: Path, options: dict[str, Any], text: Sequence[str] = (), given: Marks | None = None
+) -> tuple["pandas.DataFrame", dict[str, list[str]], dict[str, Marks | None]]:
+    """A text file: columns that can only be numbers, all others as texts, and all marks.
+
+    pandas reads numbers ten times faster than texts, so only columns of which it may have lost
+    something are read again, as they are written.
+    """
+    frame = _read_fields(path, options | {"decimal": "." if given is None else given.decimal})
+    again = [
+        name
+        for name in frame
+        if name in text
+        or frame[name].dtype.kind not in "iuf"
+        or may_be_misread(frame[name].to_numpy("float64"))
+    ]
+    texts = {}
+    if again:
+        fields = _read_fields(
+            path, options | {"usecols": again, "dtype": object, "na_filter": False}
+        )
+        # A row that is shorter than the header has missing values at its end.
+        texts = {name: fields[name].fillna("").tolist() for name in again}
+    marks: dict[str, Marks | None] = dict.fromkeys(frame, given or given_marks(".", None))
+    if given is None:
+        numeric = {name: texts[name] for name in again if name not in text}
+        decided = "." if len(again) < len(frame.columns) else ""
+        marks |= find_marks(numeric, options["sep"] == ",", decided)
+    return frame, texts, marks
+
+
+def _read_text(
+    path: Path, kind: str, encoding: str, given: Marks | None, text: Sequence[str]
+) -> "pandas.DataFrame":
+    """A CSV or TSV file."""
+    import pandas as pd
+
+    options = _text_options(path, kind, encoding)
+    frame, texts, marks = _read_carefully(path, options, text, given)
+    columns = {
+        name: as_written(texts[name])
+        if name in text
+        else convert(texts[name], marks[name])
+        if name in texts
+        else frame[name]
+        for name in frame
+    }
+    return pd.DataFrame(columns)
 
 
 def _read_numpy(path: Path) -> "pandas.DataFrame":

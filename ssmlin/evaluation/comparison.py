@@ -9,6 +9,7 @@ import numpy as np
 
 from ssmlin import _checks
 from ssmlin._progress import progress_bar
+from ssmlin.data.columns import numbers
 from ssmlin.evaluation.averaging import average
 from ssmlin.evaluation.candidates import AVERAGE, DEFAULT, forecasters
 from ssmlin.evaluation.datasets import Series, Split, train_test_split
@@ -356,9 +357,15 @@ def _table(name: str, data: Any) -> tuple[np.ndarray, tuple[str, ...], np.ndarra
     index = getattr(data, "index", None)
     labels = None if callable(index) else index  # a list has a method of this name
     try:
-        values = np.asarray(data, np.float64)
+        if labels is None:
+            values = np.asarray(data, np.float64)
+        else:  # of pandas, with columns of any type
+            frame = data if hasattr(data, "columns") else data.to_frame()
+            columns = [numbers(column) for _, column in frame.items()]
+            values = np.column_stack([np.empty((len(frame), 0)), *columns])
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}: expected numbers, got {_checks.describe(data)}") from error
+        got = _checks.describe(data) if labels is None else type(data).__name__
+        raise ValueError(f"{name}: expected numbers, got {got}: {error}") from error
     names = [str(column) for column in getattr(data, "columns", ())]
     values = values[:, None] if values.ndim == 1 else values
     if values.ndim != 2 or 0 in values.shape:
