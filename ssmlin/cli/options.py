@@ -9,9 +9,10 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from ssmlin._files import check_writable
 from ssmlin.data import Columns
 
-console = Console()
+console = Console(markup=False)  # names in brackets are names
 
 FileArgument = Annotated[
     Path,
@@ -61,13 +62,23 @@ def names(text: str) -> list[str]:
 
 
 def new_file(path: Path | None, option: str) -> None:
-    """End the command if a file is there, which is never overwritten, or its folder is not."""
+    """End the command if a file is there, which is never overwritten, or cannot be written."""
     if path is None:
         return
     if path.exists():
         fail(f"{option}: expected a file that does not exist, got {path}")
     if not path.parent.is_dir():
         fail(f"{option}: expected a folder that exists, got {path.parent}")
+    try:
+        check_writable(path)
+    except OSError as error:
+        fail(f"{option}: expected a file that can be written, got {error}")
+
+
+def two_files(one: Path | None, option: str, other: Path | None, other_option: str) -> None:
+    """End the command if two outputs are to be one file."""
+    if one is not None and other is not None and one.resolve() == other.resolve():
+        fail(f"{option}: expected another file than that of {other_option}, got {one} for both")
 
 
 @contextmanager
@@ -91,6 +102,7 @@ def read(
     inputs: Sequence[str],
     time: str | None,
     series: str | None = None,
+    to_fit: bool = True,
     **options: Any,
 ) -> dict[str, Columns]:
     """Columns of a file for each series in it; under the name "" where there is one."""
@@ -99,8 +111,8 @@ def read(
     with in_lines():
         table = read_table(file, **options)
         if series is None:
-            return {"": select_columns(table, targets, inputs, time)}
-        return select_panel(table, series, targets, inputs, time)
+            return {"": select_columns(table, targets, inputs, time, to_fit=to_fit)}
+        return select_panel(table, series, targets, inputs, time, to_fit=to_fit)
 
 
 @contextmanager

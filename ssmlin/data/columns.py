@@ -35,6 +35,8 @@ def select_columns(
     targets: Sequence[str],
     inputs: Sequence[str] = (),
     time: str | None = None,
+    *,
+    to_fit: bool = True,
 ) -> Columns:
     """Take targets, inputs and times from a table, and check them.
 
@@ -47,15 +49,17 @@ def select_columns(
         targets: names of the columns to predict.
         inputs: names of columns that are known before each step.
         time: name of a column of numbers or dates; without it the rows are the steps.
+        to_fit: whether a model is to be fitted to them; one that is fitted already goes on from a
+            single row or from values that do not vary.
 
     Returns:
         Arrays.
 
     Raises:
         ValueError: a column that is not there, is named twice, is not of numbers, holds infinite
-            values, does not vary, or is an input with missing values; fewer than two rows; times
-            that cannot be read, occur twice or are irregular. Messages name column and data row,
-            counted from 1.
+            values, is empty, or is an input with missing values; to fit, a column that does not
+            vary or fewer than two rows; times that cannot be read, occur twice or are irregular.
+            Messages name column and data row, counted from 1.
 
     Warns:
         RuntimeWarning: rows were brought in order, or steps are missing.
@@ -79,8 +83,9 @@ def select_columns(
             raise ValueError(f"columns: expected names among {known}; got {name!r}{hint}")
         if chosen.count(name) > 1:
             raise ValueError(f"columns: expected each column once, got {name!r} twice")
-    if len(frame) < 2:
-        raise ValueError(f"rows: expected at least 2, got {len(frame)}")
+    least = 2 if to_fit else 1
+    if len(frame) < least:
+        raise ValueError(f"rows: expected at least {least}, got {len(frame)}")
     values = np.column_stack([numbers(frame[name]) for name in targets])
     outside = [numbers(frame[name]) for name in inputs]
     for name, column in zip(inputs, outside, strict=True):
@@ -93,7 +98,7 @@ def select_columns(
         seen = column[~np.isnan(column)]
         if len(seen) == 0:
             raise ValueError(f"targets: expected values in column {name!r}, got none")
-        if np.ptp(seen) == 0:
+        if to_fit and np.ptp(seen) == 0:
             raise ValueError(f"targets: expected varying values in column {name!r}, got a constant")
     table = np.column_stack([values, *outside])
     times: Any = np.arange(len(table))
@@ -114,6 +119,8 @@ def select_panel(
     targets: Sequence[str],
     inputs: Sequence[str] = (),
     time: str | None = None,
+    *,
+    to_fit: bool = True,
 ) -> dict[str, Columns]:
     """Take several series, which may differ in length, from one table.
 
@@ -123,6 +130,7 @@ def select_panel(
         targets: as in :func:`select_columns`, as are all further arguments.
         inputs: names of columns that are known before each step.
         time: name of a column of numbers or dates.
+        to_fit: whether a model is to be fitted to them.
 
     Returns:
         For each name, in the order of the table, what :func:`select_columns` returns.
@@ -151,7 +159,7 @@ def select_panel(
     panel = {}
     for name, rows in frame.groupby(series, sort=False):
         try:
-            panel[str(name)] = select_columns(rows, targets, inputs, time)
+            panel[str(name)] = select_columns(rows, targets, inputs, time, to_fit=to_fit)
         except ValueError as error:
             raise ValueError(f"series {name!r}: {error}") from error
     return panel
@@ -218,6 +226,8 @@ def _regular(times: Any, table: np.ndarray, name: str) -> tuple[Any, np.ndarray]
             f"time: expected each time once in column {name!r}, got {times[twice[0]]} in data rows "
             f"{rows[0]} and {rows[1]}"
         )
+    if len(times) == 1:
+        return times, table
     position = _positions(times, name)
     if position[-1] + 1 == len(position):
         return times, table
@@ -283,6 +293,9 @@ def _continue(times: Any, position: np.ndarray, count: int) -> Any:
 def future_times(times: Any, horizon: int) -> Any:
     """The times of the next steps of a regular grid, as :class:`Columns` has.
 
+    Raises:
+        ValueError: fewer than two times, which do not say how long a step is.
+
     Example:
         >>> import numpy as np
         >>> from ssmlin.data import future_times
@@ -290,4 +303,6 @@ def future_times(times: Any, horizon: int) -> Any:
         [1992.0, 1993.0]
     """
     steps = len(times)
+    if steps < 2:
+        raise ValueError(f"times: expected at least 2, which say how long a step is, got {steps}")
     return _continue(times, np.arange(steps), steps + horizon)[steps:]
