@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import ssmlin
 from ssmlin import LinearAttentionSSM, learning
+from ssmlin._files import written_whole
 from ssmlin.cli import comparing
 from ssmlin.cli.app import app
 from ssmlin.data import Scaling, read_table, select_columns, select_panel
@@ -229,6 +230,29 @@ def test_what_a_forecast_cannot_do_without_is_told(told, tmp_path):
 
 
 # ------------------------------------------------------------------------------ writing
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_new_file_replaces_none_that_came_meanwhile(tmp_path, monkeypatch, links):
+    def link(*args):
+        raise OSError("no links here")
+
+    if not links:
+        monkeypatch.setattr("os.link", link)
+    path = tmp_path / "a.csv"
+    with written_whole(path, new=True) as temporary:
+        temporary.write_text("whole")
+        assert not path.exists() and temporary.suffix == ".csv"
+    with pytest.raises(FileExistsError), written_whole(path, new=True):
+        raise AssertionError("not even begun")
+    path.unlink()
+    with pytest.raises(FileExistsError), written_whole(path, new=True) as temporary:
+        temporary.write_text("late")
+        path.write_text("meanwhile")
+    assert path.read_text() == "meanwhile"
+    with written_whole(path) as temporary:
+        temporary.write_text("replaced")
+    assert path.read_text() == "replaced" and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("broken", [1, 2])
