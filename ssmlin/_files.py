@@ -1,11 +1,12 @@
-"""Files of named arrays: written whole or not at all, checked when read, and never run as code."""
+"""Files are written whole or not at all; those of arrays are checked when read, never run."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +44,37 @@ def write_arrays(
     text = json.dumps({"kind": kind, "format": _FORMAT, **description}, sort_keys=True)
     whole = {name: np.array(x, order="C", copy=True) for name, x in arrays.items()}
     data = save(whole, {"ssmlin": text, "sha256": _checksum(whole, text)})
-    temporary = path.with_name(f"{_temporary_prefix(path)}{secrets.token_hex(8)}")
-    with open(temporary, "xb") as file:  # unlike mkstemp's, its permissions are the user's usual
-        try:
-            file.write(data)
-            file.flush()
+    with written_whole(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def written_whole(path: Path, *, new: bool = False) -> Iterator[Path]:
+    """A temporary path in the same folder to write to, which becomes `path` at the end.
+
+    Whatever fails, nothing is left of it, and what was at `path` stays as it was.
+
+    Args:
+        path: the file; its folder must exist.
+        new: whether there must be no file at `path`.
+
+    Raises:
+        FileExistsError: there is one, and there must be none.
+        OSError: the file cannot be written.
+    """
+    if new and path.exists():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    temporary = _temporary(path)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
+        if new:
+            _move_to_new(temporary, path)
+        else:
             os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    finally:
+        temporary.unlink(missing_ok=True)
     if hasattr(os, "O_DIRECTORY"):
         # So that the new name outlives a loss of power, too; some file systems cannot.
         with contextlib.suppress(OSError):
@@ -61,6 +83,36 @@ def write_arrays(
                 os.fsync(folder)
             finally:
                 os.close(folder)
+
+
+def _move_to_new(temporary: Path, path: Path) -> None:
+    """Give a file its name, unless another one has it meanwhile."""
+    try:
+        os.link(temporary, path)  # unlike a rename it never replaces
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        os.replace(temporary, path)
+
+
+def check_writable(path: Path) -> None:
+    """Try what :func:`written_whole` will do, before the work that is to be written.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    temporary = _temporary(path)
+    try:
+        open(temporary, "xb").close()
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    """A name of its own, with the same ending, since some writers go by the ending."""
+    return path.with_name(f"{_temporary_prefix(path)}{secrets.token_hex(8)}{path.suffix}")
 
 
 def _temporary_prefix(path: Path) -> str:

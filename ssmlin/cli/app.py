@@ -118,7 +118,7 @@ def mechanisms(
 
     table = Table(title="S_t = S_{t-1} A_t + B_t", title_justify="left")
     for heading in ("name", "A_t", "B_t", "gates", "source"):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=heading == "name")
     rows = []
     for name, cls in MECHANISMS.items():
         gates = []

@@ -5,13 +5,16 @@ import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import numpy as np
 import typer
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
+from ssmlin._files import written_whole
 from ssmlin.cli.options import (
     CheckpointOption,
     DateFormatOption,
@@ -39,6 +42,7 @@ from ssmlin.cli.options import (
     read,
     resumable,
     transform_of,
+    two_files,
 )
 
 if TYPE_CHECKING:
@@ -92,6 +96,9 @@ def compare(
     checkpoint: CheckpointOption = None,
     seed: SeedOption = 0,
     workers: Annotated[int, typer.Option(min=1, help="Models fitted at the same time.")] = 2,
+    wide: Annotated[
+        bool, typer.Option("--wide", help="Print all columns, not only those that fit.")
+    ] = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -104,9 +111,11 @@ def compare(
     Example: ssmlin compare data.csv --target y --checkpoint done   # models may be added later
     """
     from ssmlin.evaluation import Series, compare_series, pooled_frame
+    from ssmlin.evaluation.comparison import all_series
 
     new_file(output, "--output")
     new_file(report, "--report")
+    two_files(output, "--output", report, "--report")
     transform = transform_of(transform, log)
     if report is not None and series is not None:
         fail("--report: expected a file of one series, got --series")
@@ -134,22 +143,33 @@ def compare(
             checkpoint_dir=folder,
             progress=progress,
         )
-    frame = pooled_frame(found) if series is not None else found[several[0].name].to_frame()
-    if output is not None:
-        frame.to_csv(output, index=False)
-    if report is not None:
-        _write_report(report, found[several[0].name], draws, seed, progress)
+        frame = pooled_frame(found) if series is not None else found[several[0].name].to_frame()
+        # Without a model that did not fail there is nothing to keep.
+        none_left = bool((frame.failure != "").all())
+        # Without a model that did not fail there is nothing to keep.
+        if report is not None and not none_left:
+            _write_report(report, found[several[0].name], draws, seed, progress)
+        if output is not None and not none_left:
+            with written_whole(output, new=True) as temporary:
+                frame.to_csv(temporary, index=False)
+    shown, each, title = frame, frame, f"{file.name}: held out, one step ahead"
+    if series is not None:
+        together = frame.series == all_series(found)
+        shown, each = frame[together].drop(columns="series"), frame[~together]
+        title = f"{file.name}: {len(several)} series together, held out, one step ahead"
     if as_json:
         typer.echo(json.dumps(json.loads(frame.to_json(orient="records"))))
-        return
-    if series is not None:
-        title = f"{file.name}: {len(several)} series together, held out, one step ahead"
-        _print(frame[frame.series == "all"], title, horizon, _seen(found))
     else:
-        _print(frame, f"{file.name}: held out, one step ahead", horizon, _seen(found))
-    for path in (output, report):
-        if path is not None:
-            console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+        if len(shown) and not none_left:
+            _print(shown, title, wide, _seen(found))
+        _print_complaints(each)
+        for path in (output, report):
+            if path is not None and not none_left:
+                console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    if none_left:
+        _end("expected one that can be fitted and predicts the held-out part, got none")
+    if not len(shown):
+        _end("expected one that can be fitted to all series, got none")
 
 
 def _seen(found: Mapping[str, "Comparison"]) -> str:
@@ -163,37 +183,81 @@ def _seen(found: Mapping[str, "Comparison"]) -> str:
     return ", ".join(f"{seen} in {len(names)} series" for seen, names in parts.items())
 
 
-def _print(frame: "pandas.DataFrame", title: str, horizon: int, seen: str) -> None:
-    """The most important columns."""
-    shown = {"crps": "CRPS", "rmse": "RMSE", "coverage_80": "80 %", "coverage_95": "95 %"}
-    shown |= {"path_crps": "paths"} if horizon > 1 else {}
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("model", no_wrap=True)
-    for heading in ("log p", "to the best", *shown.values()):
-        table.add_column(heading, justify="right")
-    records = frame.to_dict("records")
-    for row in records:
-        if row["failure"]:
-            table.add_row(row["model"], "failed")
-            continue
-        behind = f"{row['difference']:.3f} ± {row['difference_se']:.3f}"
-        table.add_row(
-            row["model"],
-            f"{row['log_density']:.3f}",
-            behind if row["difference"] else "",
-            *(f"{row.get(name, np.nan):.3f}" for name in shown),
-        )
-    console.print(table)
-    console.print(
-        "log p: mean log density a step; 80 %, 95 %: shares of values inside these intervals;\n"
-        + ("paths: CRPS of sampled paths; " if horizon > 1 else "")
-        + "units: the training part's standard deviation of each column"
-        + (f";\nmodels see {seen}" if seen else ""),
-        highlight=False,
-    )
-    for row in records:
-        if row["failure"]:
-            console.print(f"{row['model']} failed: {row['failure']}", highlight=False)
+def _print(frame: "pandas.DataFrame", title: str, wide: bool, seen: str) -> None:
+    """All columns, or the first ones that fit; names and numbers are never cut."""
+    columns = _every_column(frame) if wide else _main_columns(frame)
+    count = len(columns)
+    while True:
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+        for i, heading in enumerate(list(columns)[:count]):
+            table.add_column(heading, justify="right" if i else "left", no_wrap=True)
+        for row in zip(*list(columns.values())[:count], strict=True):
+            table.add_row(*row)
+        width = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
+        if wide or width <= console.width or count == 2:
+            break
+        count -= 1
+    Console(markup=False, width=max(width, console.width)).print(table)
+    shown = list(columns)[:count]
+    shares = [heading for heading in ("80 %", "95 %") if heading in shown]
+    said = ["log p: mean log density a step"] if "log p" in shown else []
+    said += [f"{', '.join(shares)}: share of values inside this interval"] if shares else []
+    said += ["paths: CRPS of sampled paths"] if "paths" in shown else []
+    said += ["units: the training part's standard deviation of each column"]
+    said += [f"models see {seen}"] if seen else []
+    said += [] if wide else ["more columns: --wide, or --output with a file"]
+    console.print("; ".join(said), highlight=False)
+
+
+def _main_columns(frame: "pandas.DataFrame") -> dict[str, list[str]]:
+    """The most important columns, as text, the most important first."""
+    behind = [
+        f"{difference:.3f} ± {error:.3f}" if difference else ""
+        for difference, error in zip(frame.difference, frame.difference_se, strict=True)
+    ]
+    shown = {"log p": "log_density", "paths": "path_crps", "80 %": "coverage_80", "CRPS": "crps",
+             "RMSE": "rmse", "95 %": "coverage_95"}  # fmt: skip
+    cells = {heading: [_cell(x) for x in frame[name]]
+             for heading, name in shown.items() if name in frame}  # fmt: skip
+    failed = frame["failure"] != ""
+    log_p = ["failed" if fail else x for fail, x in zip(failed, cells.pop("log p"), strict=True)]
+    behind = ["" if fail else x for fail, x in zip(failed, behind, strict=True)]
+    return {"model": list(frame.model), "log p": log_p, "to the best": behind} | cells
+
+
+def _every_column(frame: "pandas.DataFrame") -> dict[str, list[str]]:
+    """All columns, as text, but what is said below the table."""
+    return {
+        name: [_cell(x) for x in frame[name]]
+        for name in frame.columns
+        if name not in ("failure", "warnings")
+    }
+
+
+def _cell(x: Any) -> str:
+    """A number or a text; nothing where there is no number."""
+    if isinstance(x, float):
+        return "" if np.isnan(x) else f"{x:.3f}"
+    return str(x)
+
+
+def _print_complaints(frame: "pandas.DataFrame") -> None:
+    """Failures and warnings of each model, in a line."""
+    for column, verb in (("failure", "failed"), ("warnings", "warned")):
+        told = frame[frame[column] != ""]
+        for model, rows in told.groupby("model", sort=False):
+            where = ""
+            if "series" in frame:
+                count = frame["series"].nunique()
+                where = f" on {len(rows)} of {count} series, first on {rows['series'].iloc[0]}"
+            console.print(f"{model} {verb}{where}: {rows[column].iloc[0]}", highlight=False,
+                          soft_wrap=True)  # fmt: skip
+
+
+def _end(message: str) -> NoReturn:
+    """End a comparison without a result: the call was right, what came of it was not."""
+    typer.echo(f"Error: models: {message}", err=True)
+    raise typer.Exit(1)
 
 
 def _write_report(

@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
 
+from ssmlin._files import written_whole
 from ssmlin.cli.options import (
     CheckpointOption,
     DateFormatOption,
@@ -37,8 +40,9 @@ from ssmlin.cli.options import (
     read,
     resumable,
     transform_of,
+    two_files,
 )
-from ssmlin.data import Columns, Scaling
+from ssmlin.data import Columns, Scaling, free_name
 from ssmlin.data.scaling import describe_powers
 
 #: Text and Parquet files above this many bytes are streamed.
@@ -335,7 +339,7 @@ class _Loaded(NamedTuple):
     reading: Reading
 
 
-def _load(model_file: Path, file: Path, reading: Reading) -> _Loaded:
+def _load(model_file: Path, file: Path, reading: Reading, *, to_fit: bool) -> _Loaded:
     """A model, and what it asks for from a file."""
     from ssmlin.evaluation.forecasters import Observed
     from ssmlin.models import load, load_notes
@@ -349,16 +353,31 @@ def _load(model_file: Path, file: Path, reading: Reading) -> _Loaded:
     except KeyError:
         fail(f"MODEL: expected a file that `ssmlin fit` wrote, got {model_file}")
     reading = reading.after(notes.get("reading", {}))
-    panel = read(file, notes["targets"], notes["inputs"], notes["time"], notes["series"], reading)
+    panel = read(file, notes["targets"], notes["inputs"], notes["time"], notes["series"], reading,
+                 to_fit=to_fit)  # fmt: skip
     parts = []
     with in_lines():
         one = next(iter(scalings.values()))
         for name, columns in panel.items():
-            # A series that the fit did not know is standardised by what is there of it.
-            known = scalings.get(name)
-            scaling = known or Scaling.fit(columns, one.power, one.difference)
+            scaling = scalings.get(name)
+            if scaling is None:
+                # A series that the fit did not know is standardised by what is there of it.
+                _check_scalable(name, columns)
+                scaling = Scaling.fit(columns, one.power, one.difference)
             parts.append(_Part(name, columns, scaling, Observed(*scaling.apply(columns))))
     return _Loaded(model, params, props, notes, parts, reading)
+
+
+def _check_scalable(name: str, columns: Columns) -> None:
+    """Raise ValueError about a series that gives no scale to go on with."""
+    for target, column in zip(columns.targets, columns.values.T, strict=True):
+        seen = column[~np.isnan(column)]
+        if len(seen) == 0 or np.ptp(seen) == 0:
+            got = f"{len(seen)} values" if len(seen) < 2 else f"{seen[0]} alone"
+            raise ValueError(
+                f"series {name!r}: the model was fitted without it, so its scale is taken from "
+                f"these rows: expected varying values in column {target!r}, got {got}"
+            )
 
 
 def forecast(
@@ -392,22 +411,27 @@ def forecast(
 
     new_file(output, "--output")
     new_file(paths, "--paths")
+    two_files(output, "--output", paths, "--paths")
     reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
-    loaded = _load(model_file, file, reading)
+    loaded = _load(model_file, file, reading, to_fit=False)
+    series = loaded.notes["series"]
     frames, drawn = [], []
     with in_lines():
+        plan = _read_future(future, loaded.notes, loaded.reading)
         for part in loaded.parts:
-            inputs = _future_inputs(future, part, loaded.notes, horizon, loaded.reading)
+            inputs = _future_inputs(plan, part, loaded.notes, horizon)
             table, draws = _forecast_part(loaded, part, inputs, horizon, samples, seed)
-            if loaded.notes["series"] is not None:
-                table.insert(0, loaded.notes["series"], part.name)
-                draws.insert(0, loaded.notes["series"], part.name)
+            if series is not None:
+                table.insert(0, series, part.name)
+                draws.insert(0, series, part.name)
             frames.append(table)
             drawn.append(draws)
-    found = pd.concat(frames)
-    found.to_csv(output, index=False)
-    if paths is not None:
-        pd.concat(drawn).to_csv(paths, index=False)
+        found = pd.concat(frames)
+        with ExitStack() as files:
+            found.to_csv(files.enter_context(written_whole(output, new=True)), index=False)
+            if paths is not None:
+                whole = pd.concat(drawn)
+                whole.to_csv(files.enter_context(written_whole(paths, new=True)), index=False)
     if as_json:
         typer.echo(json.dumps(json.loads(found.to_json(orient="records", date_format="iso"))))
         return
@@ -416,35 +440,35 @@ def forecast(
             console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
-def _future_inputs(
-    future: Path | None, part: _Part, notes: dict[str, Any], horizon: int, reading: Reading
-) -> np.ndarray | None:
-    """Standardised inputs of the steps to come of one series."""
-    import pandas as pd
-
-    from ssmlin.data import series_ids
-
+def _read_future(future: Path | None, notes: dict[str, Any], reading: Reading) -> Any:
+    """The table of the inputs to come, or None for a model without inputs."""
     if not notes["inputs"]:
         return None
-    wanted = ", ".join(notes["inputs"])
     if future is None:
+        wanted = ", ".join(notes["inputs"])
         raise ValueError(
             f"--future: expected a file with the inputs {wanted} of the steps to come, got none"
         )
     try:
         # A query and a table's name are of the file of the past.
-        table = replace(reading, query=None, table=None).table_of(future, notes["series"])
-        if notes["series"] is not None:
-            table = table[[name == part.name for name in series_ids(table[notes["series"]])]]
-        known = [pd.to_numeric(table[name]).to_numpy(float) for name in notes["inputs"]]
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"--future: expected numbers in columns {wanted}: {error}") from error
-    ahead = np.column_stack(known)[:horizon]
-    if len(ahead) < horizon or not np.isfinite(ahead).all():
-        raise ValueError(
-            f"--future: expected {horizon} rows of finite numbers, got {len(ahead)} rows, "
-            f"{int((~np.isfinite(ahead)).any(axis=1).sum())} of them not finite"
-        )
+        return replace(reading, query=None, table=None).table_of(future, notes["series"])
+    except ValueError as error:
+        raise ValueError(f"--future: {error}") from error
+
+
+def _future_inputs(
+    plan: Any, part: _Part, notes: dict[str, Any], horizon: int
+) -> np.ndarray | None:
+    """Standardised inputs of the steps to come of one series."""
+    from ssmlin.data import future_inputs
+
+    if plan is None:
+        return None
+    try:
+        ahead = future_inputs(plan, part.columns.times, horizon, notes["inputs"], notes["time"],
+                              notes["series"], part.name, part.columns.date_format)  # fmt: skip
+    except ValueError as error:
+        raise ValueError(f"--future: {error}") from error
     return part.scaling.apply_inputs(ahead).astype(np.float32)
 
 
@@ -458,15 +482,27 @@ def _forecast_part(
 ) -> tuple[Any, Any]:
     """Tables of the forecast of one series and of its paths."""
     import jax
+    import jax.numpy as jnp
     import pandas as pd
 
     from ssmlin.data import future_times
     from ssmlin.evaluation.attention import with_lags
 
     scaling, columns, targets = part.scaling, part.columns, part.columns.targets
+    steps, needed = len(columns.values), loaded.model.num_lags + scaling.difference
+    if steps < needed:
+        of = f"series {part.name!r}: " if part.name else ""
+        raise ValueError(f"{of}rows: expected at least the {needed} that the model goes on from, "
+                         f"got {steps}")  # fmt: skip
+    emissions, known = with_lags(loaded.model, part.observed)
+    # The first rows serve as lags only, since their own are not known. Where there are few rows
+    # they are the lags of the steps to come, too.
+    kept = np.arange(steps) >= steps - loaded.model.num_lags
+    kept &= np.isfinite(part.observed.values).all(axis=1)
     found = loaded.model.forecast(
         loaded.params,
-        *with_lags(loaded.model, part.observed),
+        jnp.where(kept[:, None], part.observed.values, emissions),
+        known,
         horizon=horizon,
         future_inputs=inputs,
         key=jax.random.key(seed),
@@ -475,8 +511,10 @@ def _forecast_part(
     drawn = scaling.continue_paths(found.samples, columns)
     exact = not (scaling.is_transformed or scaling.difference)
     means = scaling.invert(found.means) if exact else drawn.mean(axis=0)
-    times = future_times(columns.times, horizon)
-    label = loaded.notes["time"] or "step"
+    time = loaded.notes["time"]
+    times: Any = np.arange(steps, steps + horizon)
+    if time is not None:
+        times = future_times(columns.times, horizon)
     bounds = {}
     for level, low, high in zip(found.levels, found.lower, found.upper, strict=True):
         if scaling.difference:
@@ -486,16 +524,23 @@ def _forecast_part(
             ends = np.stack([scaling.invert(low), scaling.invert(high)])
         share = f"{100 * float(level):.0f}"
         bounds[f"lower_{share}"], bounds[f"upper_{share}"] = ends
+    # The user's columns keep their names; ours give way.
+    keys = (loaded.notes["series"], time)
+    label = free_name("step", keys) if time is None else time
     table = pd.concat(
         pd.DataFrame(
-            {label: times, "column": name, "mean": means[:, i]}
-            | {bound: x[:, i] for bound, x in bounds.items()}
+            {label: times, free_name("column", keys): name, free_name("mean", keys): means[:, i]}
+            | {free_name(bound, keys): x[:, i] for bound, x in bounds.items()}
         )
         for i, name in enumerate(targets)
     )
-    index = pd.MultiIndex.from_product([range(samples), times], names=["path", label])
-    flat = drawn.reshape(-1, len(targets))
-    return table, pd.DataFrame(flat, index, list(targets)).reset_index()
+    keys = (*keys, *targets)
+    path, step = (index.ravel() for index in np.indices((samples, horizon)))
+    draws = {
+        free_name("path", keys): path,
+        free_name("step", keys) if time is None else time: times[step],
+    } | {name: drawn[:, :, i].ravel() for i, name in enumerate(targets)}
+    return table, pd.DataFrame(draws)
 
 
 def sample(
@@ -533,8 +578,13 @@ def sample(
     from ssmlin.learning import sample_posterior
 
     new_file(output, "--output")
+    try:
+        for package in ("h5netcdf", "h5py"):
+            import_module(package)
+    except ImportError as error:
+        fail(f"--output: expected the packages for NetCDF (pip install ssmlin[data]), got {error}")
     reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
-    loaded = _load(model_file, file, reading)
+    loaded = _load(model_file, file, reading, to_fit=True)
     model, parts = loaded.model, loaded.parts
     gates = [name for name, gate in model.mechanism.gates.items()
              if gate.kind != "key" and gate.trainable]  # fmt: skip
@@ -543,7 +593,7 @@ def sample(
     options: dict[str, Any] = {"algorithm": algorithm}
     if len(parts) == 1:
         data = with_lags(model, parts[0].observed)
-        options["time"] = np.asarray(parts[0].columns.times)
+        options["time"] = parts[0].columns.times
     else:
         data = padded(model, [part.observed for part in parts])
     with in_lines(), resumable(folder, keep=checkpoint is not None):
@@ -552,11 +602,8 @@ def sample(
             num_chains=chains, num_warmup=warmup, num_samples=draws,
             checkpoint_dir=folder, progress=not (quiet or as_json), **options,
         )  # fmt: skip
-        try:
-            found.to_netcdf(output, engine="h5netcdf")
-        except (ImportError, ValueError) as error:
-            fail(f"--output: expected the packages for NetCDF (pip install ssmlin[data]), got "
-                 f"{error}")  # fmt: skip
+        with written_whole(output, new=True) as temporary:
+            found.to_netcdf(temporary, engine="h5netcdf")
     shown = [str(name) for name, x in found.posterior.data_vars.items() if "time" not in x.dims]
     summary = arviz.summary(found, var_names=shown)
     if as_json:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from ssmlin._files import check_writable
 from ssmlin.data import Columns
 
 if TYPE_CHECKING:
     import pandas
 
-console = Console()
+console = Console(markup=False)  # names in brackets are names
 
 FileArgument = Annotated[
     Path,
@@ -99,13 +100,23 @@ def transform_of(transform: str, log: bool) -> str:
 
 
 def new_file(path: Path | None, option: str) -> None:
-    """End the command if a file is there, which is never overwritten, or its folder is not."""
+    """End the command if a file is there, which is never overwritten, or cannot be written."""
     if path is None:
         return
     if path.exists():
         fail(f"{option}: expected a file that does not exist, got {path}")
     if not path.parent.is_dir():
         fail(f"{option}: expected a folder that exists, got {path.parent}")
+    try:
+        check_writable(path)
+    except OSError as error:
+        fail(f"{option}: expected a file that can be written, got {error}")
+
+
+def two_files(one: Path | None, option: str, other: Path | None, other_option: str) -> None:
+    """End the command if two outputs are to be one file."""
+    if one is not None and other is not None and one.resolve() == other.resolve():
+        fail(f"{option}: expected another file than that of {other_option}, got {one} for both")
 
 
 @contextmanager
@@ -175,6 +186,8 @@ def read(
     time: str | None,
     series: str | None,
     reading: Reading,
+    *,
+    to_fit: bool = True,
 ) -> dict[str, Columns]:
     """Columns of a file for each series in it; under the name "" where there is one."""
     from ssmlin.data import select_columns, select_panel
@@ -182,8 +195,11 @@ def read(
     with in_lines():
         table = reading.table_of(file, series)
         if series is None:
-            return {"": select_columns(table, targets, inputs, time, reading.date_format)}
-        return select_panel(table, series, targets, inputs, time, reading.date_format)
+            one = select_columns(table, targets, inputs, time, reading.date_format, to_fit=to_fit)
+            return {"": one}
+        return select_panel(
+            table, series, targets, inputs, time, reading.date_format, to_fit=to_fit
+        )
 
 
 @contextmanager

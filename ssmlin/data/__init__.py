@@ -1,6 +1,8 @@
 """From users' files to arrays, and back to their units."""
 
 from ssmlin.data.columns import Columns, select_columns, select_panel, series_ids
+from ssmlin.data.future import future_inputs
+from ssmlin.data.names import free_name
 from ssmlin.data.scaling import Scaling
 from ssmlin.data.streams import TableStream
 from ssmlin.data.tables import read_table
@@ -10,6 +12,8 @@ __all__ = [
     "Columns",
     "Scaling",
     "TableStream",
+    "free_name",
+    "future_inputs",
     "future_times",
     "parse_times",
     "read_table",

@@ -43,6 +43,8 @@ def select_columns(
     inputs: Sequence[str] = (),
     time: str | None = None,
     date_format: str | None = None,
+    *,
+    to_fit: bool = True,
 ) -> Columns:
     """Take targets, inputs and times from a table, and check them.
 
@@ -58,15 +60,18 @@ def select_columns(
         time: name of a column of numbers or dates; without it the rows are the steps.
         date_format: how dates are written as text: a format of strptime (with %q for a quarter),
             "ISO8601", or "number"; default found in all rows.
+        to_fit: whether a model is to be fitted to them; one that is fitted already goes on from a
+            single row or from values that do not vary.
 
     Returns:
         Arrays.
 
     Raises:
         ValueError: a column that is not there, is named twice, is not of numbers, holds infinite
-            values, does not vary, or is an input with missing values; fewer than two rows; times
-            that cannot be read in one way, occur twice, are irregular, or leave more than three
-            steps out for each row. Messages name column and data row, counted from 1.
+            values, is empty, or is an input with missing values; to fit, a column that does not
+            vary or fewer than two rows; times that cannot be read in one way, occur twice, are
+            irregular, or leave more than three steps out for each row. Messages name column and
+            data row, counted from 1.
 
     Warns:
         RuntimeWarning: rows were brought in order, or steps are missing.
@@ -88,8 +93,9 @@ def select_columns(
     for name in chosen:
         if chosen.count(name) > 1:
             raise ValueError(f"columns: expected each column once, got {name!r} twice")
-    if len(frame) < 2:
-        raise ValueError(f"rows: expected at least 2, got {len(frame)}")
+    least = 2 if to_fit else 1
+    if len(frame) < least:
+        raise ValueError(f"rows: expected at least {least}, got {len(frame)}")
     values = np.column_stack([numbers(frame[name]) for name in targets])
     outside = [numbers(frame[name]) for name in inputs]
     for name, column in zip(inputs, outside, strict=True):
@@ -102,7 +108,7 @@ def select_columns(
         seen = column[~np.isnan(column)]
         if len(seen) == 0:
             raise ValueError(f"targets: expected values in column {name!r}, got none")
-        if np.ptp(seen) == 0:
+        if to_fit and np.ptp(seen) == 0:
             raise ValueError(f"targets: expected varying values in column {name!r}, got a constant")
     table = np.column_stack([values, *outside])
     times: Any = np.arange(len(table))
@@ -132,6 +138,8 @@ def select_panel(
     inputs: Sequence[str] = (),
     time: str | None = None,
     date_format: str | None = None,
+    *,
+    to_fit: bool = True,
 ) -> dict[str, Columns]:
     """Take several series, which may differ in length, from one table.
 
@@ -142,6 +150,7 @@ def select_panel(
         inputs: names of columns that are known before each step.
         time: name of a column of numbers or dates.
         date_format: as in :func:`select_columns`, and found in the rows of all series.
+        to_fit: whether a model is to be fitted to them.
 
     Returns:
         For each name, by :func:`series_ids` and in the order of the table, what
@@ -173,7 +182,9 @@ def select_panel(
     panel = {}
     for name, rows in frame.groupby(series_ids(frame[series]), sort=False):
         try:
-            panel[str(name)] = select_columns(rows, targets, inputs, time, date_format)
+            panel[str(name)] = select_columns(
+                rows, targets, inputs, time, date_format, to_fit=to_fit
+            )
         except ValueError as error:
             raise ValueError(f"series {name!r}: {error}") from error
     return panel
@@ -206,6 +217,9 @@ def series_ids(column: "pandas.Series") -> list[str]:
     Raises:
         ValueError: a missing name, or a number with decimals, of which nobody knows how it was
             written.
+
+    Raises:
+        ValueError: fewer than two times, which do not say how long a step is.
 
     Example:
         >>> import pandas as pd

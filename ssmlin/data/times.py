@@ -413,6 +413,8 @@ def regular(times: Any, table: np.ndarray, name: str) -> tuple[Any, np.ndarray]:
             f"time: expected each time once in column {name!r}, got {times[twice[0]]} in data rows "
             f"{rows[0]} and {rows[1]}"
         )
+    if len(times) == 1:
+        return times, table
     found = _grid(times)
     if found is None:
         counted = next(iter(ticks(times).values()))
@@ -479,12 +481,19 @@ def _on_grid(times: Any, kind: str, places: Int[np.ndarray, " n"]) -> Any:
 def future_times(times: Any, horizon: int) -> Any:
     """The times of the next steps of a regular grid, as :class:`Columns` has.
 
+    Raises:
+        ValueError: fewer than two times, which do not say how long a step is.
+
     Example:
         >>> import numpy as np
         >>> from ssmlin.data import future_times
         >>> future_times(np.array([1990.0, 1991.0]), 2).tolist()
         [1992.0, 1993.0]
     """
+    if len(times) < 2:
+        raise ValueError(
+            f"times: expected at least 2, which say how long a step is, got {len(times)}"
+        )
     found = _grid(times)
     if found is None:
         raise ValueError("times: expected regular steps, got others")

@@ -1,6 +1,6 @@
 """Which model predicts a series best, by how much, and may its uncertainty be believed?"""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from ssmlin import _checks
 from ssmlin._progress import progress_bar
+from ssmlin.data import free_name
 from ssmlin.data.columns import numbers
 from ssmlin.evaluation.averaging import average
 from ssmlin.evaluation.candidates import AVERAGE, DEFAULT, forecasters
@@ -16,7 +17,7 @@ from ssmlin.evaluation.datasets import Series, Split, train_test_split
 from ssmlin.evaluation.forecasters import Forecaster, Result, evaluate
 from ssmlin.evaluation.processes import run_in_processes
 from ssmlin.evaluation.result_files import ResultFolder, read_result, write_result
-from ssmlin.evaluation.scores import PathScores, Scores, Units, standard_error
+from ssmlin.evaluation.scores import SUMMARY, PathScores, Scores, Units, standard_error
 from ssmlin.mechanisms import MECHANISMS, Mechanism
 from ssmlin.models.files import mechanism_fields
 
@@ -108,12 +109,14 @@ def compare(
         step) and its standard error; `difference` to the best model, paired, and its standard
         error; `crps`, `energy`, `rmse` and `mae`; `coverage_50`, `_80` and `_95`, the shares of
         values inside central intervals; `pit_p`, the p-value of calibration; with a horizon the
-        scores of paths, `path_...`; `num_parameters`, `seconds`, `setting`, and `failure` with the
-        reason where a model failed. ``attrs["power"]`` holds λ of each column, 1 for none.
+        scores of paths, `path_...`; `num_parameters`, `seconds`, `setting`, `failure` with the
+        reason where a model failed, and `warnings` of the libraries that fitted it. Of a model that
+        failed there are no scores. ``attrs["power"]`` holds λ of each column, 1 for none.
 
     Raises:
-        ValueError: an argument of the wrong shape or range, an unknown model, or a value that is
-            not positive, also a held-out one, in a column that is transformed.
+        ValueError: an argument of the wrong shape or range, an unknown model, dates that do not
+            rise, inputs whose labels are not those of the emissions, or a value that is not
+            positive, also a held-out one, in a column that is transformed.
 
     Example:
         >>> import numpy as np, ssmlin
@@ -127,6 +130,7 @@ def compare(
     outside = None
     if inputs is not None:
         outside, _, _ = _table("inputs", inputs)
+    _check_labels(emissions, inputs)
     series = Series("series", values, times, columns, "", outside, period)
     return compare_models(
         series,
@@ -191,6 +195,10 @@ def compare_series(
     _checks.positive_int("horizon", horizon)
     _checks.positive_int("num_refits", num_refits, minimum=0)
     _checks.positive_int("workers", workers)
+    names = [series.name for series in several]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"several: expected series of different names, got {twice!r} twice")
     splits = {one.name: train_test_split(one, test_fraction, transform) for one in several}
     for name, split in splits.items():
         if len(split.test) < max(horizon, num_refits + 1):
@@ -242,13 +250,19 @@ def compare_series(
     return {
         name: Comparison(
             splits[name],
-            tuple(sorted(rows, key=lambda r: (r.failure is not None, -r.log_density, r.name))),
+            tuple(sorted(rows, key=_rank)),
             horizon,
             num_refits,
             seed,
         )
         for name, rows in results.items()
     }
+
+
+def _rank(result: Result) -> tuple[bool, float, str]:
+    """The best first, failures last and by name."""
+    failed = result.failure is not None
+    return failed, 0.0 if failed else -result.log_density, result.name
 
 
 def pooled_frame(comparisons: Mapping[str, Comparison]) -> "pandas.DataFrame":
@@ -258,8 +272,9 @@ def pooled_frame(comparisons: Mapping[str, Comparison]) -> "pandas.DataFrame":
         comparisons: what :func:`compare_series` returned.
 
     Returns:
-        The columns of :func:`ssmlin.compare` and before them `series`; rows of "all", which come
-        first, hold the scores of models that did not fail on any series, over all held-out steps.
+        The columns of :func:`ssmlin.compare` and before them `series`; rows of :func:`all_series`,
+        which come first, hold the scores of models that did not fail on any series, over all
+        held-out steps.
         ``attrs["power"]`` holds for each series what :func:`ssmlin.compare` says of one.
     """
     import pandas as pd
@@ -274,7 +289,7 @@ def pooled_frame(comparisons: Mapping[str, Comparison]) -> "pandas.DataFrame":
         if len(results) == len(comparisons) and all(r.scores is not None for r in results)
     ]
     whole.sort(key=lambda r: (-r.log_density, r.name))
-    tables = [("all", pd.DataFrame(_rows(whole)))] if whole else []
+    tables = [(all_series(comparisons), pd.DataFrame(_rows(whole)))] if whole else []
     tables += [(name, comparison.to_frame()) for name, comparison in comparisons.items()]
     powers = {name: table.attrs.pop("power", None) for name, table in tables}
     for name, table in tables:
@@ -282,6 +297,11 @@ def pooled_frame(comparisons: Mapping[str, Comparison]) -> "pandas.DataFrame":
     whole_table = pd.concat([table for _, table in tables], ignore_index=True)
     whole_table.attrs["power"] = {name: powers[name] for name in comparisons}
     return whole_table
+
+
+def all_series(names: Iterable[str]) -> str:
+    """What all series together are called: "all", unless one of them is."""
+    return free_name("all", names)
 
 
 def _together(results: Sequence[Result]) -> Result:
@@ -301,6 +321,7 @@ def _together(results: Sequence[Result]) -> Result:
         num_parameters=sum(r.num_parameters for r in results),
         seconds=sum(r.seconds for r in results),
         log_evidence=sum(r.log_evidence for r in results),
+        warnings=tuple(dict.fromkeys(text for r in results for text in r.warnings)),
     )
 
 
@@ -316,7 +337,12 @@ def _forecasters(split: Split, models: Models) -> tuple[Forecaster, ...]:
             raise TypeError(
                 f"models: expected names, Mechanisms or Forecasters, got {_checks.describe(model)}"
             )
-    return forecasters(split.train, names, split.series.period) + given
+    found = forecasters(split.train, names, split.series.period) + given
+    called = [model.name for model in found] + ([AVERAGE] if AVERAGE in chosen else [])
+    if len(set(called)) < len(called):
+        twice = next(name for name in called if called.count(name) > 1)
+        raise ValueError(f"models: expected models of different names, got {twice!r} twice")
+    return found
 
 
 def _chosen(models: Models) -> Sequence[str | Mechanism | Forecaster]:
@@ -374,21 +400,44 @@ def _table(name: str, data: Any) -> tuple[np.ndarray, tuple[str, ...], np.ndarra
     return values, tuple(names or (f"y{i}" for i in range(values.shape[1]))), times
 
 
+def _check_labels(emissions: Any, inputs: Any) -> None:
+    """Raise ValueError where the labels of pandas say that rows are not the steps in order."""
+    import pandas as pd
+
+    found = [getattr(data, "index", None) for data in (emissions, inputs)]
+    # A range is what pandas gives to rows without labels.
+    index, other = (
+        x if isinstance(x, pd.Index) and not isinstance(x, pd.RangeIndex) else None for x in found
+    )
+    for name, one in (("emissions", index), ("inputs", other)):
+        if isinstance(one, pd.DatetimeIndex | pd.PeriodIndex):
+            late = np.flatnonzero(one[1:] <= one[:-1])
+            if len(late):
+                raise ValueError(
+                    f"{name}: expected dates that rise, got {one[late[0]]} in row {late[0] + 1} "
+                    f"and {one[late[0] + 1]} in the next"
+                )
+    if index is None or other is None or index.equals(other):
+        return
+    row = next((i for i, pair in enumerate(zip(index, other, strict=False)) if pair[0] != pair[1]),
+               None)  # fmt: skip
+    if row is not None:
+        raise ValueError(f"inputs: expected the labels of the emissions, got {other[row]} in row "
+                         f"{row + 1} in the place of {index[row]}")  # fmt: skip
+
+
 def _rows(results: Sequence[Result]) -> list[dict[str, Any]]:
     """A row a result; all have the same columns."""
     best = results[0].scores
+    names = ("model", *SUMMARY[:2], "difference", "difference_se", *SUMMARY[2:])
     rows = []
     for r in results:
-        row: dict[str, Any] = {"model": r.name}
+        row: dict[str, Any] = dict.fromkeys(names, np.nan) | {"model": r.name}
         if r.scores is not None and best is not None:
             difference = r.scores.log_density - best.log_density
-            summary = r.scores.summary()
-            row |= {key: summary.pop(key) for key in ("log_density", "log_density_se")}
-            row |= {
-                "difference": float(difference.mean()),
-                "difference_se": standard_error(difference),
-            }
-            row |= summary
+            row |= r.scores.summary()
+            row["difference"] = float(difference.mean())
+            row["difference_se"] = standard_error(difference)
             row |= {} if r.paths is None else r.paths.summary()
         if any(np.isfinite(x.log_evidence) for x in results):
             row["log_evidence"] = r.log_evidence
@@ -396,6 +445,7 @@ def _rows(results: Sequence[Result]) -> list[dict[str, Any]]:
         row["seconds"] = round(r.seconds, 2)
         row["setting"] = ", ".join(f"{k}={v}" for k, v in r.setting.items())
         row["failure"] = r.failure or ""
+        row["warnings"] = "; ".join(r.warnings)
         rows.append(row)
     # The first row that has them all says the order of the columns.
     order = max(rows, key=len)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ssmlin._files import written_whole
 from ssmlin.evaluation.attention import FittedAttention
 from ssmlin.evaluation.comparison import Comparison, compare_series
 from ssmlin.evaluation.datasets import load_macro, load_sunspots
@@ -49,7 +50,8 @@ def run_demo(
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     table = folder / "comparison.csv"
-    to_frame(comparisons).to_csv(table, index=False)
+    with written_whole(table) as temporary:
+        to_frame(comparisons).to_csv(temporary, index=False)
     report(f"wrote {table}")
     panels = []
     for name, column in (("sunspots", 0), ("macro", 3)):
@@ -58,7 +60,8 @@ def run_demo(
             panels.append((comparisons[name].split, column, found[_MEMORY], found[_DELTA]))
     if panels:
         figure = folder / "predictions.png"
-        prediction_figure(panels).savefig(figure, dpi=120)
+        with written_whole(figure) as temporary:
+            prediction_figure(panels).savefig(temporary, dpi=120)
         report(f"wrote {figure}")
     return comparisons
 

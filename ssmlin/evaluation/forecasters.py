@@ -6,6 +6,7 @@ predictive law given all earlier steps, and from any step on sampled paths of th
 
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -123,6 +124,7 @@ class Result(NamedTuple):
         draws: the sampled paths from each origin, (N, n, H, m), or None.
         log_evidence: log p(training part), the parameters integrated out; NaN where that is not
             known or was not asked for.
+        warnings: what libraries complained about while it was fitted and predicted, each once.
     """
 
     name: str
@@ -136,6 +138,7 @@ class Result(NamedTuple):
     failure: str | None = None
     draws: Float[np.ndarray, "N n H m"] | None = None
     log_evidence: float = np.nan
+    warnings: tuple[str, ...] = ()
 
     @property
     def log_density(self) -> float:
@@ -183,11 +186,12 @@ def evaluate(
         Scores of the held-out part.
     """
     begin = time.perf_counter()
+    caught: list[warnings.WarningMessage] = []
     setting: dict[str, Any] = forecaster.settings[0]
     try:
-        with warnings.catch_warnings():
-            # Each library's complaints about single fits; what counts is the held-out part.
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(record=True) as caught:
+            # Recorded, since some libraries, when they are imported, override what is ignored.
+            warnings.simplefilter("always")
             setting, fitted = _choose(forecaster, observed.until(num_train), validation_fraction,
                                       seed)  # fmt: skip
             count, details = fitted.num_parameters, fitted.details
@@ -217,7 +221,8 @@ def evaluate(
     except FAILURES as error:
         failure = f"{type(error).__name__}: {error}"
         seconds = time.perf_counter() - begin
-        return Result(forecaster.name, setting, None, None, None, 0, seconds, None, failure)
+        return Result(forecaster.name, setting, None, None, None, 0, seconds, None, failure,
+                      warnings=_complaints(caught))  # fmt: skip
     return Result(
         name=forecaster.name,
         setting=setting,
@@ -229,7 +234,20 @@ def evaluate(
         details=details,
         draws=draws,
         log_evidence=log_evidence,
+        warnings=_complaints(caught),
     )
+
+
+def _complaints(caught: Sequence[warnings.WarningMessage]) -> tuple[str, ...]:
+    """Warnings in a line each, and how often they came; those for programmers left out."""
+    told = Counter(
+        " ".join(f"{one.category.__name__}: {one.message}".split())
+        for one in caught
+        if not issubclass(
+            one.category, (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
+        )
+    )
+    return tuple(text if n == 1 else f"{text} ({n} times)" for text, n in told.items())
 
 
 def path_origins(
@@ -253,7 +271,9 @@ def _choose(
         try:
             if len(forecaster.settings) == 1:
                 candidates.append((0.0, setting, None))
-            else:
+                continue
+            # Complaints about settings that are only tried are nobody's concern.
+            with warnings.catch_warnings(record=True):
                 candidates.append(_validate(forecaster, setting, train, validation_fraction, seed))
         except FAILURES as error:
             failure = error

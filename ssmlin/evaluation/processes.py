@@ -3,6 +3,7 @@
 import pickle
 import signal
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -92,6 +93,8 @@ def _cannot_be_sent(error: Exception) -> str:
 
 def _serve(function: Callable[..., Any], connection: Connection) -> None:
     """Answer calls until there are no more, each with its result or its error."""
+    # What is to be told comes with the results; a line of another process tells nobody whose it is.
+    warnings.simplefilter("ignore")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this
     while True:
         try:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ssmlin._files import written_whole
 from ssmlin.evaluation import comparison_plots as plots
 from ssmlin.evaluation.attention import FittedAttention
 from ssmlin.evaluation.comparison import Comparison
 from ssmlin.evaluation.plots import gate_figure, trace_figure
+from ssmlin.evaluation.scores import SUMMARY
 from ssmlin.mechanisms import MECHANISMS
 
 if TYPE_CHECKING:
@@ -24,21 +26,33 @@ if TYPE_CHECKING:
 _PACKAGES = ("ssmlin", "jax", "dynamax", "blackjax", "optax", "statsmodels", "scoringrules",
              "arviz", "numpy", "pandas")  # fmt: skip
 
+_SCORES = (*SUMMARY[:1], "difference", *SUMMARY[2:])  # a standard error goes with a difference
+
 _STYLE = """
 :root { color-scheme: light; }
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff;
-       max-width: 66rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
+       max-width: 66rem; margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; } h3 { font-size: 1rem; }
 figure { margin: 1rem 0; } figcaption { color: #555; font-size: .9rem; }
 img { max-width: 100%; height: auto; }
-.scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #ddd;
-         white-space: nowrap; }
-th { background: #f5f5f5; } td:first-child, th:first-child { text-align: left; }
+th, td { padding: .25rem .5rem; text-align: right; border-bottom: 1px solid #ddd; }
+td { white-space: nowrap; } .text { white-space: normal; text-align: left; }
+th { background: #f5f5f5; vertical-align: bottom; overflow-wrap: normal; }
+td:first-child, th:first-child { text-align: left; }
 tr.ours td:first-child { font-weight: 600; }
-pre { background: #f5f5f5; padding: .7rem; overflow-x: auto; }
+pre { background: #f5f5f5; padding: .7rem; white-space: pre-wrap; }
 .note { color: #555; }
+/* Where a table has no room its rows become cards, with the headings beside the numbers. */
+@media (max-width: 66rem) {
+  thead { display: none; } table, tbody { display: block; }
+  tr { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr));
+       column-gap: 1.5rem; padding: .5rem 0; border-bottom: 1px solid #ddd; }
+  td { display: flex; justify-content: space-between; gap: .5rem; padding: 0; border: 0;
+       white-space: normal; }
+  td:first-child { grid-column: 1 / -1; font-weight: 600; }
+  td:not(:first-child)::before { content: attr(data-label); color: #555; }
+}
 """
 
 
@@ -80,8 +94,8 @@ def write_report(
         True
     """
     text = _page(comparison, command, draws, drawn_from)
-    with open(path, "x", encoding="utf-8") as file:
-        file.write(text)
+    with written_whole(Path(path), new=True) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _page(
@@ -105,19 +119,25 @@ def _page(
               "predicted one step ahead. Scores are in units of the training part's standard "
               "deviation of each column." + _transformed(split.transformation)),
         "<h2>Leaderboard</h2>",
-        _leaderboard(frame, ours),
+        _leaderboard(frame, _SCORES, ours),
         _text("log density: mean log p(y_t | all before) a step, higher is better; difference: to "
               "the best model, step by step; CRPS, energy, RMSE: lower is better; coverage: the "
               "share of values inside central intervals; PIT p: small where a law is wrong."),
         _image(plots.leaderboard_figure(comparison), "Differences to the best model"),
     ]  # fmt: skip
-    failures = frame[frame.failure != ""]
-    if len(failures):
-        items = "".join(
-            f"<li>{html.escape(f'{row.model}: {row.failure}')}</li>"
-            for row in failures.itertuples()
-        )
-        parts += ["<h2>Failed</h2>", f"<ul>{items}</ul>"]
+    of_paths = [name for name in frame.columns if name.startswith("path_")]
+    if of_paths:
+        parts += [
+            f"<h3>Sampled paths of {comparison.horizon} steps</h3>",
+            _leaderboard(frame, of_paths, ours),
+        ]
+    of_fits = ("log_evidence", "num_parameters", "seconds", "setting")
+    parts += ["<h3>Fits</h3>", _leaderboard(frame, of_fits, ours)]
+    for title, column in (("Failed", "failure"), ("Warnings", "warnings")):
+        told = [(row["model"], row[column]) for row in frame.to_dict("records") if row[column]]
+        if told:
+            items = "".join(f"<li>{html.escape(f'{name}: {text}')}</li>" for name, text in told)
+            parts += [f"<h2>{title}</h2>", f"<ul>{items}</ul>"]
     parts.append("<h2>Predictions</h2>")
     best = [next((name for name in scored if (name in ours) == is_ours), None)
             for is_ours in (True, False)]  # fmt: skip
@@ -176,17 +196,23 @@ def _image(figure: Any, title: str) -> str:
 
 
 def _table(headings: Sequence[str], rows: Sequence[tuple[str, Sequence[Any]]]) -> str:
-    """A table whose rows have a class each."""
-    head = "".join(f"<th>{html.escape(x)}</th>" for x in headings)
+    """A table whose rows have a class each; every cell knows its heading."""
+    head = "".join(f"<th{_kind(x)}>{html.escape(x)}</th>" for x in headings)
     body = "".join(
-        f'<tr class="{kind}">' + "".join(f"<td>{html.escape(_cell(x))}</td>" for x in cells)
-        + "</tr>"
+        f'<tr class="{kind}">' + "".join(map(_td, headings, cells)) + "</tr>"
         for kind, cells in rows
-    )  # fmt: skip
-    return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-        "</div>"
     )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _td(heading: str, x: Any) -> str:
+    label, text = html.escape(heading), html.escape(_cell(x))
+    return f'<td data-label="{label}"{_kind(heading)}>{text}</td>'
+
+
+def _kind(heading: str) -> str:
+    """Columns of words are to the left, and may have several lines."""
+    return ' class="text"' if heading in ("", "setting") else ""
 
 
 def _cell(x: Any) -> str:
@@ -195,12 +221,14 @@ def _cell(x: Any) -> str:
     return str(x)
 
 
-def _leaderboard(frame: "pandas.DataFrame", ours: set[str]) -> str:
-    hidden = ("failure", "log_density_se")
-    shown = [name for name in frame.columns if name not in hidden]
+def _leaderboard(frame: "pandas.DataFrame", columns: Sequence[str], ours: set[str]) -> str:
+    """Some columns of the table, a row for each model."""
+    shown = [name for name in ("model", *columns) if name in frame]
     rows = []
     for record in frame.to_dict("records"):
         kind = "ours" if record["model"] in ours else "baseline"
+        if abs(record["difference"]) > 0:  # not of the best, nor of one that failed
+            record["difference"] = f"{record['difference']:.3f} ± {record['difference_se']:.3f}"
         rows.append((kind, [record[name] for name in shown]))
     return _table([name.replace("_", " ") for name in shown], rows)
 
@@ -211,7 +239,7 @@ def _posterior(draws: "xarray.DataTree", drawn_from: str) -> list[str]:
 
     names = [str(k) for k, v in draws.posterior.data_vars.items() if "time" not in v.dims]
     summary = arviz.summary(draws, var_names=names)
-    rows = [("", [str(index), *map(str, row)]) for index, row in
+    rows = [("", [str(index), *row]) for index, row in
             zip(summary.index, summary.to_numpy().tolist(), strict=True)]  # fmt: skip
     attributes = draws.posterior.attrs
     said = f"{attributes.get('algorithm', '')} by blackjax, {drawn_from}"

@@ -97,7 +97,7 @@ def write_result(path: Path, result: Result) -> None:
         arrays["draws"] = result.draws
     description: dict[str, Any] = {
         key: getattr(result, key)
-        for key in ("name", "num_parameters", "seconds", "failure", "log_evidence")
+        for key in ("name", "num_parameters", "seconds", "failure", "log_evidence", "warnings")
     }
     description["setting"] = list(result.setting.items())  # their order is shown
     fit = result.details
@@ -126,6 +126,7 @@ def read_result(path: Path) -> Result:
             model, params, _ = load(_model_file(path))
             details = FittedAttention(model, params, description.pop("seasonal"))
         setting = {key: _tuples(x) for key, x in description.pop("setting")}
+        description["warnings"] = tuple(description["warnings"])
         parts = {name: _part(cls, name, arrays) for name, cls in _PARTS.items()}
         return Result(
             setting=setting, details=details, draws=arrays.get("draws"), **parts, **description

@@ -18,6 +18,17 @@ from ssmlin.evaluation.predictive import Predictive
 
 #: Probabilities of the central intervals whose coverage is reported.
 LEVELS = (0.5, 0.8, 0.95)
+#: The names in :meth:`Scores.summary`.
+SUMMARY = (
+    "log_density",
+    "log_density_se",
+    "crps",
+    "energy",
+    "rmse",
+    "mae",
+    *(f"coverage_{100 * level:.0f}" for level in LEVELS),
+    "pit_p",
+)
 _ENERGY_SAMPLES = 200
 #: Probabilities of the quantiles that are brought back from a transformation.
 _QUANTILES = (np.arange(199) + 0.5) / 199

@@ -85,7 +85,7 @@ def sample_posterior(
         max_tree_depth: NUTS doubles its path at most so many times.
         dense_mass: whether NUTS learns a full mass matrix, not its diagonal.
         num_mcmc_steps: Hamiltonian moves of every particle at each temperature of SMC.
-        time: labels of the T steps; default 0, ..., T − 1.
+        time: labels of the T steps; default 0, ..., T − 1. Those of a time zone become UTC.
         trajectories: include the gates α_t, β_t, ... of every step.
         states: include one path of the states for each draw, (m, d) at every step.
         posterior_predictive: include a draw of every emission given those before it.
@@ -237,6 +237,12 @@ def _labels(time: Sequence[Any] | None, steps: int) -> np.ndarray:
     if time is None:
         return np.arange(steps)
     labels = np.asarray(time)
+    if labels.dtype == object:  # NumPy and NetCDF know no time zones
+        import pandas as pd
+
+        index = pd.Index(labels.ravel())
+        if isinstance(index, pd.DatetimeIndex) and index.tz is not None:
+            labels = index.tz_convert("UTC").tz_localize(None).to_numpy().reshape(labels.shape)
     if labels.shape != (steps,):
         raise ValueError(f"time: expected {steps} labels, one a step, got shape {labels.shape}")
     return labels
@@ -474,7 +480,7 @@ def predict_one_step(
         draws: what :func:`sample_posterior` returned.
         emissions: one sequence or a batch; NaN means missing.
         inputs: the inputs, likewise.
-        time: labels of the T steps; default 0, ..., T − 1.
+        time: labels of the T steps; default 0, ..., T − 1. Those of a time zone become UTC.
 
     Returns:
         A Dataset with `log_density` (time), the log of the averaged density; `mean` and

@@ -28,7 +28,7 @@ def test_mechanisms_lists_all(monkeypatch):
     result = runner.invoke(app, ["mechanisms"])
     assert result.exit_code == 0
     for name in MECHANISMS:
-        assert name[:8] in result.output
+        assert f" {name} " in result.output  # as --mechanism wants it
 
 
 def test_an_unknown_option_is_an_error():
@@ -148,7 +148,7 @@ def test_from_a_file_to_forecasts_and_draws(data, tmp_path):
     assert len(Scaling.from_dict(notes["scalings"][""]).mean) == 1
 
     future = tmp_path / "future.csv"
-    future.write_text("u\n1.0\n-1.0\n0.0\n")
+    future.write_text("t,u\n91,-1.0\n92,0.0\n90,1.0\n")
     command = ["forecast", str(model), str(data), "--horizon", "3", "--output", str(ahead)]
     missing = runner.invoke(app, command)
     assert missing.exit_code == 2 and "--future: expected a file" in missing.output

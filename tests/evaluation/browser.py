@@ -1,4 +1,7 @@
-"""Looks at a page in Chromium and prints what is there as JSON: browser.py PAGE SCREENSHOT."""
+"""Looks at a page in Chromium, as wide as is asked for, and prints what is there as JSON.
+
+browser.py PAGE WIDTH SCREENSHOT [WIDTH SCREENSHOT ...]
+"""
 
 import json
 import os
@@ -14,6 +17,9 @@ SCRIPT = """JSON.stringify({
   tables: [...document.querySelectorAll('table')].map(
       x => [...x.rows].map(r => [...r.cells].map(c => c.innerText))),
   width: document.documentElement.scrollWidth, viewport: window.innerWidth,
+  edges: [...document.querySelectorAll('table, td, th, pre, li, h1, p, img')].map(
+      x => [x.innerText || x.tagName, x.getBoundingClientRect().right + x.scrollWidth
+            - x.clientWidth]),
 })"""
 
 
@@ -45,22 +51,29 @@ def main():
     page = Page(view)
     page.setUrlRequestInterceptor(requests)
     view.setPage(page)
-    view.resize(1100, 1400)
-    view.show()
+    todo = list(zip(map(int, sys.argv[2::2]), sys.argv[3::2], strict=True))
+    found = []
 
-    def loaded(ok):
-        page.runJavaScript(SCRIPT, lambda text: QTimer.singleShot(1000, lambda: finish(text)))
+    def look():
+        if not todo:
+            print(json.dumps(found))
+            app.quit()
+            return
+        view.resize(todo[0][0], 1400)
+        QTimer.singleShot(1000, lambda: page.runJavaScript(SCRIPT, looked))
 
-    def finish(text):
+    def looked(text):
+        width, screenshot = todo.pop(0)
         image = view.grab().toImage()
-        image.save(sys.argv[2])
-        colours = {image.pixel(x, y) for x in range(0, 1100, 11) for y in range(0, 1400, 11)}
-        found = json.loads(text)
-        found |= {"said": page.said, "urls": requests.urls, "colours": len(colours)}
-        print(json.dumps(found))
-        app.quit()
+        image.save(screenshot)
+        colours = {image.pixel(x, y) for x in range(0, width, 11) for y in range(0, 1400, 11)}
+        said = {"said": page.said, "urls": requests.urls, "colours": len(colours)}
+        found.append(json.loads(text) | said)
+        look()
 
-    view.loadFinished.connect(loaded)
+    view.resize(todo[0][0], 1400)
+    view.show()
+    view.loadFinished.connect(lambda ok: look())
     view.load(QUrl.fromLocalFile(os.path.abspath(sys.argv[1])))
     QTimer.singleShot(60_000, app.quit)
     app.exec()

@@ -1,6 +1,7 @@
 """Baselines against their libraries' own numbers, and the comparison's honesty."""
 
 import dataclasses
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from ssmlin.evaluation import (
     Predictive,
     Series,
     compare_models,
+    compare_series,
     evaluate,
     grid,
     load_macro,
@@ -255,6 +257,37 @@ def test_failures_are_reported_not_dropped():
     assert some.failure is None and some.setting == {"mean": 2.0}
     nan = evaluate(Forecaster("c", constant, grid(mean=(np.nan,))), values, 20)
     assert "not finite" in nan.failure
+
+
+def complaining(train, seed, *, mean):
+    warnings.simplefilter("always")  # as statsmodels does when it is imported
+    for _ in range(2):
+        warnings.warn(f"no\nconvergence at {mean}", RuntimeWarning, stacklevel=1)
+    warnings.warn("this will change", FutureWarning, stacklevel=1)
+    return constant(train, seed, mean=mean)
+
+
+def test_warnings_are_told_with_the_model_and_reach_nobody_raw(tmp_path, capfd):
+    values = np.sin(np.arange(40.0))[:, None]
+    series = Series("made up", values, np.arange(40), ("y",), "the test")
+    models = [Forecaster("loud", complaining, grid(mean=(9.0, 0.0))), Forecaster("calm", fit_naive)]
+    with warnings.catch_warnings(record=True) as caught:
+        for _ in range(2):  # fitted, then from its file
+            found = compare_models(series, models, checkpoint_dir=tmp_path, progress=False)
+            table = found.to_frame().set_index("model")
+            # Of the setting that was chosen.
+            assert table.warnings["loud"] == "RuntimeWarning: no convergence at 0.0 (2 times)"
+            assert table.warnings["calm"] == ""
+    assert caught == [] and capfd.readouterr().err == ""
+
+
+def test_names_of_models_and_series_are_different():
+    series = Series("made up", np.sin(np.arange(40.0))[:, None], np.arange(40), ("y",), "")
+    for name, others in (("persistence", ["persistence"]), ("average", ["average", "mamba2"])):
+        with pytest.raises(ValueError, match=f"models of different names, got '{name}' twice"):
+            compare_models(series, [*others, Forecaster(name, fit_naive)], progress=False)
+    with pytest.raises(ValueError, match="series of different names, got 'made up' twice"):
+        compare_series([series, series], ["persistence"], progress=False)
 
 
 def test_refits_see_all_steps_before_their_block():

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ def work(what, value):
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "leave":
         os._exit(3)
+    if what == "warn":
+        warnings.warn("whose is this?", UserWarning, stacklevel=1)
     if what == "sleep":
         time.sleep(60)
     # More than a pipe holds, so that sending waits for who reads.
@@ -29,10 +32,11 @@ def children():
     return multiprocessing.active_children()
 
 
-def test_all_results_come_with_their_numbers():
-    calls = [("twice", i) for i in range(4)] + [("much", 4)]
+def test_all_results_come_with_their_numbers_and_nothing_else(capfd):
+    calls = [("twice", i) for i in range(3)] + [("warn", 3), ("much", 4)]
     found = dict(run_in_processes(work, calls, 2))
     assert [found[i] for i in range(4)] == [0, 2, 4, 6]
+    assert capfd.readouterr().err == ""
     assert found[4].shape == (1_000_000,) and (found[4] == 4).all()
     assert list(run_in_processes(work, [], 2)) == [] and not children()
 

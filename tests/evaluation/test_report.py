@@ -40,13 +40,20 @@ def test_a_browser_shows_all_of_it_and_asks_for_nothing(comparison, report, tmp_
     starts = [sys.executable, "-c", "import PyQt6.QtWebEngineWidgets"]
     if subprocess.run(starts, capture_output=True).returncode:
         pytest.skip("PyQt6-WebEngine, or a library of the system that it wants, is missing")
+    views = [1200, tmp_path / "desk.png", 390, tmp_path / "phone.png"]
     done = subprocess.run(
-        [sys.executable, script, report, tmp_path / "page.png"],
+        [sys.executable, script, report, *map(str, views)],
         capture_output=True,
         text=True,
         timeout=120,
     )
-    found = json.loads(done.stdout.strip().splitlines()[-1])
+    looks = json.loads(done.stdout.strip().splitlines()[-1])
+    for found in looks:  # nothing is cut off, hidden in a box of its own, or to the side
+        assert found["width"] <= found["viewport"]
+        beyond = [name for name, edge in found["edges"] if edge > found["viewport"] + 0.5]
+        assert beyond == []
+    assert [found["tables"] for found in looks][0] == looks[1]["tables"]
+    found = looks[0]
     assert found["title"] == f"{comparison.split.series.name}: comparison"
     assert found["headings"] == HEADINGS
     assert len(found["images"]) == 9
@@ -57,7 +64,6 @@ def test_a_browser_shows_all_of_it_and_asks_for_nothing(comparison, report, tmp_
     assert leaderboard[0][:2] == ["model", "log density"]
     best = comparison.results[0]
     assert leaderboard[1][:2] == [best.name, f"{best.log_density:.3f}"]
-    assert found["width"] <= found["viewport"]  # no scrolling to the side
     assert found["said"] == [] and found["colours"] > 20
     assert all(url.startswith(("file:", "data:")) for url in found["urls"])
 
