@@ -269,9 +269,8 @@ def _write_report(
     import jax
 
     from ssmlin.evaluation import write_report
-    from ssmlin.evaluation.attention import FittedAttention, with_lags
+    from ssmlin.evaluation.attention import FittedAttention, sample_over_gaps, with_lags
     from ssmlin.evaluation.regressions import with_season
-    from ssmlin.learning import sample_posterior
 
     tree, name = None, ""
     for result in comparison.results:
@@ -288,7 +287,7 @@ def _write_report(
         options: dict[str, Any] = {"time": np.asarray(comparison.split.series.times)}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the report shows the diagnostics
-            tree = sample_posterior(
+            tree = sample_over_gaps(
                 jax.random.key(seed), fit.model, fit.params, props, *data, variables=gates,
                 num_warmup=draws, num_samples=draws, progress=progress,
                 **options,

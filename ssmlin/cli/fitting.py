@@ -495,18 +495,17 @@ def _forecast_part(
         raise ValueError(f"{of}rows: expected at least the {needed} that the model goes on from, "
                          f"got {steps}")  # fmt: skip
     emissions, known = with_lags(loaded.model, part.observed)
-    # The first rows serve as lags only, since their own are not known. Where there are few rows
-    # they are the lags of the steps to come, too.
-    kept = np.arange(steps) >= steps - loaded.model.num_lags
-    kept &= np.isfinite(part.observed.values).all(axis=1)
+    # The first rows serve as lags only, since their own are not known.
+    mask = np.arange(steps) >= loaded.model.num_lags
     found = loaded.model.forecast(
         loaded.params,
-        jnp.where(kept[:, None], part.observed.values, emissions),
+        jnp.where(mask[:, None], emissions, jnp.asarray(part.observed.values, emissions.dtype)),
         known,
         horizon=horizon,
         future_inputs=inputs,
         key=jax.random.key(seed),
         num_samples=samples,
+        mask=jnp.asarray(mask),
     )
     drawn = scaling.continue_paths(found.samples, columns)
     exact = not (scaling.is_transformed or scaling.difference)
@@ -574,8 +573,7 @@ def sample(
     import arviz
     import jax
 
-    from ssmlin.evaluation.attention import padded, with_lags
-    from ssmlin.learning import sample_posterior
+    from ssmlin.evaluation.attention import padded, sample_over_gaps, with_lags
 
     new_file(output, "--output")
     try:
@@ -597,7 +595,7 @@ def sample(
     else:
         data = padded(model, [part.observed for part in parts])
     with in_lines(), resumable(folder, keep=checkpoint is not None):
-        found = sample_posterior(
+        found = sample_over_gaps(
             jax.random.key(seed), model, loaded.params, loaded.props, *data, variables=chosen,
             num_chains=chains, num_warmup=warmup, num_samples=draws,
             checkpoint_dir=folder, progress=not (quiet or as_json), **options,
