@@ -26,11 +26,13 @@ class Summary(NamedTuple):
         num_rows: how many rows.
         num_values: how many values of the targets are not missing.
         scaling: means and standard deviations of all columns.
+        num_partly: how many rows have some of the targets, but not all.
     """
 
     num_rows: int
     num_values: int
     scaling: Scaling
+    num_partly: int
 
 
 class TableStream:
@@ -115,7 +117,7 @@ class TableStream:
         """
         width = len(self.targets) + len(self.inputs)
         count, mean, square = np.zeros(width), np.zeros(width), np.zeros(width)
-        rows = 0
+        rows = partly = 0
         with progress_bar(self.progress) as bar:
             task = bar.add_task("read", total=None, note="")
             for piece in self.pieces():
@@ -130,6 +132,8 @@ class TableStream:
                 mean += (here - mean) * n / both
                 count += n
                 rows += len(table)
+                missing = np.isnan(piece[0])
+                partly += int((missing.any(axis=1) & ~missing.all(axis=1)).sum())
                 bar.update(task, completed=rows, note=f"{rows} rows")
             bar.update(task, total=rows, note="")
         if rows < 2:
@@ -148,7 +152,7 @@ class TableStream:
             tuple(scale[m:].tolist()),
             self.log,
         )
-        return Summary(rows, int(count[:m].sum()), scaling)
+        return Summary(rows, int(count[:m].sum()), scaling, partly)
 
     def windows(self, size: int, num_lags: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Consecutive standardised windows for a model with lags, in single precision.

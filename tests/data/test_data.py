@@ -309,7 +309,7 @@ def test_a_stream_gives_what_the_whole_table_gives(tmp_path, ending):
         y, u = (np.concatenate(x) for x in zip(*windows, strict=True))
         assert np.isnan(y[103:]).all() and (u[103:] == 0).all()
         values, inputs = scaling.apply(columns)
-        lags = model.compute_inputs(jnp.asarray(values), jnp.asarray(inputs))
+        lags = model.compute_inputs(jnp.asarray(values), exogenous=jnp.asarray(inputs))
         values[:2] = np.nan
         assert np.allclose(y[:103], values, atol=1e-6, equal_nan=True)
         assert np.allclose(u[:103], lags, atol=1e-6)
