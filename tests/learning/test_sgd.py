@@ -12,6 +12,7 @@ from walk import Walk
 import ssmlin
 from ssmlin import learning
 from ssmlin.learning import sgd
+from ssmlin.models import StateLaw
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +277,7 @@ def test_a_window_starts_from_the_law_before_it(batch):
     plan = make_plan(model, data, 5, 5)
     everything = sgd._Batch(jnp.arange(3), jnp.ones(3))
     before = [model.filter(params, y[b, :15], u[b, :15], store="last") for b in range(3)]
-    laws = (
+    laws = StateLaw(
         jnp.concatenate([p.filtered_means for p in before]),
         jnp.concatenate([p.filtered_covariances for p in before]),
     )
