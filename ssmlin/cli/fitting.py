@@ -232,11 +232,12 @@ def _fit_panel(
 
 
 def _fit_stream(file: Path, request: _Request, window: int, epochs: int, folder: Path) -> _Found:
-    """Fit a long series that is read piece by piece."""
+    """Fit a long series that is read piece by piece: the model of one in memory, by windows."""
     import jax
     import jax.numpy as jnp
     from dynamax.parameters import trainable_flags
 
+    from ssmlin.evaluation.attention import best_discount, recommended_settings
     from ssmlin.evaluation.forecasters import Observed
     from ssmlin.evaluation.regressions import choose_num_lags
     from ssmlin.learning import fit_stream
@@ -251,31 +252,35 @@ def _fit_stream(file: Path, request: _Request, window: int, epochs: int, folder:
     rows = slice(0, _ROWS_TO_CHOOSE)
     first = Observed(first.values[rows], first.inputs[rows])
     num_lags = choose_num_lags(first) if request.lags is None else request.lags
-    width = num_lags * m + len(request.inputs)
-    model = LinearAttentionSSM(
-        request.mechanism,
-        m,
-        width,
-        width + 1 if request.key_dim is None else request.key_dim,
-        num_lags=num_lags,
-        row_cov="full" if m > 1 else "diagonal",
-    )
-    start = next(iter(stream.windows(len(first.values), num_lags)))
-    params, props = model.initialize(
-        jax.random.key(request.seed), emissions=jnp.asarray(start[0]), inputs=jnp.asarray(start[1])
-    )
+    settings = recommended_settings(
+        request.mechanism, num_targets=m, num_inputs=len(request.inputs), num_lags=num_lags,
+        partly_missing=summary.num_partly > 0, key_dim=request.key_dim,
+    )  # fmt: skip
+    model = LinearAttentionSSM(**settings)
+    y, u = (jnp.asarray(x) for x in next(iter(stream.windows(len(first.values), num_lags))))
+    start, props = model.initialize(jax.random.key(request.seed), emissions=y, inputs=u)
     count = -(-summary.num_rows // window)
-    params, log_densities = fit_stream(
-        model,
-        params,
-        props,
-        lambda: stream.windows(window, num_lags),
-        count,
-        summary.num_values,
-        num_epochs=epochs,
-        checkpoint_dir=folder,
-        progress=request.progress,
-    )
+
+    def fit(model: LinearAttentionSSM, name: str) -> Any:
+        return fit_stream(
+            model,
+            start,
+            props,
+            lambda: stream.windows(window, num_lags),
+            count,
+            summary.num_values,
+            num_epochs=epochs,
+            checkpoint_dir=folder / name,
+            progress=request.progress,
+        )
+
+    params, log_densities = fit(model, "constant")
+    if model.integrate_row_cov:
+        # By one pass over all windows, so the choice is that for the series in memory.
+        discount = best_discount(model, params, [stream.windows(window, num_lags)])
+        if discount < 1:
+            model = LinearAttentionSSM(**settings | {"row_cov_discount": discount})
+            params, log_densities = fit(model, "changing")
     # What was predicted before it was fitted, at the end of the first pass.
     last = max(1, count // 5)
     steps = summary.num_rows - (count - last) * window

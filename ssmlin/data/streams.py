@@ -28,11 +28,13 @@ class Summary(NamedTuple):
         num_rows: how many rows.
         num_values: how many values of the targets are not missing.
         scaling: means and standard deviations of all columns.
+        num_partly: how many rows have some of the targets, but not all.
     """
 
     num_rows: int
     num_values: int
     scaling: Scaling
+    num_partly: int
 
 
 class TableStream:
@@ -142,7 +144,7 @@ class TableStream:
         """
         width = len(self.targets) + len(self.inputs)
         count, mean, square = np.zeros(width), np.zeros(width), np.zeros(width)
-        rows = 0
+        rows = partly = 0
         with progress_bar(self.progress) as bar:
             task = bar.add_task("read", total=None, note="")
             for piece in self.pieces():
@@ -157,6 +159,8 @@ class TableStream:
                 mean += (here - mean) * n / both
                 count += n
                 rows += len(table)
+                missing = np.isnan(piece[0])
+                partly += int((missing.any(axis=1) & ~missing.all(axis=1)).sum())
                 bar.update(task, completed=rows, note=f"{rows} rows")
             bar.update(task, total=rows, note="")
         if rows < 2:
@@ -175,7 +179,7 @@ class TableStream:
             tuple(scale[m:].tolist()),
             self.power,
         )
-        return Summary(rows, int(count[:m].sum()), scaling)
+        return Summary(rows, int(count[:m].sum()), scaling, partly)
 
     def windows(self, size: int, num_lags: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Consecutive standardised windows for a model with lags, in single precision.

@@ -1,7 +1,7 @@
 """Linear attention models as forecasters, fitted by the recommended recipe."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from ssmlin.evaluation.regressions import last_values
 from ssmlin.inference import integrate_row_cov
 from ssmlin.learning import sample_posterior
 from ssmlin.mechanisms import Mechanism, get_mechanism
-from ssmlin.models import LinearAttentionSSM, ParamsLinearAttentionSSM
+from ssmlin.models import LinearAttentionSSM, ParamsLinearAttentionSSM, StateLaw
 from ssmlin.models.coefficients import GAIN
 from ssmlin.models.forecast import draw_states, simulate
 from ssmlin.models.missing_lags import ParticlePosterior, Particles, run_particles
@@ -51,7 +51,7 @@ def with_lags(model: LinearAttentionSSM, observed: Observed) -> tuple[Array, Arr
     """
     emissions = jnp.asarray(observed.values, jnp.float32)
     exogenous = jnp.asarray(observed.inputs, jnp.float32) if observed.inputs.shape[1] else None
-    inputs = model.compute_inputs(emissions, exogenous)
+    inputs = model.compute_inputs(emissions, exogenous=exogenous)
     if model.row_cov == "full" and not lacks_lags(model, inputs):
         emissions = jnp.where(jnp.isnan(emissions).any(axis=1, keepdims=True), jnp.nan, emissions)
     return emissions.at[: model.num_lags].set(jnp.nan), inputs
@@ -62,6 +62,58 @@ def lacks_lags(model: LinearAttentionSSM, inputs: Float[Array, "... p"]) -> bool
     return bool(jnp.isnan(inputs[..., : model.num_lags * model.emission_dim]).any())
 
 
+#: Discounts of Σ to choose among.
+DISCOUNTS = (1.0, 0.98, 0.95, 0.92, 0.88, 0.84, 0.8)
+
+
+def recommended_settings(
+    mechanism: str | Mechanism,
+    *,
+    num_targets: int,
+    num_inputs: int,
+    num_lags: int,
+    partly_missing: bool,
+    key_dim: int | None = None,
+) -> dict[str, Any]:
+    """The recommended model, as arguments of :class:`ssmlin.LinearAttentionSSM`.
+
+    Σ is integrated out, and so are the weights of the inputs, beside the memory of a mechanism that
+    writes values. Whether data are held in memory or streamed makes no difference.
+
+    Args:
+        mechanism: a name in ``ssmlin.MECHANISMS``.
+        num_targets: m.
+        num_inputs: inputs besides the lags.
+        num_lags: how many lagged values are inputs.
+        partly_missing: whether some of the targets, but not all, are missing at some step.
+        key_dim: d; default the inputs and an intercept, as `bayesian_memory` wants it.
+
+    Returns:
+        The settings.
+
+    Example:
+        >>> from ssmlin.evaluation.attention import recommended_settings
+        >>> settings = recommended_settings("mamba2", num_targets=2, num_inputs=1, num_lags=3,
+        ...     partly_missing=True)
+        >>> settings["input_dim"], settings["row_cov"], settings["integrate_row_cov"]
+        (7, 'diagonal', False)
+    """
+    width = num_lags * num_targets + num_inputs
+    # Steps of which parts are missing want a diagonal Σ, whose rows would be Student-t apart.
+    joint = num_targets == 1 or not partly_missing
+    return {
+        "mechanism": mechanism,
+        "emission_dim": num_targets,
+        "input_dim": width,
+        "key_dim": width + 1 if key_dim is None else key_dim,
+        "num_lags": num_lags,
+        "row_cov": "full" if joint and num_targets > 1 else "diagonal",
+        "integrate_row_cov": joint,
+        # Where keys are the inputs the state already holds coefficients of them.
+        "integrate_input_weights": get_mechanism(mechanism).writes_values,
+    }
+
+
 def fit_attention(
     train: Observed | Sequence[Observed],
     seed: int,
@@ -70,17 +122,16 @@ def fit_attention(
     num_lags: int,
     key_dim: int | None = None,
     num_epochs: int = 500,
-    discounts: Sequence[float] = (1.0, 0.98, 0.95, 0.92, 0.88, 0.84, 0.8),
+    discounts: Sequence[float] = DISCOUNTS,
     checkpoint_dir: Path | None = None,
     progress: bool = False,
     **options: Any,
 ) -> Fitted:
     """Fit a linear attention on lagged values and inputs.
 
-    Σ is integrated out, and so are the weights of the inputs, beside the memory of a mechanism that
-    writes values. Σ is first taken as constant; then the discount that gives the training
-    part the highest likelihood is chosen and, if it gains more than two nats, the model fitted
-    again with it.
+    The model is that of :func:`recommended_settings`. Σ is first taken as constant; then the
+    discount that gives the training part the highest likelihood is chosen and, if it gains more
+    than two nats, the model fitted again with it.
 
     Args:
         train: the standardised training series, or several, with the same columns, that share
@@ -100,22 +151,13 @@ def fit_attention(
     """
     several = [train] if isinstance(train, Observed) else list(train)
     m = several[0].values.shape[1]
-    width = num_lags * m + several[0].inputs.shape[1]
     missing = np.concatenate([np.isnan(one.values) for one in several])
     partly = (missing.any(axis=1) & ~missing.all(axis=1)).any()
-    # Steps of which parts are missing want a diagonal Σ, whose rows would be Student-t apart.
-    joint = m == 1 or not partly
-    settings = {
-        "mechanism": mechanism,
-        "emission_dim": m,
-        "input_dim": width,
-        "key_dim": width + 1 if key_dim is None else key_dim,
-        "num_lags": num_lags,
-        "row_cov": "full" if joint and m > 1 else "diagonal",
-        "integrate_row_cov": joint,
-        # Where keys are the inputs the state already holds coefficients of them.
-        "integrate_input_weights": get_mechanism(mechanism).writes_values,
-    } | options
+    recommended = recommended_settings(
+        mechanism, num_targets=m, num_inputs=several[0].inputs.shape[1], num_lags=num_lags,
+        partly_missing=bool(partly), key_dim=key_dim,
+    )  # fmt: skip
+    settings = recommended | options
     model = LinearAttentionSSM(**settings)
     data, key = padded(model, several), jax.random.key(seed)
 
@@ -127,7 +169,16 @@ def fit_attention(
 
     params, history = fit("constant")
     if model.integrate_row_cov:
-        discount = _best_discount(model, params, *data, discounts, key)
+        known, copies = data, 1
+        if lacks_lags(model, data[1]):
+            copies = 4
+            drawn = model.impute(key, params, *data, copies)
+            known = (
+                drawn[0].reshape(-1, *data[0].shape[1:]),
+                drawn[1].reshape(-1, *data[1].shape[1:]),
+            )
+        sequences = ([window] for window in zip(*known, strict=True))
+        discount = best_discount(model, params, sequences, discounts, 1 / copies)
         if discount < 1:
             model = LinearAttentionSSM(**settings | {"row_cov_discount": discount})
             params, history = fit("changing")
@@ -259,47 +310,60 @@ def padded(model: LinearAttentionSSM, several: list[Observed]) -> tuple[Array, A
 
 @partial(jax.jit, static_argnums=0)
 def _predictions(
-    model: Any, params: ParamsLinearAttentionSSM, emissions: Array, inputs: Array
+    model: Any,
+    params: ParamsLinearAttentionSSM,
+    emissions: Array,
+    inputs: Array,
+    law: StateLaw | None = None,
 ) -> Any:
-    """What the filter says of every emission given those before it."""
-    return model.filter(params, emissions, inputs, store="loglik", missing=_missing(model))
+    """What the filter says of every emission given those before it, and the last state."""
+    return model.filter(params, emissions, inputs, store="last", missing=_missing(model), law=law)
 
 
 def _missing(model: LinearAttentionSSM) -> Any:
     """What to do about partly missing emissions, which a trace does not see."""
-    return "entries" if model.row_cov == "diagonal" and model.emission_dim > 1 else "rows"
+    return model.given_missing().missing
 
 
-def _best_discount(
+def best_discount(
     model: LinearAttentionSSM,
     params: ParamsLinearAttentionSSM,
-    emissions: Array,
-    inputs: Array,
-    discounts: Sequence[float],
-    key: Array,
+    sequences: Iterable[Iterable[tuple[Any, Any]]],
+    discounts: Sequence[float] = DISCOUNTS,
+    weight: float = 1.0,
 ) -> float:
-    """The discount of the highest likelihood; the filter's means do not depend on it.
+    """The discount of Σ with the highest likelihood; the filter's means do not depend on it.
 
-    1 unless another gains more than two nats, about what chance gains once in twenty times. Where
-    lags are missing the likelihoods are means of those of completed data sets.
+    Memory grows with a window only, since all that goes from one to the next is the law of the
+    state and, for every discount, that of Σ.
+
+    Args:
+        model: a model with Σ integrated out.
+        params: its parameters.
+        sequences: of each its consecutive windows of emissions (W, m) and inputs (W, p).
+        discounts: to choose among.
+        weight: what each sequence counts, less than one for each of several draws of the same.
+
+    Returns:
+        The largest, unless another gains more than two nats on it, about what chance gains once in
+        twenty times.
     """
-    copies = 4 if lacks_lags(model, inputs) else 1
-    if copies > 1:
-        drawn = model.impute(key, params, emissions, inputs, copies)
-        emissions, inputs = (x.reshape(-1, *x.shape[2:]) for x in drawn)
-    prior = model.prior.row_cov(params.emissions)
-    posteriors = [_predictions(model, params, *one) for one in zip(emissions, inputs, strict=True)]
-
-    def log_likelihood(discount: float) -> float:
-        terms = [
-            float(integrate_row_cov(posterior, y, prior, discount=discount).marginal_loglik)
-            for posterior, y in zip(posteriors, emissions, strict=True)
-        ]
-        return sum(terms) / copies
-
-    best = max(discounts, key=log_likelihood)
-    constant = max(discounts)
-    return best if log_likelihood(best) > log_likelihood(constant) + GAIN else constant
+    totals = dict.fromkeys(discounts, 0.0)
+    for windows in sequences:
+        law = model.initial_law(params)
+        row_covs = dict.fromkeys(discounts, law.row_cov)
+        for emissions, inputs in windows:
+            posterior = _predictions(model, params, emissions, inputs, law)
+            law = law._replace(
+                mean=posterior.filtered_means[0], cov=posterior.filtered_covariances[0]
+            )
+            for discount in discounts:
+                prior: Any = row_covs[discount]
+                found = integrate_row_cov(posterior, emissions, prior, discount=discount)
+                row_covs[discount] = found.row_cov
+                totals[discount] += weight * float(found.marginal_loglik)
+    best, constant = max(totals, key=totals.__getitem__), max(discounts)
+    return best if totals[best] > totals[constant] + GAIN else constant
 
 
 def predictive(

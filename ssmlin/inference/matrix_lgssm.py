@@ -359,7 +359,7 @@ _SHORT, _ASSOCIATIVE_BYTES = 64, 2**33
 def _over_rows(core: Callable[..., Any], lgssm: MatrixLGSSM, *data: Array) -> Any:
     """Map a function of (model, (T, 1) data ...) over the rows of the state, the row axis last.
 
-    Each row is a model of its own with m = 1 and its own covariance.
+    Each row is a model of its own with m = 1 and its own covariance, which P_0 may have already.
     """
     rows = replace(
         lgssm,
@@ -371,6 +371,7 @@ def _over_rows(core: Callable[..., Any], lgssm: MatrixLGSSM, *data: Array) -> An
     axes: Any = replace(
         jax.tree.map(lambda _: None, lgssm),
         initial_mean=0,
+        initial_cov=0 if lgssm.initial_cov.ndim == 3 else None,
         drift=LowRank(1, None),  # type: ignore[arg-type]  # axes, not arrays
         row_cov=0,
         emission_bias=1,

@@ -164,6 +164,8 @@ def integrate_row_cov(
     where section 16.4.5 is about the discount.
     """
     _checks.one_of("store", store, ("last", "all"))
+    if not _checks.is_concrete(discount):
+        raise TypeError("discount: expected a number, got one that is being traced")
     if not 0 < discount <= 1:
         raise ValueError(f"discount: expected a number in (0, 1], got {discount}")
     means, scales = posterior.emission_means, posterior.emission_scales

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 from ssmlin import _checks
 from ssmlin._progress import progress_bar
 from ssmlin.learning.checkpoint import Checkpoint
-from ssmlin.learning.target import Problem, Target, choose, property_leaves
+from ssmlin.learning.target import Problem, Target, check_observed, choose, property_leaves, seen_by
 
 
 class EMModel(Protocol):
@@ -124,6 +124,7 @@ def fit_em(
     inputs: Any = None,
     num_iters: int = 50,
     *,
+    print_every: int = 1,
     gradient_steps: int = 5,
     use_prior: bool = True,
     checkpoint_dir: str | Path | None = None,
@@ -138,12 +139,13 @@ def fit_em(
     stays.
 
     Args:
-        model: a model with ``m_steps`` and ``m_step``.
+        model: a model with ``m_steps`` and ``m_step``, as :class:`ssmlin.LinearAttentionSSM` is.
         params: where to start.
         props: matching properties.
         emissions: sequences of one length, (B, T, m); NaN means missing or padding.
         inputs: None or inputs with leading axes (B, T).
         num_iters: iterations.
+        print_every: iterations between updates of the progress bar.
         gradient_steps: quasi-Newton steps an iteration; 0 for the closed forms alone.
         use_prior: maximise the posterior; False for the likelihood.
         checkpoint_dir: a directory; a fit that was killed goes on from there if it is called again
@@ -154,14 +156,17 @@ def fit_em(
         The parameters, and the log posterior (or likelihood) at the start of every iteration.
 
     Raises:
-        ValueError: an argument out of range, an objective that is not finite at the start, or a
-            checkpoint of another call.
+        ValueError: an argument out of range, no data, an objective that is not finite at the
+            start, or a checkpoint of another call.
 
     Source: Meng and Rubin (1993) and Liu and Rubin (1994) for conditional and partly direct
     maximisation; Koopman and Shephard (1992) for expectations by the disturbance smoother.
     """
     _checks.positive_int("num_iters", num_iters)
+    _checks.positive_int("print_every", print_every)
     _checks.positive_int("gradient_steps", gradient_steps, minimum=0)
+    check_observed(emissions)
+    model = seen_by(model, emissions)
     trainable = choose(params, props, None)
     blocks = tuple(
         chosen
@@ -192,7 +197,9 @@ def fit_em(
             new, log_prob = _iteration(
                 problem._replace(params=state.params), target, blocks, gradient_steps, use_prior
             )
-            if len(state.log_probs) == 0 and not jnp.isfinite(log_prob):
+            # Under a trace, as of vmap, there is nothing to look at or to show.
+            known = _checks.is_concrete(log_prob)
+            if known and len(state.log_probs) == 0 and not jnp.isfinite(log_prob):
                 raise ValueError(
                     f"params: expected a finite log posterior at the start, got {float(log_prob)}; "
                     "check params, emissions and inputs"
@@ -200,5 +207,6 @@ def fit_em(
             log_probs = jnp.append(state.log_probs, log_prob.astype(emissions.dtype))
             state = _State(new, log_probs)
             checkpoint.save(state, force=len(log_probs) == num_iters)
-            bar.update(task, completed=len(log_probs), note=f"{float(log_prob):.4f}")
+            if known and (len(log_probs) % print_every == 0 or len(log_probs) == num_iters):
+                bar.update(task, completed=len(log_probs), note=f"{float(log_prob):.4f}")
     return state.params, state.log_probs

@@ -18,11 +18,11 @@ from ssmlin.learning.samplers import Draws, Moves, Plan
 from ssmlin.learning.target import (
     Position,
     Problem,
-    StepwiseModel,
     Target,
     choose,
     paths,
     property_leaves,
+    seen_by,
 )
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def sample_posterior(
         raise ValueError("props: expected properties matching params, got another structure")
     problem = Problem(params, props, y, u)
     labels = _labels(time, problem.emissions.shape[1])
-    target = Target(_seen_by(model, problem.emissions), choose(params, props, variables))
+    target = Target(seen_by(model, problem.emissions), choose(params, props, variables))
 
     run_key, start_key, extra_key = jax.random.split(key, 3)
     if algorithm in ("nuts", "smc"):
@@ -246,11 +246,6 @@ def _labels(time: Sequence[Any] | None, steps: int) -> np.ndarray:
     if labels.shape != (steps,):
         raise ValueError(f"time: expected {steps} labels, one a step, got shape {labels.shape}")
     return labels
-
-
-def _seen_by(model: Any, emissions: Array) -> StepwiseModel:
-    """The model for these data: the pattern of what is missing is read before tracing."""
-    return model.given_missing(emissions) if hasattr(model, "given_missing") else model
 
 
 def _starts(
@@ -510,7 +505,7 @@ def predict_one_step(
     labels = _labels(time, data[0].shape[1])
     keys = jax.random.split(key, shape)
     sampled, log_density, means, covariances = _predict(
-        keys, all_params, *data, _seen_by(model, data[0])
+        keys, all_params, *data, seen_by(model, data[0])
     )
     mean = means.mean(axis=(0, 1))
     centred = means - mean
@@ -556,7 +551,7 @@ def pointwise_log_likelihood(
         An array (chain, draw, time).
     """
     (y,), (u,), _ = _data(emissions, inputs)
-    terms = _log_predictive(posterior_params(params, draws), y, u, _seen_by(model, y))
+    terms = _log_predictive(posterior_params(params, draws), y, u, seen_by(model, y))
     labels = np.arange(len(y))
     dataset = _dataset({"emissions": terms}, {"emissions": ["time"]}, labels, True)
     return dataset["emissions"]

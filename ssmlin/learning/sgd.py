@@ -16,7 +16,14 @@ from jaxtyping import Array, Bool, Float, Int
 from ssmlin import _checks
 from ssmlin._progress import progress_bar
 from ssmlin.learning.checkpoint import Checkpoint
-from ssmlin.learning.target import StepwiseModel, paths, property_leaves, strong
+from ssmlin.learning.target import (
+    StepwiseModel,
+    check_observed,
+    paths,
+    property_leaves,
+    seen_by,
+    strong,
+)
 
 _EPOCHS_PER_CALL = 20
 _SECONDS_PER_CALL = 2.0
@@ -228,7 +235,12 @@ def _is_better(
     mean = gains.sum() / n
     variance = jnp.sum(jnp.where(counted, (gains - mean) ** 2, 0.0)) / n
     better = mean > jnp.sqrt(variance / n)
-    return jnp.where(data.in_train.all(), loss < best_loss, better)
+    return jnp.where(_holds_out(data), better, loss < best_loss)
+
+
+def _holds_out(data: _Data) -> Bool[Array, ""]:
+    """Whether there is a value to judge by; of a few steps the share to hold out is none."""
+    return _count(data.emissions, ~data.in_train) > 0
 
 
 # ------------------------------------------------------------------------------------- the steps
@@ -311,7 +323,7 @@ def _epoch(fit: _Fit, key: Array, plan: _Plan, props: Any, data: _Data) -> tuple
     fit = jax.lax.cond(better & jnp.isfinite(loss), record, lambda fit: fit, fit)
     held_out = jnp.maximum(_count(data.emissions, ~data.in_train), 1)
     unseen = -jnp.sum(jnp.where(data.in_train, 0.0, terms)) / held_out
-    score = jnp.where(data.in_train.all(), loss, unseen)
+    score = jnp.where(_holds_out(data), unseen, loss)
     is_least = score < fit.least_score
     fit = fit._replace(
         least_score=jnp.where(is_least, score, fit.least_score),
@@ -378,6 +390,12 @@ def num_train_steps(
 
     What is missing at the end of a sequence is no part of it.
     """
+    if not _checks.is_concrete(emissions):
+        raise TypeError(
+            "emissions: expected an array of known values, got one that is being traced; which "
+            "steps are fitted, and when a fit stops, depends on values, so that fit and fit_sgd "
+            "do not work inside jit, vmap or grad"
+        )
     seen = ~np.isnan(np.asarray(emissions)).all(axis=-1)
     lengths = np.where(seen, np.arange(1, seen.shape[-1] + 1), 0).max(axis=-1, initial=0)
     return lengths - (validation_fraction * lengths).astype(int)
@@ -457,9 +475,9 @@ def fit_sgd(
         The best parameters and the history of the fit.
 
     Raises:
-        ValueError: an argument out of range, a loss that is not finite at the start (at every
-            start), or a checkpoint that is damaged or of another call.
-        TypeError: an argument that is not of the expected type.
+        ValueError: an argument out of range, no data to fit, a loss that is not finite at the start
+            (at every start), or a checkpoint that is damaged or of another call.
+        TypeError: an argument that is not of the expected type, or that is being traced.
 
     Warns:
         RuntimeWarning: steps whose loss or gradient was not finite, which were not taken; or a
@@ -481,6 +499,8 @@ def fit_sgd(
             )
     num_sequences, num_steps = emissions.shape[:2]
     ends = num_train_steps(emissions, validation_fraction)
+    check_observed(train_part(emissions, validation_fraction))
+    model = seen_by(model, emissions)
     num_windows = 1
     size = num_sequences if batch_size is None else _checks.positive_int("batch_size", batch_size)
     size = min(size, num_sequences)

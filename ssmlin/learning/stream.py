@@ -17,7 +17,7 @@ from ssmlin import _checks
 from ssmlin._progress import progress_bar
 from ssmlin.learning.checkpoint import Checkpoint
 from ssmlin.learning.sgd import WindowedModel
-from ssmlin.learning.target import property_leaves, strong
+from ssmlin.learning.target import property_leaves, seen_by, strong
 
 Window = tuple[Any, Any]  # emissions (W, m) and inputs (W, p), of JAX or NumPy
 
@@ -110,7 +110,8 @@ def fit_stream(
         params: where to start.
         props: matching properties: what is trainable, and its constrainer.
         windows: called once an epoch; gives consecutive windows (emissions, inputs) of one shape,
-            (W, m) and (W, p); NaN emissions are missing, or fill up the last window.
+            (W, m) and (W, p); NaN emissions are missing, or fill up the last window. Steps may be
+            partly missing if Σ is diagonal; then every row has a covariance of its own.
         num_windows: how many there are.
         num_values: how many observed values there are, which the prior is weighed against.
         num_epochs: passes over the series; the step size of Adam falls to 0 over them.
@@ -122,8 +123,8 @@ def fit_stream(
         The parameters, and the log density of every window before it was fitted.
 
     Raises:
-        ValueError: an argument out of range, another number of windows than said, or a checkpoint
-            that is damaged or of another call.
+        ValueError: an argument out of range, another number of windows than said, partly missing
+            steps and a Σ that is not diagonal, or a checkpoint that is damaged or of another call.
 
     Warns:
         RuntimeWarning: windows whose loss or gradient was not finite, which were passed over.
@@ -143,6 +144,8 @@ def fit_stream(
                         ("num_epochs", num_epochs)):  # fmt: skip
         _checks.positive_int(name, value)
     total = num_epochs * num_windows
+    # What a later window lacks cannot be known yet.
+    model, given = seen_by(model, None), model
     optimizer = decaying_adam(total)
     unconstrained = to_unconstrained(params, props)
     zero = jnp.zeros((), int)
@@ -152,7 +155,7 @@ def fit_stream(
         checkpoint_dir,
         "fit_stream",
         {
-            "model": model,
+            "model": given,
             "params": params,
             "props": [(prop.trainable, prop.constrainer) for prop in property_leaves(props)],
             "windows": (num_windows, num_values),
@@ -175,6 +178,7 @@ def fit_stream(
                     break
                 if epoch * num_windows + number < done:
                     continue  # was fitted before the run was stopped
+                seen_by(given, window[0])  # raises where something is missing that cannot be
                 stream, value = _advance(
                     stream, model, optimizer, props, window, jnp.asarray(number == 0), count
                 )

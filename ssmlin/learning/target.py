@@ -6,8 +6,11 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from dynamax.parameters import ParameterProperties
 from jaxtyping import Array, Float
+
+from ssmlin import _checks
 
 #: Unconstrained values of the chosen parameters, by path.
 Position = dict[str, Array]
@@ -37,6 +40,20 @@ class Problem(NamedTuple):
     props: Any
     emissions: Float[Array, "B T m"]
     inputs: Any
+
+
+def seen_by(model: Any, emissions: Any) -> Any:
+    """The model for these data, if it asks what is missing of them before they are traced."""
+    return model.given_missing(emissions) if hasattr(model, "given_missing") else model
+
+
+def check_observed(emissions: Float[Array, "..."]) -> None:
+    """Raise ValueError if nothing is observed, as far as that can be seen."""
+    if _checks.is_concrete(emissions) and np.isnan(np.asarray(emissions)).all():
+        raise ValueError(
+            "emissions: expected at least one observed value to fit, got none in shape "
+            f"{tuple(emissions.shape)}"
+        )
 
 
 def paths(params: Any) -> list[str]:

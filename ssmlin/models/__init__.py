@@ -3,7 +3,7 @@
 from ssmlin.models.features import ParamsGate, ParamsProjection, lagged_inputs
 from ssmlin.models.files import load, load_notes
 from ssmlin.models.forecast import Forecast
-from ssmlin.models.linear_attention_ssm import LinearAttentionSSM
+from ssmlin.models.linear_attention_ssm import LinearAttentionSSM, StateLaw
 from ssmlin.models.parameters import (
     ParamsAttentionDynamics,
     ParamsAttentionEmissions,
@@ -24,6 +24,7 @@ __all__ = [
     "ParamsLinearAttentionSSM",
     "ParamsProjection",
     "ShrinkagePrior",
+    "StateLaw",
     "lagged_inputs",
     "load",
     "load_notes",

@@ -45,8 +45,9 @@ def initial_coefficients(
     x = jnp.where(used, x, 0.0)
     n = jnp.maximum(used.sum(), 1).astype(dtype)
     values, vectors = jnp.linalg.eigh(x.T @ x / n)
-    # A direction that hardly varies is not blown up.
-    values = jnp.maximum(values, 1e-4 * jnp.maximum(values.max(), 1e-4))
+    # A direction that hardly varies is not blown up, and where there is nothing, nothing is.
+    least = 1e-4 * jnp.maximum(values.max(), 1e-4)
+    values = jnp.where(values.max() > 0, jnp.maximum(values, least), 1.0)
     basis = (vectors / jnp.sqrt(values)) @ vectors.T
     features = regressors @ basis.T
     whitened = coefficients @ vectors * jnp.sqrt(values)

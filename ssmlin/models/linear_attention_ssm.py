@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from ssmlin import _checks
 from ssmlin.inference import (
     PosteriorMatrixLGSSM,
     PosteriorRowCov,
+    RowCovLaw,
     integrate_row_cov,
     matrix_lgssm_approximate_filter,
     matrix_lgssm_filter,
@@ -32,8 +33,9 @@ from ssmlin.inference import (
     symmetric_root,
 )
 from ssmlin.learning import FitHistory, fit_em, fit_sgd
+from ssmlin.learning.posterior import variable_name
 from ssmlin.learning.sgd import train_part
-from ssmlin.learning.target import property_leaves
+from ssmlin.learning.target import paths, property_leaves
 from ssmlin.lgssm import MatrixLGSSM
 from ssmlin.mechanisms import MECHANISMS, Gate, Mechanism, get_mechanism, matrix_lgssm, unit
 from ssmlin.models.autoregression import estimate_autoregression
@@ -80,6 +82,20 @@ RowCov = Literal["identity", "diagonal", "full"]
 _ROUNDS, _COPIES = 3, 4
 #: A forecast with missing lags has at most so many draws of them.
 _MAX_PARTICLES = 1000
+
+
+class StateLaw(NamedTuple):
+    """The law of a state and, where it is integrated out, of Σ: all that the next steps need.
+
+    Attributes:
+        mean: (m, d).
+        cov: relative to Σ, (d, d); or for each row, (m, d, d).
+        row_cov: the law of Σ, or None.
+    """
+
+    mean: Float[Array, "m d"]
+    cov: Float[Array, "d d"] | Float[Array, "m d d"]
+    row_cov: RowCovLaw | None = None
 
 
 class LinearAttentionSSM(SSM):
@@ -229,6 +245,26 @@ class LinearAttentionSSM(SSM):
             "covariance", covariance, ("full", "diagonal", "isotropic", "reset")
         )
         self.prior = ShrinkagePrior() if prior is None else prior
+        self._is_made = True
+
+    # Compiled programs are kept by the model: one that changed would get those of what it was.
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if getattr(self, "_is_made", False):
+            raise AttributeError(
+                f"{name}: expected no change of a model once it is made, got {value!r}; make "
+                f"another: LinearAttentionSSM(**model.settings | {{{name!r}: ...}})"
+            )
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{name}: expected no change of a model once it is made, got del")
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((type(self), frozenset(vars(self).items())))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -288,33 +324,48 @@ class LinearAttentionSSM(SSM):
     def initialize(
         self,
         key: Array | None = None,
+        method: Literal["regression", "prior"] = "regression",
         *,
         emissions: Float[Array, "T m"] | None = None,
         inputs: Float[Array, "T p"] | None = None,
+        **parameters: Any,
     ) -> tuple[ParamsLinearAttentionSSM, ParamsLinearAttentionSSM]:
         """Start at the linear regression on the inputs, with a memory that writes nothing yet.
 
         With data, D, d and Σ are those of a least-squares regression of emissions on inputs
         (slightly shrunk); without, D = 0, d = 0 and Σ = I. Where D and d are integrated out, W
         whitens the inputs, τ² matches the least-squares weights, and the drift q is the one of the
-        highest likelihood if that gains two nats, else 1e-7. Batches of sequences are pooled.
-        Where lags are missing the regression is the autoregression of the highest likelihood, what
-        is missing integrated out (under a trace: of the steps whose lags are known).
+        highest likelihood if that gains two nats, else 1e-7. Batches of sequences are pooled. A
+        column of too few values to tell a residual has the prior's `series_variance`. Where lags
+        are missing the regression is the autoregression of the highest likelihood, what is missing
+        integrated out (under a trace: of the steps whose lags are known).
 
         Args:
             key: a PRNG key for the small random weights; default ``jax.random.key(0)``.
+            method: "regression", or "prior" to start as without data in any case.
             emissions: (T, m) or (B, T, m); NaN means missing.
             inputs: (T, p) or (B, T, p).
+            **parameters: values of parameters, in place of those found, by the names they have in
+                a posterior: ``alpha``, ``process_noise``, ``initial_mean``, ``emissions_bias`` ...
+                None for those found.
 
         Returns:
             Parameters and matching properties (what is trainable, and its constrainer).
 
         Raises:
-            ValueError: data of the wrong shape.
-            TypeError: data that are not floating point arrays.
+            ValueError: data or a parameter of the wrong shape, or a parameter out of its range.
+            TypeError: data that are not floating point arrays, or a parameter the model has not.
+
+        Example:
+            >>> import ssmlin
+            >>> model = ssmlin.LinearAttentionSSM("mamba2", 1, 0, 2)
+            >>> params, props = model.initialize(alpha=0.5)
+            >>> float(params.dynamics.alpha.value)
+            0.5
         """
+        _checks.one_of("method", method, ("regression", "prior"))
         y = u = None
-        if emissions is not None:
+        if emissions is not None and method == "regression":
             y = _checks.float_array("emissions", emissions)
             if y.shape[-1:] != (self.emission_dim,):
                 raise ValueError(
@@ -327,7 +378,35 @@ class LinearAttentionSSM(SSM):
             y = jnp.where(has_missing_lags(u, self._num_lagged)[..., None], jnp.nan, y)
             u = jnp.where(jnp.isnan(u), 0.0, u)
         start_key = jax.random.key(0) if key is None else key
-        return self._initial_params(start_key, y, u, regression), self.param_props
+        params = self._initial_params(start_key, y, u, regression)
+        given = {name: x for name, x in parameters.items() if x is not None}
+        return self._set(params, given), self.param_props
+
+    def _set(
+        self, params: ParamsLinearAttentionSSM, values: Mapping[str, Any]
+    ) -> ParamsLinearAttentionSSM:
+        """Parameters of which some are given by name."""
+        leaves, structure = jax.tree.flatten(params)
+        names = [variable_name(path) for path in paths(params)]
+        if unknown := sorted(values.keys() - set(names)):
+            raise TypeError(
+                f"{unknown[0]}: expected a parameter of this model, which are "
+                f"{', '.join(names)}; got another"
+            )
+        properties = property_leaves(self.param_props)
+        for i, (name, leaf, prop) in enumerate(zip(names, leaves, properties, strict=True)):
+            if name not in values:
+                continue
+            x = _checks.float_array(name, values[name]).astype(leaf.dtype)
+            if x.shape != leaf.shape:
+                raise ValueError(f"{name}: expected shape {leaf.shape}, got {tuple(x.shape)}")
+            _checks.finite(name, x)
+            free = x if prop.constrainer is None else prop.constrainer.inverse(x)
+            # A bound is at infinity there; what is out of range is not a number.
+            if _checks.is_concrete(free) and np.isnan(np.asarray(free)).any():
+                raise ValueError(f"{name}: expected a value in its range, got {x}")
+            leaves[i] = x
+        return jax.tree.unflatten(structure, leaves)
 
     @property
     def _micro_steps(self) -> tuple[int, ...]:
@@ -535,6 +614,9 @@ class LinearAttentionSSM(SSM):
         floor = 1e-3 * self.prior.noise_floor * self.prior.series_variance
         skip = coefficients[:, :p] if self.has_input_weights else jnp.zeros((m, p), y.dtype)
         bias = coefficients[:, -1] if self.has_emissions_bias else jnp.zeros(m, y.dtype)
+        # As many coefficients as values leave no residuals, whose variance is not known.
+        unknown = jnp.where(seen.sum(axis=0) > k, 0.0, self.prior.series_variance)
+        cov = cov + jnp.diag(unknown).astype(y.dtype)
         # Pairwise deletion can leave an indefinite matrix, and short series a singular one.
         values, vectors = jnp.linalg.eigh(cov)
         return skip, bias, (vectors * jnp.maximum(values, floor)) @ vectors.T
@@ -651,8 +733,9 @@ class LinearAttentionSSM(SSM):
     def compute_inputs(
         self,
         emissions: Float[Array, "T m"],
-        exogenous: Float[Array, "T k"] | None = None,
         prev_emissions: Float[Array, "num_lags m"] | None = None,
+        *,
+        exogenous: Float[Array, "T k"] | None = None,
     ) -> Float[Array, "T p"]:
         """Inputs of a model with lags: lagged emissions, then what is exogenous.
 
@@ -661,8 +744,8 @@ class LinearAttentionSSM(SSM):
 
         Args:
             emissions: y, (T, m).
-            exogenous: further inputs, (T, k) with num_lags·m + k = p.
             prev_emissions: the num_lags emissions before the first, oldest first; default zeros.
+            exogenous: further inputs, (T, k) with num_lags·m + k = p.
 
         Returns:
             The inputs u, (T, p).
@@ -845,7 +928,8 @@ class LinearAttentionSSM(SSM):
             return states[0], emissions[0]
         start_key, path_key = jax.random.split(key)
         rows = self._row_matrices(params.emissions.row_cov)
-        start = draw_states(start_key, *self.initial_law(params), rows, 1)
+        law = self.initial_law(params)
+        start = draw_states(start_key, law.mean, law.cov, rows, 1)
         lags = jnp.zeros((1, self.num_lags, self.emission_dim), start.dtype)
         exogenous = self._exogenous(inputs, num_timesteps, start.dtype)
         states, emissions = simulate(self, params, path_key, start, rows, lags, exogenous)
@@ -863,48 +947,60 @@ class LinearAttentionSSM(SSM):
         """Log p(y_t | y_{1:t-1}, u_{1:t}) of every step; 0 where nothing is observed."""
         return self.filter(params, emissions, inputs, store="loglik", **options).log_predictive
 
-    def initial_law(self, params: ParamsLinearAttentionSSM) -> tuple[Array, Array]:
-        """The law of S_0: M_0 and P_0."""
+    def initial_law(self, params: ParamsLinearAttentionSSM) -> StateLaw:
+        """The law of S_0, with M_0 and P_0, and the prior of a Σ that is integrated out."""
         mean, cov = params.initial.mean, jnp.diag(params.initial.variances)
         if (law := params.emissions.coefficients) is not None:
             k = len(law.basis)
             mean = jnp.pad(mean, ((0, 0), (0, k)))
             cov = jax.scipy.linalg.block_diag(cov, law.variance * jnp.eye(k, dtype=cov.dtype))
-        return mean, cov
+        row_cov = self.prior.row_cov(params.emissions) if self.integrate_row_cov else None
+        return StateLaw(mean, cov, row_cov)
 
     def filter_window(
         self,
         params: ParamsLinearAttentionSSM,
-        law: tuple[Array, Array],
+        law: StateLaw,
         emissions: Float[Array, "W m"],
         inputs: Float[Array, "W p"] | None = None,
         **options: Any,
-    ) -> tuple[Float[Array, " W"], tuple[Array, Array]]:
-        """Filter consecutive steps from a law of the state before them.
+    ) -> tuple[Float[Array, " W"], StateLaw]:
+        """Filter consecutive steps from a law of what came before them.
+
+        However a sequence is cut into windows, each starting from the law after the one before,
+        the densities are those of :meth:`log_predictive`.
 
         Args:
             params: constrained parameters.
-            law: mean (m, d) and covariance (d, d) of the state.
+            law: of the state before the first step, see :meth:`initial_law`.
             emissions: y, (W, m); NaN means missing.
             inputs: u, (W, p).
             **options: as in :func:`ssmlin.matrix_lgssm_filter`.
 
         Returns:
-            The log predictive densities of the steps, and the law of the state after them.
+            The log predictive densities of the steps, and the law after them. Its covariance has
+            an axis of rows, as that of `law` may have, if ``missing="entries"`` and m > 1.
 
         Raises:
-            ValueError: partly missing emissions, which leave a covariance for each row.
+            ValueError: an argument of the wrong shape or value, or a law without that of Σ where Σ
+                is integrated out.
+
+        Example:
+            >>> import jax.numpy as jnp, ssmlin
+            >>> model = ssmlin.LinearAttentionSSM("mamba2", 1, 0, 2, integrate_row_cov=True)
+            >>> params, _ = model.initialize()
+            >>> y = jnp.sin(jnp.arange(6.0))[:, None]
+            >>> first, law = model.filter_window(params, model.initial_law(params), y[:4])
+            >>> second, law = model.filter_window(params, law, y[4:])
+            >>> parts = jnp.concatenate([first, second])
+            >>> bool(jnp.allclose(parts, model.log_predictive(params, y), atol=1e-5))
+            True
         """
-        if options.get("missing") == "entries":
-            raise ValueError(
-                "window_size: expected None where emissions are partly missing, since then every "
-                "row of the state has a covariance of its own; got a window"
-            )
-        mean, cov = law
-        lgssm = self.to_lgssm(params, inputs, len(emissions))
-        lgssm = replace(lgssm, initial_mean=mean, initial_cov=cov)
-        last: Any = self._filter(lgssm, emissions, store="last", **options)
-        return last.log_predictive, (last.filtered_means[0], last.filtered_covariances[0])
+        options |= {"law": law, "store": "last"}
+        last, row_cov = self._filter_from(params, emissions, inputs, options)
+        return last.log_predictive, StateLaw(
+            last.filtered_means[0], last.filtered_covariances[0], row_cov
+        )
 
     def marginal_log_prob(
         self,
@@ -923,9 +1019,28 @@ class LinearAttentionSSM(SSM):
         inputs: Float[Array, "T p"] | None = None,
         **options: Any,
     ) -> PosteriorMatrixLGSSM:
-        """Filtering distributions; options as in :func:`ssmlin.matrix_lgssm_filter`."""
+        """Filtering distributions; options as in :func:`ssmlin.matrix_lgssm_filter`.
+
+        Another option is `law`, what the state is before the first step in place of
+        :meth:`initial_law`.
+        """
+        return self._filter_from(params, emissions, inputs, options)[0]
+
+    def _filter_from(
+        self, params: ParamsLinearAttentionSSM, emissions: Array, inputs: Any, options: Any
+    ) -> tuple[Any, RowCovLaw | None]:
+        """Filter from the law among the options, if any; and the law of Σ after it."""
         lgssm = self.to_lgssm(params, inputs, len(emissions))
-        posterior = self._filter(lgssm, emissions, **options)
+        if (law := options.get("law")) is not None:
+            law = StateLaw(*law)
+            lgssm = replace(lgssm, initial_mean=law.mean)
+            # "reset" starts every step from the model's own P_0.
+            if self.covariance != "reset":
+                lgssm = replace(lgssm, initial_cov=law.cov)
+            if law.cov.ndim == 3:
+                options = options | {"missing": "entries"}
+        kept = {name: x for name, x in options.items() if name != "law"}
+        posterior = self._filter(lgssm, emissions, **kept)
         return self._with_row_cov(params, posterior, emissions, options)
 
     def _filter(self, lgssm: MatrixLGSSM, emissions: Array, **options: Any) -> PosteriorMatrixLGSSM:
@@ -956,7 +1071,7 @@ class LinearAttentionSSM(SSM):
         lgssm = self.to_lgssm(params, inputs, len(emissions))
         self._only_full("smoothing")
         posterior = matrix_lgssm_smoother(lgssm, emissions, **options)
-        return self._with_row_cov(params, posterior, emissions, options)
+        return self._with_row_cov(params, posterior, emissions, options)[0]
 
     def row_cov_posterior(
         self,
@@ -972,16 +1087,23 @@ class LinearAttentionSSM(SSM):
             params: constrained parameters.
             posterior: of that filter, at least its predictions of the emissions.
             emissions: y, (T, m).
-            options: the filter's mask and length, if any.
+            options: the filter's law, mask and length, if any.
             store: "all" for the law before every step, too.
 
         Returns:
             See :func:`ssmlin.integrate_row_cov`.
         """
+        law = options.get("law")
+        prior = self.prior.row_cov(params.emissions) if law is None else StateLaw(*law).row_cov
+        if prior is None:
+            raise ValueError(
+                "law: expected one with the law of Σ, as initial_law and filter_window give it, "
+                "got None for it"
+            )
         return integrate_row_cov(
             posterior,
             emissions,
-            self.prior.row_cov(params.emissions),
+            prior,
             discount=self.row_cov_discount,
             mask=options.get("mask"),
             length=options.get("length"),
@@ -994,16 +1116,17 @@ class LinearAttentionSSM(SSM):
         posterior: PosteriorMatrixLGSSM,
         emissions: Array,
         options: dict[str, Any],
-    ) -> PosteriorMatrixLGSSM:
-        """The posterior with Σ integrated out, if it is to be."""
+    ) -> tuple[PosteriorMatrixLGSSM, RowCovLaw | None]:
+        """The posterior with Σ integrated out, if it is to be, and the law of Σ."""
         if not self.integrate_row_cov:
-            return posterior
+            return posterior, None
         integrated = self.row_cov_posterior(params, posterior, emissions, options)
-        return posterior._replace(
+        posterior = posterior._replace(
             marginal_loglik=integrated.marginal_loglik,
             log_predictive=integrated.log_predictive,
             row_cov=self._row_matrices(integrated.row_cov.mean()),
         )
+        return posterior, integrated.row_cov
 
     def _row_matrices(self, row_cov: Array) -> Float[Array, "... m m"]:
         """Σ, or many of them, as matrices."""
@@ -1040,10 +1163,28 @@ class LinearAttentionSSM(SSM):
             draws = matrix_lgssm_posterior_sample(key, lgssm, emissions, n, **options)
         return draws[0] if num_samples is None else draws
 
-    def given_missing(self, emissions: Float[Array, "... m"]) -> "_Seen":
-        """The model for these emissions, inside `jit` too: what is missing is looked at now."""
+    def given_missing(self, emissions: Float[Array, "... m"] | None = None) -> "_Seen":
+        """The model for these emissions, inside `jit` too: what is missing is looked at now.
+
+        Without emissions, for any that it can be given. Emissions that are traced cannot be looked
+        at; a step of them that is partly missing counts as wholly missing.
+
+        Raises:
+            ValueError: partly missing emissions, and Σ not diagonal or a covariance not "full".
+        """
+        can = self.emission_dim > 1 and self.row_cov != "full" and self.covariance == "full"
+        if emissions is None:
+            return _Seen(self, "entries" if can else "rows")
+        if not _checks.is_concrete(emissions):
+            return _Seen(self, "rows")
         seen = ~np.isnan(np.asarray(emissions))
         partly = bool(np.any(seen.any(-1) != seen.all(-1)))
+        if partly and not can:
+            raise ValueError(
+                "emissions: expected none that are partly missing, which need a covariance for "
+                f"each row, for row_cov={self.row_cov!r} and covariance={self.covariance!r}; got "
+                "some: use row_cov='diagonal' and covariance='full', or make them wholly missing"
+            )
         return _Seen(self, "entries" if partly else "rows")
 
     # ----------------------------------------------------------------- forecasting
@@ -1136,9 +1277,11 @@ class LinearAttentionSSM(SSM):
         """
         _checks.positive_int("horizon", horizon)
         _checks.positive_int("num_samples", num_samples)
+        if _checks.is_concrete(levels):
+            known = np.asarray(levels)
+            if known.ndim != 1 or not ((known > 0) & (known < 1)).all():
+                raise ValueError(f"levels: expected numbers in (0, 1), got {levels}")
         share = jnp.asarray(levels, params.initial.mean.dtype)
-        if share.ndim != 1 or not bool(jnp.all((share > 0) & (share < 1))):
-            raise ValueError(f"levels: expected numbers in (0, 1), got {levels}")
         y = _checks.float_array("emissions", emissions)
         _checks.shaped("emissions", y, ("T", "m"), {"m": self.emission_dim})
         feeds_back = self.num_lags > 0 and (
@@ -1486,9 +1629,9 @@ class LinearAttentionSSM(SSM):
         if _checks.positive_int("num_restarts", num_restarts) > 1:
             first = train_part(emissions, validation_fraction)
             params = self._starts(params, props, first, inputs, key, num_restarts)
-        model = replace(self.given_missing(emissions), copies=copies)
+        seen = self.given_missing(emissions)
         return fit_sgd(
-            model,
+            replace(seen, copies=copies) if copies > 1 else self,
             params,
             props,
             emissions,
@@ -1600,6 +1743,8 @@ class LinearAttentionSSM(SSM):
         emissions: Float[Array, "T m"] | Float[Array, "B T m"],
         inputs: Float[Array, "T p"] | Float[Array, "B T p"] | None = None,
         num_iters: int = 50,
+        verbose: bool = True,
+        print_every: int = 1,
         *,
         gradient_steps: int = 5,
         use_prior: bool = True,
@@ -1617,6 +1762,9 @@ class LinearAttentionSSM(SSM):
             emissions: one sequence or a batch; NaN means missing.
             inputs: the inputs, likewise.
             num_iters: iterations.
+            verbose: dynamax's name of `progress`; a bar is shown if both are true. Only without a
+                bar and a `checkpoint_dir` does this work inside `jit` and `vmap`.
+            print_every: iterations between updates of the bar.
             gradient_steps: quasi-Newton steps an iteration; 0 for the closed forms alone.
             use_prior: maximise the posterior; False for the likelihood.
             checkpoint_dir: a directory to keep the state in, so that a fit that was killed goes on.
@@ -1626,7 +1774,8 @@ class LinearAttentionSSM(SSM):
             The parameters, and the log posterior (or likelihood) at the start of every iteration.
 
         Raises:
-            ValueError: an argument of the wrong shape or range, or a model with Σ integrated out.
+            ValueError: an argument of the wrong shape or range, no data, or a model with Σ or the
+                input weights integrated out.
             TypeError: an argument that is not of the expected type.
 
         Example:
@@ -1640,6 +1789,27 @@ class LinearAttentionSSM(SSM):
             >>> bool((jnp.diff(log_probs) > -1e-6).all())
             True
         """
+        y, u = self._check_batch(emissions, inputs)
+        return fit_em(
+            self,
+            params,
+            props,
+            y,
+            u,
+            num_iters,
+            print_every=print_every,
+            gradient_steps=gradient_steps,
+            use_prior=use_prior,
+            checkpoint_dir=checkpoint_dir,
+            progress=progress and verbose,
+        )
+
+    def m_steps(self, params: ParamsLinearAttentionSSM) -> Sequence[Sequence[str]]:
+        """Blocks of parameters, by path, that have closed-form M-steps.
+
+        Raises:
+            ValueError: a model that EM cannot fit.
+        """
         self._only_full("fit_em")
         if self.integrate_row_cov:
             raise ValueError(
@@ -1651,19 +1821,7 @@ class LinearAttentionSSM(SSM):
                 "integrate_input_weights: expected False for fit_em, which has no M-step for the "
                 "law of what is integrated out; got True; fit_sgd fits this model"
             )
-        y, u = self._check_batch(emissions, inputs)
-        return fit_em(
-            self.given_missing(y),
-            params,
-            props,
-            y,
-            u,
-            num_iters,
-            gradient_steps=gradient_steps,
-            use_prior=use_prior,
-            checkpoint_dir=checkpoint_dir,
-            progress=progress,
-        )
+        return BLOCKS
 
     def m_step(
         self,
@@ -1671,7 +1829,7 @@ class LinearAttentionSSM(SSM):
         score: ParamsLinearAttentionSSM,
         names: Sequence[str],
         emissions: Float[Array, "B T m"],
-        inputs: Float[Array, "B T p"],
+        inputs: Float[Array, "B T p"] | None,
         *,
         use_prior: bool = True,
     ) -> ParamsLinearAttentionSSM:
@@ -1683,6 +1841,7 @@ class LinearAttentionSSM(SSM):
         if "emissions.noise" in names and self.row_cov != "identity":
             prior = None
         noise_rank = ranks.get(self.process_noise, self.key_dim)
+        inputs = self._check_inputs(inputs, emissions.shape[:-1], emissions.dtype)
         return m_step(params, score, names, emissions, inputs, noise_rank, prior)
 
     def _check_batch(
@@ -1729,7 +1888,7 @@ class _Seen:
 
     def m_steps(self, params: Any) -> Sequence[Sequence[str]]:
         """Blocks of parameters with closed-form M-steps."""
-        return BLOCKS
+        return self.model.m_steps(params)
 
     def m_step(self, *args: Any, **options: Any) -> Any:
         """Maximise the expected complete-data log posterior over one block."""
@@ -1739,9 +1898,13 @@ class _Seen:
         """Log predictive densities of one sequence."""
         return self.model.log_predictive(params, emissions, inputs, missing=self.missing)
 
-    def initial_law(self, params: Any) -> Any:
+    def initial_law(self, params: Any) -> StateLaw:
         """Law of the state before the first step."""
-        return self.model.initial_law(params)
+        law = self.model.initial_law(params)
+        if self.missing == "rows" or self.model.emission_dim == 1:
+            return law
+        # Each row will have a covariance of its own.
+        return law._replace(cov=jnp.broadcast_to(law.cov, (*law.mean.shape, len(law.cov))))
 
     def filter_window(self, params: Any, law: Any, emissions: Array, inputs: Any) -> Any:
         """Log predictive densities of consecutive steps, and the law of the state after them."""

@@ -53,8 +53,8 @@ def count(emissions: Float[Array, "B T m"], noise_rank: int) -> Counts:
 
 
 def _statistic(scale: Array, score: Array, n: Array) -> Array:
-    """S: n times the scale at a fixed point."""
-    return jnp.maximum(scale * (n + 2 * scale * score), 0.0)
+    """S: n times the scale at a fixed point; not below what rounding leaves of it."""
+    return scale * jnp.maximum(n + 2 * scale * score, jnp.finfo(scale.dtype).eps * n)
 
 
 def _scale(statistic: Array, n: Array, law: tuple[float, float] | None) -> Array:
@@ -64,7 +64,7 @@ def _scale(statistic: Array, n: Array, law: tuple[float, float] | None) -> Array
     median, spread = law
     tiny = jnp.finfo(statistic.dtype).tiny
     # d/dx of the objective in x = log q falls through zero between these two.
-    without = jnp.log(jnp.maximum(statistic, tiny) / (n + 2))
+    without = jnp.log(jnp.maximum(statistic, tiny)) - jnp.log(n + 2)
     centre = jnp.broadcast_to(jnp.log(jnp.asarray(median, statistic.dtype)), without.shape)
 
     def slope(x: Array) -> Array:
@@ -115,7 +115,8 @@ def _readout(
         gram = gram + precision * jnp.eye(x.shape[-1], dtype=x.dtype)
     else:
         trace = jnp.trace(gram, axis1=1, axis2=2)[:, None, None]
-        gram = gram + 10 * jnp.finfo(x.dtype).eps * trace * jnp.eye(x.shape[-1], dtype=x.dtype)
+        ridge = jnp.where(trace > 0, 10 * jnp.finfo(x.dtype).eps * trace, 1.0)  # 1: no data
+        gram = gram + ridge * jnp.eye(x.shape[-1], dtype=x.dtype)
     step = jnp.linalg.solve(gram, slope[..., None])[..., 0]
     new = coefficients + vectors @ step
     result = {}

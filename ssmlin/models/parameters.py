@@ -1,18 +1,20 @@
 """Parameters of the model and the prior on them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from dynamax.parameters import ParameterProperties
 from dynamax.utils.distributions import InverseWishart
 from jaxtyping import Array, Float
 from tensorflow_probability.substrates.jax import bijectors as tfb
 from tensorflow_probability.substrates.jax import distributions as tfd
 
+from ssmlin import _checks
 from ssmlin.inference import RowCovLaw
 from ssmlin.mechanisms import GatesByName, Mechanism
 from ssmlin.models.features import ParamsGate, ParamsProjection
@@ -154,6 +156,13 @@ class ShrinkagePrior:
     initial_variance: tuple[float, float] = (1e-1, 1.5)
     noise_floor: float = 0.05
     series_variance: float = 1.0
+
+    def __post_init__(self) -> None:
+        # Plain numbers, which two equal priors, and models that hold them, share a hash by.
+        for field in fields(ShrinkagePrior):
+            if _checks.is_concrete(x := getattr(self, field.name)):
+                plain = tuple(float(one) for one in x) if np.ndim(x) else float(x)
+                object.__setattr__(self, field.name, plain)
 
     def distributions(
         self,

@@ -351,14 +351,14 @@ def test_a_stream_gives_what_the_whole_table_gives(tmp_path, ending):
         y, u = (np.concatenate(x) for x in zip(*windows, strict=True))
         assert np.isnan(y[103:]).all() and (u[103:] == 0).all()
         values, inputs = scaling.apply(columns)
-        lags = model.compute_inputs(jnp.asarray(values), jnp.asarray(inputs))
+        lags = model.compute_inputs(jnp.asarray(values), exogenous=jnp.asarray(inputs))
         # What has a missing lag is left out, and passed over with the value observed last.
         known = ~np.isnan(lags).any(axis=1)
         assert not known.all()
         values[:2] = values[~known] = np.nan
         assert np.allclose(y[:103], values, atol=1e-6, equal_nan=True)
         carried = pd.DataFrame(scaling.apply(columns)[0]).ffill().fillna(0.0).to_numpy()
-        expected = model.compute_inputs(jnp.asarray(carried), jnp.asarray(inputs))
+        expected = model.compute_inputs(jnp.asarray(carried), exogenous=jnp.asarray(inputs))
         assert np.allclose(u[:103], expected, atol=1e-6)
 
 

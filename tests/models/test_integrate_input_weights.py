@@ -77,7 +77,7 @@ def test_columns_are_appended_in_blocks(name):
     assert not a[:, :D, D:].any() and not a[:, D:, :D].any() and not b[:, :, D:].any()
     np.testing.assert_allclose(q[:, D:, D:], np.broadcast_to(0.03 * np.eye(k), (T, k, k)))
     assert not q[:, :D, D:].any()
-    mean, cov = model.initial_law(params)
+    mean, cov, _ = model.initial_law(params)
     np.testing.assert_array_equal(mean, lgssm.initial_mean)
     np.testing.assert_array_equal(cov, lgssm.initial_cov)
     assert mean.shape == (M, D + k)

@@ -324,7 +324,7 @@ def test_bad_data():
     with pytest.raises(ValueError, match="emissions"):
         model.initialize(emissions=jnp.ones((5, 3)), inputs=jnp.ones((5, 2)))
     with pytest.raises(ValueError, match="exogenous"):
-        model.compute_inputs(y, jnp.ones((T, 1)))
+        model.compute_inputs(y, exogenous=jnp.ones((T, 1)))
     with pytest.raises(ValueError, match="horizon"):
         model.forecast(params, y, u, horizon=0)
     with pytest.raises(ValueError, match="levels"):
