@@ -631,6 +631,8 @@ class LinearAttentionSSM(SSM):
             return None
         y = np.asarray(lagged_values(emissions, inputs, self.num_lags), float)
         y = y.reshape(-1, *y.shape[-2:])
+        if np.isnan(y).all(axis=(0, 1)).any():
+            return None  # a column without values has no regression
         u = np.asarray(inputs, float).reshape(*y.shape[:2], self.input_dim)
         found = estimate_autoregression(
             y, u[..., self._num_lagged :], self.num_lags, self.has_emissions_bias
