@@ -260,6 +260,7 @@ def _fit_stream(file: Path, request: _Request, window: int, epochs: int, folder:
     y, u = (jnp.asarray(x) for x in next(iter(stream.windows(len(first.values), num_lags))))
     start, props = model.initialize(jax.random.key(request.seed), emissions=y, inputs=u)
     count = -(-summary.num_rows // window)
+    per_window, num_values = _fitted(stream, window, num_lags)
 
     def fit(model: LinearAttentionSSM, name: str) -> Any:
         return fit_stream(
@@ -268,7 +269,7 @@ def _fit_stream(file: Path, request: _Request, window: int, epochs: int, folder:
             props,
             lambda: stream.windows(window, num_lags),
             count,
-            summary.num_values,
+            num_values,
             num_epochs=epochs,
             checkpoint_dir=folder / name,
             progress=request.progress,
@@ -283,13 +284,37 @@ def _fit_stream(file: Path, request: _Request, window: int, epochs: int, folder:
             params, log_densities = fit(model, "changing")
     # What was predicted before it was fitted, at the end of the first pass.
     last = max(1, count // 5)
-    steps = summary.num_rows - (count - last) * window
+    steps = max(int(per_window[-last:].sum()), 1)
     flags: list[Any] = trainable_flags(props)
     sizes = [int(np.size(x)) for x in jax.tree.leaves(params)]
     number = sum(size for size, free in zip(sizes, flags, strict=True) if free)
     validation = float(log_densities[0, -last:].sum() / steps)
     notes = request.notes({"": summary.scaling}, stream.date_format)
     return _Found(model, params, notes, number, validation, _FIRST_ROWS)
+
+
+def _fitted(stream: Any, window: int, num_lags: int) -> tuple[np.ndarray, int]:
+    """How many steps of each window are fitted, and how many values; those with missing lags not.
+
+    Raises:
+        ValueError: fewer than half of the rows.
+    """
+    summary, m = stream.summary, len(stream.targets)
+    if summary.num_values == summary.num_rows * m:
+        ends = np.minimum(np.arange(window, summary.num_rows + window, window), summary.num_rows)
+        steps = np.diff(ends, prepend=0)
+        steps[0] -= min(num_lags, steps[0])
+        return steps, int(steps.sum()) * m
+    found = [~np.isnan(y) for y, _ in stream.windows(window, num_lags)]
+    steps = np.array([seen.any(axis=1).sum() for seen in found])
+    if 2 * steps.sum() < summary.num_rows:
+        raise ValueError(
+            f"--window: expected values and their {num_lags} lags in at least half of the "
+            f"{summary.num_rows} rows, since a streamed fit leaves the others out; got "
+            f"{int(steps.sum())}; --window 0 fits them all in memory, what is missing integrated "
+            "out"
+        )
+    return steps, int(sum(seen.sum() for seen in found))
 
 
 def _stream(file: Path, request: _Request, power: tuple[float, ...] = (), **options: Any) -> Any:
@@ -500,11 +525,14 @@ def _forecast_part(
         raise ValueError(f"{of}rows: expected at least the {needed} that the model goes on from, "
                          f"got {steps}")  # fmt: skip
     emissions, known = with_lags(loaded.model, part.observed)
-    # The first rows serve as lags only, since their own are not known.
+    if loaded.model.num_lags > 0:
+        # As they are: the first rows are lags only, which the mask says, and a last one that is
+        # missing in part is completed.
+        emissions = jnp.asarray(part.observed.values, emissions.dtype)
     mask = np.arange(steps) >= loaded.model.num_lags
     found = loaded.model.forecast(
         loaded.params,
-        jnp.where(mask[:, None], emissions, jnp.asarray(part.observed.values, emissions.dtype)),
+        emissions,
         known,
         horizon=horizon,
         future_inputs=inputs,

@@ -1,6 +1,6 @@
 """Predictive distributions of a series: one class for all models, so that all are scored alike."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -49,12 +49,28 @@ class Predictive(NamedTuple):
 
     @staticmethod
     def join(parts: list["Predictive"]) -> "Predictive":
-        """Laws of consecutive parts, of the same kind, as one."""
-        weights, means, scales = (
-            np.concatenate(x) for x in zip(*(part[:3] for part in parts), strict=True)
+        """Laws of consecutive parts as one; components that a part lacks have no weight in it."""
+        count = max(part.weights.shape[1] for part in parts)
+        any_df = any(part.df is not None for part in parts)
+
+        def padded(x: np.ndarray, **options: Any) -> np.ndarray:
+            width = [(0, 0)] * x.ndim
+            width[1] = (0, count - x.shape[1])
+            return np.pad(x, width, **options)
+
+        weights = [padded(part.weights) for part in parts]
+        means = [padded(part.means, mode="edge") for part in parts]
+        scales = [padded(part.scales, mode="edge") for part in parts]
+        df = [
+            padded(np.full(part.weights.shape, np.inf) if part.df is None else part.df, mode="edge")
+            for part in parts
+        ]
+        return Predictive(
+            np.concatenate(weights),
+            np.concatenate(means),
+            np.concatenate(scales),
+            np.concatenate(df) if any_df else None,
         )
-        df = [part.df for part in parts if part.df is not None]
-        return Predictive(weights, means, scales, np.concatenate(df) if df else None)
 
     @staticmethod
     def mixture(laws: list["Predictive"], weights: Float[np.ndarray, "T n"]) -> "Predictive":

@@ -164,7 +164,7 @@ def _deviance(observed: Observed, order: int, num_lags: int) -> tuple[int, float
     parameters = estimate_autoregression(
         observed.values[None], observed.inputs[None], num_lags, order=order, max_iterations=50
     )
-    laws = _exact(parameters, observed, num_lags)
+    laws = _exact(parameters, observed, num_lags, _moments(observed.values))
     y, seen = observed.values[num_lags:], ~np.isnan(observed.values[num_lags:])
     counted = seen.any(axis=1)
     both = seen[:, :, None] & seen[:, None, :]
@@ -175,11 +175,19 @@ def _deviance(observed: Observed, order: int, num_lags: int) -> tuple[int, float
     return int(counted.sum()), float(terms[counted].mean())
 
 
-def _exact(parameters: Autoregression, observed: Observed, num_lags: int) -> Predictions:
-    """The laws of all values, what is missing integrated out."""
-    values = observed.values
-    centre, spread = np.nanmean(values, axis=0), np.maximum(np.nanvar(values, axis=0), 1e-12)
-    return predict_autoregression(parameters, values, observed.inputs, num_lags, centre, spread)
+Moments = tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]
+
+
+def _moments(values: Values) -> Moments:
+    """Means and variances of the columns, which values before the first known lags have."""
+    return np.nanmean(values, axis=0), np.maximum(np.nanvar(values, axis=0), 1e-12)
+
+
+def _exact(
+    parameters: Autoregression, observed: Observed, num_lags: int, moments: Moments
+) -> Predictions:
+    """The laws of all values, what is missing integrated out; moments are of the training part."""
+    return predict_autoregression(parameters, observed.values, observed.inputs, num_lags, *moments)
 
 
 def _draw_lags(
@@ -187,8 +195,11 @@ def _draw_lags(
 ) -> Float[np.ndarray, "N n num_lags m"]:
     """Draws of the values before each origin, the latest first."""
     width = num_lags * m
-    means = laws.lag_means[ahead.origins - 1, :width]
-    values, vectors = np.linalg.eigh(laws.lag_covariances[ahead.origins - 1][:, :width, :width])
+    last = np.maximum(ahead.origins - 1, 0)
+    there = ahead.origins > 0  # before the first value are zeros
+    means = laws.lag_means[last, :width] * there[:, None]
+    covariances = laws.lag_covariances[last][:, :width, :width] * there[:, None, None]
+    values, vectors = np.linalg.eigh(covariances)
     roots = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]
     rng = np.random.default_rng([ahead.seed, 1])
     normal = rng.normal(size=(len(means), ahead.num_samples, width))
@@ -371,10 +382,11 @@ def fit_autoregression(train: Observed, seed: int, *, num_lags: int) -> Fitted:
         covariance = residual_covariance(coefficients, residuals)
         parameters = Autoregression(coefficients[:-1].T, coefficients[-1], covariance)
     weights, bias, covariance = parameters
+    moments = _moments(train.values)
 
     def predict(observed: Observed) -> Predictive:
         if np.isnan(observed.values).any():
-            laws = _exact(parameters, observed, num_lags)
+            laws = _exact(parameters, observed, num_lags, moments)
             return Predictive.gaussian(laws.means, laws.covariances)
         means = lags_and_inputs(observed, num_lags) @ weights.T + bias
         return Predictive.gaussian(means, covariance)
@@ -382,7 +394,8 @@ def fit_autoregression(train: Observed, seed: int, *, num_lags: int) -> Fitted:
     def simulate(observed: Observed, ahead: Ahead) -> np.ndarray:
         lags = last_values(observed.values, ahead, num_lags)[:, None]
         if np.isnan(observed.values).any():
-            lags = _draw_lags(_exact(parameters, observed, num_lags), ahead, num_lags, m)
+            laws = _exact(parameters, observed, num_lags, moments)
+            lags = _draw_lags(laws, ahead, num_lags, m)
         return simulate_switching(
             np.ones((1, 1)),
             np.ones((len(ahead.origins), 1)),
@@ -457,12 +470,14 @@ def fit_naive(train: Observed, seed: int, *, period: int = 1) -> Fitted:
         raise ValueError(f"period: expected several periods of training steps, got {period}")
     covariance = changes.T @ changes / len(changes)
     m = values.shape[1]
-    walk = Autoregression(np.eye(m), np.zeros(m), covariance)
+    walk, moments = Autoregression(np.eye(m), np.zeros(m), covariance), _moments(values)
 
     def phases(observed: Observed) -> Predictions:
         """The exact laws: the steps of each place in the period are a random walk."""
         steps = len(observed.values)
-        several = [_exact(walk, _every(observed, place, period), 1) for place in range(period)]
+        several = [
+            _exact(walk, _every(observed, place, period), 1, moments) for place in range(period)
+        ]
         return Predictions(
             *(_interleaved(list(parts), steps) for parts in zip(*several, strict=True))
         )

@@ -91,7 +91,9 @@ def lagged_inputs(
         before = jnp.zeros((num_lags, y.shape[1]), y.dtype)
     else:
         before = _checks.float_array("prev_emissions", prev_emissions)
-        _checks.shaped("prev_emissions", before, ("L", "m"), sizes)
+        _checks.finite(
+            "prev_emissions", _checks.shaped("prev_emissions", before, ("L", "m"), sizes)
+        )
     padded = jnp.concatenate([before, y])
     lags = range(0 if include_current else 1, num_lags + 1)
     return jnp.concatenate(

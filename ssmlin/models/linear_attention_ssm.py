@@ -629,10 +629,12 @@ class LinearAttentionSSM(SSM):
             return None
         if not self._lacks_lags(inputs):
             return None
-        y = np.asarray(lagged_values(emissions, inputs, self.num_lags), float)
+        if not _checks.is_concrete(emissions):
+            return None
+        y = lagged_values(emissions, inputs, self.num_lags)
         y = y.reshape(-1, *y.shape[-2:])
-        if np.isnan(y).all(axis=(0, 1)).any():
-            return None  # a column without values has no regression
+        if y.shape[1] <= self.num_lags or np.isnan(y).all(axis=(0, 1)).any():
+            return None  # nothing to regress
         u = np.asarray(inputs, float).reshape(*y.shape[:2], self.input_dim)
         found = estimate_autoregression(
             y, u[..., self._num_lagged :], self.num_lags, self.has_emissions_bias
@@ -703,7 +705,8 @@ class LinearAttentionSSM(SSM):
         """Whether lags are known to be missing; under a trace nothing is known."""
         if self.num_lags == 0 or not _checks.is_concrete(inputs):
             return False
-        return bool(np.isnan(np.asarray(inputs[..., : self._num_lagged])).any())
+        # Of NumPy before it is cut: inside a trace a part of a known array is not known.
+        return bool(np.isnan(np.asarray(inputs)[..., : self._num_lagged]).any())
 
     def _check_inputs(
         self, inputs: Any, lead: tuple[int, ...], dtype: Any, *, missing_lags: bool = False
@@ -721,14 +724,15 @@ class LinearAttentionSSM(SSM):
             )
         if self._lacks_lags(u):
             if not missing_lags:
-                gaps = np.isnan(np.asarray(u[..., : self._num_lagged])).any(axis=-1)
+                gaps = np.isnan(np.asarray(u)[..., : self._num_lagged]).any(axis=-1)
                 step = int(np.argwhere(gaps)[0][-1]) + 1
                 raise ValueError(
                     "inputs: expected lags that are known, got a missing one at step "
                     f"{step}; `particle_filter`, `forecast` and `fit` integrate it out, and "
                     "`impute` draws what is missing"
                 )
-            _checks.finite("inputs", u[..., self._num_lagged :])
+            outside: Any = np.asarray(u)[..., self._num_lagged :]
+            _checks.finite("inputs", outside)
             return u
         return _checks.finite("inputs", u)
 
@@ -1343,8 +1347,8 @@ class LinearAttentionSSM(SSM):
     def _may_lack_lags(self, emissions: Array, inputs: Array) -> bool:
         """Whether a lag is missing, of these steps or of the next one; under a trace any may be."""
         if not (_checks.is_concrete(emissions) and _checks.is_concrete(inputs)):
-            return True
-        ends = np.isnan(np.asarray(emissions[-self.num_lags :])).any()
+            return self.covariance == "full"  # approximations have no draws
+        ends = np.isnan(np.asarray(emissions)[-self.num_lags :]).any()
         return bool(ends) or self._lacks_lags(inputs)
 
     def draw_laws(
@@ -1503,7 +1507,7 @@ class LinearAttentionSSM(SSM):
         Where lags are missing they are integrated out by stochastic expectation maximisation: four
         completed data sets are drawn given the parameters, see :meth:`impute`, and fitted together,
         each with a quarter of the weight; three times, from the autoregression of the highest
-        likelihood on.
+        likelihood on. What the first part is completed by has not seen the last one.
 
         Args:
             emissions: one sequence or a batch; NaN means missing.
@@ -1546,73 +1550,75 @@ class LinearAttentionSSM(SSM):
             "window_size": window_size,
             "progress": progress,
         }
-        folder = None if checkpoint_dir is None else Path(checkpoint_dir)
-        settings = (key, validation_fraction, num_epochs, patience, num_restarts)
-        if not self._lacks_lags(u):
-            return self._fit_twice((y, u), (y, u), 1, *settings, folder, options)
-        params, _ = self.initialize(key, emissions=y, inputs=u)
-        for number in range(_ROUNDS):
-            draw_key = jax.random.fold_in(jax.random.key(1) if key is None else key, number)
-            ys, us = self.impute(draw_key, params, y, u, _COPIES)
-            data = ys.reshape(-1, *ys.shape[2:]), us.reshape(-1, *us.shape[2:])
-            inside = None if folder is None else folder / f"draws-{number}"
-            params, history = self._fit_twice((y, u), data, _COPIES, *settings, inside, options)
-            if history.best_epoch == 0:  # at the start, which needs no draws
-                break
-        return params, history
-
-    def _fit_twice(
-        self,
-        given: tuple[Array, Array],
-        data: tuple[Array, Array],
-        copies: int,
-        key: Array | None,
-        validation_fraction: float,
-        num_epochs: int,
-        patience: int,
-        num_restarts: int,
-        folder: Path | None,
-        options: dict[str, Any],
-    ) -> tuple[ParamsLinearAttentionSSM, FitHistory]:
-        """Fit the first part, stopped by the last one, then all; starts are those of `given`."""
-        y, u = given
         first = train_part(y, validation_fraction)
-        start, props = self.initialize(key, emissions=first, inputs=u)
+        lacks_lags = self._lacks_lags(u)
+        begin, props = self.initialize(key, emissions=first, inputs=u)
+        part_params, params = begin, None
+        part = whole = (y, u, 1)
+        for number in range(_ROUNDS if lacks_lags else 1):
+            draw_key = jax.random.fold_in(jax.random.key(1) if key is None else key, 1000 + number)
+            part_key, whole_key = jax.random.split(draw_key)
 
-        def inside(name: str) -> Path | None:
-            return None if folder is None else folder / name
+            def folder(name: str, number: int = number) -> Path | None:
+                if checkpoint_dir is None:
+                    return None
+                return Path(checkpoint_dir) / (f"draws-{number}-{name}" if lacks_lags else name)
 
-        history: Any
-        params, history = self._fit_sgd(
-            start,
-            props,
-            *data,
-            copies,
-            num_epochs=num_epochs,
-            key=key,
-            validation_fraction=validation_fraction,
-            patience=patience,
-            num_restarts=num_restarts,
-            checkpoint_dir=inside("validation"),
-            **options,
-        )
-        best = history.restart
-        params, _ = self.initialize(_start_key(key, best), emissions=y, inputs=u)
-        if history.best_epoch > 0:
+            if lacks_lags:
+                part = self._completed(part_key, part_params, first, u, judged_by=y)
+            history: Any
+            part_params, history = self._fit_sgd(
+                begin,
+                props,
+                *part,
+                num_epochs=num_epochs,
+                key=key,
+                validation_fraction=validation_fraction,
+                patience=patience,
+                num_restarts=num_restarts,
+                checkpoint_dir=folder("validation"),
+                **options,
+            )
+            best = history.restart
+            start, _ = self.initialize(_start_key(key, best), emissions=y, inputs=u)
+            if history.best_epoch == 0:
+                return start, history
+            if lacks_lags:
+                whole = self._completed(whole_key, start if params is None else params, y, u)
             # Parameters are judged at the start of an epoch: one more, and those after the best
             # number of epochs are among them.
             params, _ = self._fit_sgd(
-                params,
+                start,
                 props,
-                *data,
-                copies,
+                *whole,
                 num_epochs=history.best_epoch + 1,
                 validation_fraction=0.0,
                 patience=None,
-                checkpoint_dir=inside(f"all_steps-{best}"),
+                checkpoint_dir=folder(f"all_steps-{best}"),
                 **options,
             )
+        assert params is not None
         return params, history
+
+    def _completed(
+        self,
+        key: Array,
+        params: ParamsLinearAttentionSSM,
+        emissions: Float[Array, "B T m"],
+        inputs: Float[Array, "B T p"],
+        judged_by: Float[Array, "B T m"] | None = None,
+    ) -> tuple[Array, Array, int]:
+        """Several completed data sets as one batch, and how often every sequence is in it.
+
+        With `judged_by` the steps after `emissions` end are those that are observed there: only
+        their lags are drawn, and without a look at them.
+        """
+        ys, us = self.impute(key, params, emissions, inputs, _COPIES)
+        if judged_by is not None:
+            ys = jnp.where(jnp.isnan(ys), judged_by, ys)
+            if self.row_cov == "full":  # whose rows cannot be missing in part
+                ys = jnp.where(jnp.isnan(ys).any(axis=-1, keepdims=True), jnp.nan, ys)
+        return ys.reshape(-1, *ys.shape[2:]), us.reshape(-1, *us.shape[2:]), _COPIES
 
     def _fit_sgd(
         self,

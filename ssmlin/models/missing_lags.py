@@ -3,8 +3,8 @@ r"""Missing values that later steps have as lags: drawn, each draw with an exact
 Keys, gates and regressors are functions of lagged emissions, so a model is linear Gaussian only
 where these are known. A value that is missing is drawn from its predictive law given what was
 observed before, and then counts as observed: given the draws the filter is exact (it is
-Rao-Blackwellised). Draws are weighted by how well they predict later values, and resampled when
-few of them carry the weight. All is exact in the limit of many draws; a gap at the end is just a
+Rao-Blackwellised). Draws are weighted by how well they predict later values, and resampled unless
+the weights are nearly even. All is exact in the limit of many draws; a gap at the end is just a
 longer forecast.
 
 Source: Doucet, de Freitas, Murphy and Russell (2000), Rao-Blackwellised particle filtering;
@@ -103,6 +103,7 @@ class _Step(NamedTuple):
     inputs: Float[Array, " p"]
     is_lag: Bool[Array, ""]  # whether a later step has a missing entry of this emission as a lag
     place: Int[Array, ""]  # where to keep the draws after this step; out of range for nowhere
+    is_first: Bool[Array, ""]  # whether its lags reach before the first step
     key: Array
 
 
@@ -144,6 +145,7 @@ def run_particles(
     """
     steps, m = emissions.shape
     n, num_lags = num_particles, model.num_lags
+    step_key, trace_key = jax.random.split(key)
     dtype = jnp.result_type(*jax.tree.leaves(params))
     emissions, inputs = emissions.astype(dtype), inputs.astype(dtype)
     mean, cov = model.initial_law(params)[:2]
@@ -160,7 +162,7 @@ def run_particles(
         jnp.zeros((n, num_lags, m), dtype),
     )
     # An emission is a lag of the next step first, unless it is the last one.
-    is_lag = jnp.isnan(emissions)
+    is_lag = jnp.isnan(emissions) & (num_lags > 0)
     if num_lags > 0:
         is_lag = is_lag.at[:-1].set(jnp.isnan(inputs[1:, :m]))
     each = _Step(
@@ -169,7 +171,8 @@ def run_particles(
         inputs,
         is_lag.any(axis=-1),
         jnp.full(steps, num_kept) if places is None else places,
-        jax.random.split(key, steps),
+        jnp.arange(steps) < num_lags,
+        jax.random.split(step_key, steps),
     )
     kept: Any = None
     if num_kept:
@@ -177,8 +180,9 @@ def run_particles(
 
     def step(carry: Any, now: _Step) -> tuple[Any, Any]:
         particles, kept = carry
-        moved, (emission, law, out) = _advance(model, params, particles, now)
-        resampled, ancestors = _resample(jax.random.fold_in(now.key, 1), moved)
+        draw_key, resample_key = jax.random.split(now.key)
+        moved, (emission, law, out) = _advance(model, params, particles, now, draw_key)
+        resampled, ancestors = _resample(resample_key, moved)
         if kept is not None:
             kept = jax.tree.map(lambda x, y: x.at[now.place].set(y, mode="drop"), kept, resampled)
         wanted = {"all": (law, out), "last": None, "path": (emission, ancestors)}
@@ -188,7 +192,7 @@ def run_particles(
     if store == "last":
         return last
     if store == "path":
-        return _trace(jax.random.fold_in(key, 2), last, *found)
+        return _trace(trace_key, last, *found)
     (log_weights, means, scales, df), log_predictive = found
     return ParticlePosterior(
         log_predictive.sum(),
@@ -203,9 +207,10 @@ def run_particles(
 
 
 def _advance(
-    model: LaggedModel, params: Any, particles: Particles, now: _Step
+    model: LaggedModel, params: Any, particles: Particles, now: _Step, key: Array
 ) -> tuple[Particles, Any]:
     """One step of every draw: predict, draw what is missing, weigh, update."""
+    normal_key, mixing_key, first_key = jax.random.split(key, 3)
     n, num_lags, m = particles.lags.shape
     width = num_lags * m
     lags = jnp.where(
@@ -224,13 +229,20 @@ def _advance(
     law = None if particles.row_cov is None else particles.row_cov.discount(model.row_cov_discount)
     root, df = _predictive(lgssm, law, scale)
     known = ~jnp.isnan(now.emission)
+    normal = _spread_normal(normal_key, emission_mean)
+    emission, log_density = _complete(
+        mixing_key, now.emission, known, emission_mean, root, df, normal
+    )
+    # Before the first steps no lags are known, so what is missing of them follows the prior.
+    scale_of_first = jnp.sqrt(jnp.asarray(model.prior.series_variance, emission.dtype))
+    first = scale_of_first * jax.random.normal(first_key, emission.shape, emission.dtype)
+    nothing_known = ~known.any()
+    emission = jnp.where(now.is_first & nothing_known, first, emission)
     observed = known & now.counts
-    normal = _spread_normal(now.key, emission_mean)
-    drawn, log_density = _complete(now.key, now.emission, observed, emission_mean, root, df, normal)
-    emission = jnp.where(known, now.emission, drawn)
+    log_density = jnp.where(now.counts, log_density, 0.0)
 
     # A value that is neither observed nor ever a lag tells nothing: no update.
-    used = observed.any() | now.is_lag
+    used = now.counts & (known.any() | (now.is_lag & ~now.is_first))
     error = jnp.where(used, emission - emission_mean, 0.0)
     gain = carried / scale[:, None]
     less = jnp.where(used, gain, 0.0)[:, :, None] * carried[:, None, :]
@@ -316,7 +328,7 @@ def _complete(
             - 0.5 * (df + count) * jnp.log1p(squares / df)
         )
         # Given what was observed the common scale is an inverse gamma draw.
-        chi_square = 2 * jax.random.gamma(key, 0.5 * (df + count))
+        chi_square = 2 * jax.random.gamma(key, 0.5 * (df + count), dtype=df.dtype)
         mixing = jnp.sqrt((df + squares) / chi_square)
         mixing = mixing[:, None] if df.ndim == 1 else mixing
     log_density = terms.reshape(n, -1).sum(axis=-1)
@@ -342,7 +354,7 @@ def _spread_normal(key: Array, means: Float[Array, "N m"]) -> Float[Array, "N m"
     generalisation of the golden ratio.
     """
     (n, m), dtype = means.shape, means.dtype
-    tie_key, key = jax.random.split(key)
+    tie_key, start_key = jax.random.split(key)
     order = jnp.lexsort((jax.random.uniform(tie_key, (n,)), means.sum(axis=1)))
     rank = jnp.argsort(order)
     root = 2.0
@@ -350,9 +362,10 @@ def _spread_normal(key: Array, means: Float[Array, "N m"]) -> Float[Array, "N m"
         root = (1 + root) ** (1 / (m + 1))
     # As whole numbers, since in single precision a product would lose the fraction.
     steps = np.array([round(root ** -(j + 1) * 2**32) for j in range(m)], np.uint32)
-    start = jax.random.bits(key, (m,), jnp.uint32)
+    start = jax.random.bits(start_key, (m,), jnp.uint32)
     places = rank.astype(jnp.uint32)[:, None] * steps + start
-    share = (places >> 8).astype(dtype) / 2**24 + 0.5**25
+    # The middles of 2^23 parts, of which single precision rounds none to 0 or 1.
+    share = (places >> 9).astype(dtype) / 2**23 + 0.5**24
     return jax.scipy.special.ndtri(share)
 
 
@@ -367,7 +380,7 @@ def resampled_index(
 
 
 def _resample(key: Array, particles: Particles) -> tuple[Particles, Int[Array, " N"]]:
-    """Resample where fewer than half of the draws carry the weight; and each one's ancestor."""
+    """Resample unless the weights are nearly even; and each one's ancestor."""
     n = len(particles.log_weights)
     share = jax.nn.softmax(particles.log_weights)
 
@@ -429,17 +442,15 @@ def impute(
     return jax.vmap(jax.vmap(one), (0, None, None))(keys, emissions, inputs)
 
 
-def lagged_values(
-    emissions: Float[Array, "... T m"], inputs: Float[Array, "... T p"], num_lags: int
-) -> Float[Array, "... T m"]:
+def lagged_values(emissions: Any, inputs: Any, num_lags: int) -> Float[np.ndarray, "... T m"]:
     """Emissions, and those that are missing but stand as lags at a step that is observed."""
-    m = emissions.shape[-1]
-    seen = ~jnp.isnan(emissions).all(axis=-1, keepdims=True)
-    known = emissions
-    for lag in range(1, num_lags + 1):
-        said = jnp.where(seen, inputs[..., (lag - 1) * m : lag * m], jnp.nan)[..., lag:, :]
-        said = jnp.concatenate([said, jnp.full_like(known[..., :lag, :], jnp.nan)], axis=-2)
-        known = jnp.where(jnp.isnan(known), said, known)
+    known, inputs = np.array(emissions, float), np.asarray(inputs, float)
+    steps, m = known.shape[-2:]
+    seen = ~np.isnan(known).all(axis=-1, keepdims=True)
+    for lag in range(1, min(num_lags, steps - 1) + 1):
+        said = np.where(seen, inputs[..., (lag - 1) * m : lag * m], np.nan)[..., lag:, :]
+        earlier = known[..., :-lag, :]
+        known[..., :-lag, :] = np.where(np.isnan(earlier), said, earlier)
     return known
 
 
