@@ -183,7 +183,7 @@ def _seen(found: Mapping[str, "Comparison"]) -> str:
     return ", ".join(f"{seen} in {len(names)} series" for seen, names in parts.items())
 
 
-def _print(frame: "pandas.DataFrame", title: str, wide: bool, seen: str) -> None:
+def _print(frame: "pandas.DataFrame", title: str, wide: bool, seen: str = "") -> None:
     """All columns, or the first ones that fit; names and numbers are never cut."""
     columns = _every_column(frame) if wide else _main_columns(frame)
     count = len(columns)

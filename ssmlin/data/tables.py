@@ -283,6 +283,8 @@ def _text_options(path: Path, kind: str, encoding: str) -> dict[str, Any]:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         _fail(path, "columns of different names", f"{twice!r} twice")
+    if len(names) == 1:
+        _check_no_blank_lines(path, opener, encoding)
     return {
         "sep": sep,
         "names": names,
@@ -292,6 +294,18 @@ def _text_options(path: Path, kind: str, encoding: str) -> dict[str, Any]:
         "skipinitialspace": True,
         "low_memory": False,
     }
+
+
+def _check_no_blank_lines(path: Path, opener: Callable[..., Any], encoding: str) -> None:
+    """Refuse blank lines between the rows of one column: missing values, or nothing at all?"""
+    blank = None
+    with opener(path, "rt", encoding=encoding) as file:
+        for row, line in enumerate(file):
+            if not line.strip():
+                blank = row if blank is None else blank
+            elif blank is not None:
+                _fail(path, "no blank lines between the rows of a single column (a missing value "
+                      "is written as NA)", f"one in data row {blank}")  # fmt: skip
 
 
 def _read_fields(path: Path, options: dict[str, Any]) -> "pandas.DataFrame":

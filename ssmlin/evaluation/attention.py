@@ -236,24 +236,30 @@ def sample_over_gaps(
     Returns:
         An ArviZ DataTree.
     """
-    if not lacks_lags(model, inputs):
-        return sample_posterior(
-            key, model, params, props, emissions, inputs, num_chains=num_chains,
-            checkpoint_dir=checkpoint_dir, **options,
-        )  # fmt: skip
+    data, together_chains = [(emissions, inputs)], num_chains
+    if lacks_lags(model, inputs):
+        ys, us = model.impute(key, params, emissions, inputs, num_chains)
+        data, together_chains = list(zip(ys, us, strict=True)), 1
+    trees, messages = [], {}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RuntimeWarning)
+        for number, each in enumerate(data):
+            several = len(data) > 1
+            folder = checkpoint_dir
+            if checkpoint_dir is not None and several:
+                folder = checkpoint_dir / f"chain-{number}"
+            tree = sample_posterior(
+                jax.random.fold_in(key, number) if several else key, model, params, props, *each,
+                num_chains=together_chains, checkpoint_dir=folder, **options,
+            )  # fmt: skip
+            trees.append(tree)
+    for warning in caught:
+        messages[str(warning.message)] = warning.category
+    for message, category in messages.items():
+        warnings.warn(message, category, stacklevel=2)
+    if len(trees) == 1:
+        return trees[0]
     import xarray
-
-    several = model.impute(key, params, emissions, inputs, num_chains)
-    trees = []
-    for chain, data in enumerate(zip(*several, strict=True)):
-        folder = None if checkpoint_dir is None else checkpoint_dir / f"chain-{chain}"
-        chain_key = jax.random.fold_in(key, chain)
-        trees.append(
-            sample_posterior(
-                chain_key, model, params, props, *data, num_chains=1, checkpoint_dir=folder,
-                **options,
-            )
-        )  # fmt: skip
 
     def together(*several: Any) -> Any:
         if "chain" not in several[0].dims:

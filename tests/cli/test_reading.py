@@ -60,7 +60,7 @@ def test_a_model_reads_the_next_file_as_it_read_the_first(tmp_path):
     second.write_text("\n".join(["t;y", *rows[-2:]]), encoding="utf-16")
     reading = Reading(encoding="utf-16")
     (columns,) = read(first, ["y"], [], "t", None, reading).values()
-    request = _Request(("y",), (), "t", None, "mamba2", 0, None, False, 0, False, reading)
+    request = _Request(("y",), (), "t", None, "mamba2", 0, None, "none", 0, False, reading)
     notes = request.notes({"": Scaling.fit(columns)}, columns.date_format)
     assert notes["reading"] == {"encoding": "utf-16", "date_format": "%d/%m/%Y"}
     model = LinearAttentionSSM("mamba2", 1, 0, 2)
@@ -68,7 +68,7 @@ def test_a_model_reads_the_next_file_as_it_read_the_first(tmp_path):
     model.save(tmp_path / "model", params, props, notes)
 
     def days(reading):
-        (part,) = _load(tmp_path / "model", second, reading).parts
+        (part,) = _load(tmp_path / "model", second, reading, to_fit=True).parts
         return [str(time.date()) for time in part.columns.times]
 
     assert days(Reading()) == ["2020-02-01", "2020-02-02"]

@@ -13,12 +13,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import ssmlin
-from ssmlin import LinearAttentionSSM, learning
+from ssmlin import LinearAttentionSSM
 from ssmlin._files import written_whole
 from ssmlin.cli import comparing
 from ssmlin.cli.app import app
 from ssmlin.data import Scaling, read_table, select_columns, select_panel
-from ssmlin.evaluation import comparison
+from ssmlin.evaluation import attention, comparison
 from ssmlin.learning.posterior import _labels
 from ssmlin.models import Forecast
 
@@ -52,7 +52,7 @@ def model_file(path, *, lags=0, inputs=(), scalings=None, target="y", time=None,
 def told(monkeypatch):
     """Forecasts that say which inputs they were given, or count the steps."""
 
-    def forecast(self, params, emissions, inputs, *, horizon, future_inputs, key, num_samples):
+    def forecast(self, params, emissions, inputs, *, horizon, future_inputs, num_samples, **_):
         means = jnp.arange(horizon)[:, None] if future_inputs is None else future_inputs[:, :1]
         ends = jnp.stack([means] * 3)
         samples = jnp.broadcast_to(means, (num_samples, *means.shape))
@@ -197,10 +197,9 @@ def test_a_forecast_goes_on_from_rows_that_do_not_vary(tmp_path, rows):
     assert found["step"].tolist() == [rows, rows + 1]
     model, params, _ = ssmlin.load(path)
     y = jnp.full((rows, 1), 0.1)
-    # The first row is a lag only, unless it is the last.
-    seen = y.at[: rows - 1].set(jnp.nan) if rows == 2 else y
+    mask = jnp.arange(rows) > 0  # the first row is a lag only
     expected = model.forecast(
-        params, seen, model.compute_inputs(y), 2, key=jax.random.key(0), num_samples=50
+        params, y, model.compute_inputs(y), 2, key=jax.random.key(0), num_samples=50, mask=mask
     )
     for column, value in (("mean", expected.means), ("upper_95", expected.upper[2])):
         assert np.allclose(found[column], 0.1 + 2 * np.asarray(value)[:, 0], atol=1e-5)
@@ -292,15 +291,15 @@ def test_what_would_stop_the_draws_from_being_written_is_found_before(tmp_path, 
             raise ValueError("cannot serialise")
 
     with monkeypatch.context() as patch:
-        patch.setattr(learning, "sample_posterior", never)
+        patch.setattr(attention, "sample_over_gaps", never)
         patch.setitem(sys.modules, "h5netcdf", None)
         refused(run(*command), "--output: expected the packages for NetCDF")
         patch.undo()
-        patch.setattr(learning, "sample_posterior", never)
+        patch.setattr(attention, "sample_over_gaps", never)
         refused(run(*command[:3], "--output", tmp_path / "no" / "d.nc"), "expected a folder that")
         refused(run(*command[:3], "--output", tmp_path / ("x" * 250)), "expected a file that can")
     with monkeypatch.context() as patch:
-        patch.setattr(learning, "sample_posterior", lambda *args, **kwargs: Broken())
+        patch.setattr(attention, "sample_over_gaps", lambda *args, **kwargs: Broken())
         refused(run(*command), "cannot serialise")
     assert set(tmp_path.iterdir()) == before
 
@@ -329,7 +328,7 @@ def test_draws_of_a_series_with_a_time_zone_are_written(tmp_path, monkeypatch):
         posterior = xarray.Dataset(draws | {"alpha_t": gates}, {"time": _labels(time, 12)})
         return xarray.DataTree.from_dict({"posterior": posterior})
 
-    monkeypatch.setattr(learning, "sample_posterior", sampled)
+    monkeypatch.setattr(attention, "sample_over_gaps", sampled)
     result = run("sample", tmp_path / "m", tmp_path / "a.csv", "--output", tmp_path / "d.nc", "-q")
     assert result.exit_code == 0, result.output
     with xarray.open_dataset(tmp_path / "d.nc", group="posterior", engine="h5netcdf") as found:
@@ -423,3 +422,11 @@ def test_rows_of_emissions_and_inputs_are_the_same_steps():
         ssmlin.compare(y[::-1], models=["persistence"], progress=False)
     with pytest.raises(ValueError, match="inputs: expected dates that rise"):
         ssmlin.compare(y, u[::-1], models=["persistence"], progress=False)
+
+
+def test_a_streamed_fit_refuses_a_table_whose_lags_are_mostly_missing(tmp_path):
+    rows = ["i,y", *(f"{i},{i % 7 if i % 2 else ''}" for i in range(80))]
+    (tmp_path / "a.csv").write_text("\n".join(rows))
+    result = run("fit", tmp_path / "a.csv", "-y", "y", "--lags", 1, "--window", 20, "--transform",
+                 "none", "--output", tmp_path / "m", "-q")  # fmt: skip
+    refused(result, "--window: expected values and their 1 lags in at least half of the 80 rows")

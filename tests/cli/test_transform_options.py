@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from ssmlin import LinearAttentionSSM
 from ssmlin.cli import fitting
 from ssmlin.cli.app import app
+from ssmlin.cli.options import Reading
 from ssmlin.data import Scaling
 from ssmlin.models import load_notes
 
@@ -150,7 +151,9 @@ def test_a_stream_chooses_on_its_first_rows(tmp_path, walk, monkeypatch):
     frame.to_csv(path, index=False)
 
     def power(transform):
-        request = fitting._Request(("a", "b"), (), None, None, "gla", 1, 2, transform, 0, False)
+        request = fitting._Request(
+            ("a", "b"), (), None, None, "gla", 1, 2, transform, 0, False, Reading()
+        )
         return fitting._stream_power(path, request)
 
     assert power("auto") == power("log") == (0.0, 0.0) and power("none") == (1.0, 1.0)

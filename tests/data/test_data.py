@@ -388,3 +388,14 @@ def test_a_stream_of_another_kind_is_refused(tmp_path):
         _ = TableStream(path, ["a"]).summary
     with pytest.raises(ValueError, match="source: expected a file"):
         _ = TableStream(tmp_path / "none.csv", ["a"]).summary
+
+
+def test_blank_lines_in_a_single_column_are_not_passed_over(tmp_path):
+    path = tmp_path / "one.csv"
+    path.write_text("y\n1\n\n3\n")
+    with pytest.raises(ValueError, match="a missing value is written as NA.*one in data row 2"):
+        read_table(path)
+    with pytest.raises(ValueError, match="one in data row 2"):
+        _ = TableStream(path, ["y"]).summary
+    path.write_text("y\n1\nNA\n3\n\n\n")  # what comes after the last row is no row
+    assert np.allclose(read_table(path)["y"], [1, np.nan, 3], equal_nan=True)

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from ssmlin.evaluation import comparison_plots, write_report
-from ssmlin.evaluation.attention import with_lags
-from ssmlin.learning import sample_posterior
+from ssmlin.evaluation.attention import sample_over_gaps, with_lags
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +20,9 @@ def report(comparison, tmp_path_factory):
     fit = result.details
     data = with_lags(fit.model, comparison.split.observed)
     props = fit.model.param_props
-    draws = sample_posterior(
+    draws = sample_over_gaps(
         jax.random.key(0), fit.model, fit.params, props, *data, variables="beta",
-        algorithm="laplace", num_samples=30, progress=False,
+        algorithm="laplace", num_chains=2, num_samples=30, progress=False,
     )  # fmt: skip
     path = tmp_path_factory.mktemp("report") / "report.html"
     write_report(path, comparison, command="ssmlin compare x", draws=draws, drawn_from="deltanet")

@@ -487,7 +487,7 @@ def test_the_recipe_ends_with_as_many_epochs_as_were_best(best, monkeypatch):
     losses = model.fit_sgd(start, props, *data, num_epochs=5, **options, **everything)[1].losses
     assert np.all(np.diff(losses) < 0)  # so that the last epoch is the best
 
-    original = ssmlin.LinearAttentionSSM.fit_sgd
+    original = ssmlin.LinearAttentionSSM._fit_sgd
 
     def fit_sgd(self, *args, **kwargs):
         found, history = original(self, *args, **kwargs)
@@ -495,7 +495,7 @@ def test_the_recipe_ends_with_as_many_epochs_as_were_best(best, monkeypatch):
             history = history._replace(best_epoch=best)  # whatever the validation part says
         return found, history
 
-    monkeypatch.setattr(ssmlin.LinearAttentionSSM, "fit_sgd", fit_sgd)
+    monkeypatch.setattr(ssmlin.LinearAttentionSSM, "_fit_sgd", fit_sgd)
     params, _ = model.fit(*data, num_epochs=5, **options)
     monkeypatch.undo()
     reached = model.fit_sgd(params, props, *data, num_epochs=1, **options, **everything)[1].losses

@@ -13,6 +13,7 @@ from ssmlin.models.autoregression import (
     estimate_autoregression,
     predict_autoregression,
 )
+from ssmlin.models.missing_lags import _spread_normal
 
 T = 9
 
@@ -20,7 +21,7 @@ T = 9
 def make(num_lags=2, m=1, **options):
     """A gated model whose memory writes, and a series."""
     rng = np.random.default_rng(num_lags + m)
-    y = jnp.asarray(np.cumsum(rng.normal(size=(T, m)), axis=0))
+    y = jnp.asarray(np.sin(np.arange(T)[:, None] + np.arange(m)) + 0.5 * rng.normal(size=(T, m)))
     model = ssmlin.LinearAttentionSSM(
         "gated_deltanet", m, m * num_lags, 2, num_lags=num_lags, **options
     )
@@ -43,8 +44,8 @@ def test_draws_equal_a_sum_over_a_grid(options):
     """One entry is missing, in the middle; without it all is exactly the filter's."""
     model, params, y = make(**options)
     gap = y.at[4, 0].set(jnp.nan)
-    found = model.particle_filter(params, gap, model.compute_inputs(gap), num_particles=20_000)
-    grid = jnp.linspace(y[3, 0] - 9, y[3, 0] + 9, 1201)
+    found = model.particle_filter(params, gap, model.compute_inputs(gap), num_particles=10_000)
+    grid = jnp.linspace(y[3, 0] - 20, y[3, 0] + 20, 1601)
 
     @jax.jit
     @jax.vmap
@@ -243,6 +244,53 @@ def test_forecast_under_jit_draws_what_may_be_missing():
 
     eager = model.forecast(params, y, model.compute_inputs(y), 2, num_samples=500).means
     np.testing.assert_allclose(forecast(y), eager, atol=1e-8)
+
+
+def test_known_data_inside_jit_are_looked_at():
+    """What a compiled function closes over is known, though parts of it are traced."""
+    model, params, y = make()
+    u = model.compute_inputs(y)
+    found = jax.jit(lambda p: model.marginal_log_prob(p, y, u))(params)
+    np.testing.assert_allclose(found, model.marginal_log_prob(params, y, u))
+    gap = model.compute_inputs(y.at[3].set(jnp.nan))
+    with pytest.raises(ValueError, match="impute"):
+        jax.jit(lambda p: model.marginal_log_prob(p, y, gap))(params)
+
+
+def test_spread_numbers_are_normal_and_finite_in_single_precision():
+    means = jnp.zeros((4096, 2), jnp.float32)
+    keys = jax.random.split(jax.random.key(0), 200)
+    found = np.asarray(jax.vmap(lambda key: _spread_normal(key, means))(keys), np.float64)
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found.mean(axis=1), 0, atol=2e-2)
+    np.testing.assert_allclose(found.var(axis=1), 1, atol=2e-2)
+    np.testing.assert_allclose(found.prod(axis=2).mean(axis=1), 0, atol=5e-2)
+    # The ends of the unit interval are never reached.
+    ends = np.array([0, 2**23 - 1], np.float32) / np.float32(2**23) + np.float32(0.5**24)
+    assert 0 < ends[0] and ends[1] < 1
+
+
+def test_a_first_value_that_is_missing_is_as_wide_as_the_series():
+    """No lag of it is known; it is not the value that lags of zero would predict."""
+    model, params, _ = _ar1(0.99)
+    row_cov = jnp.array([1 - 0.99**2])
+    params = params._replace(emissions=params.emissions._replace(row_cov=row_cov))
+    y = jnp.array([[jnp.nan], [2.0], [2.0]])
+    ys, _ = model.impute(jax.random.key(0), params, y, model.compute_inputs(y), 500)
+    assert abs(float(ys[:, 0].mean()) - 2.0) < 0.1 and float(ys[:, 0].std()) < 0.3
+
+
+def test_what_is_masked_in_part_moves_nothing():
+    model, params, y = make(m=2, num_lags=1, row_cov="full")
+    gap = y.at[0, 1].set(jnp.nan)
+    mask = jnp.arange(T) >= 1
+    found = model.particle_filter(params, gap, model.compute_inputs(gap), mask=mask)
+    # Every draw of the second entry goes with the first, which is a lag as it is.
+    np.testing.assert_array_equal(
+        found.emission_means[0], np.broadcast_to(found.emission_means[0, :1], (1000, 2))
+    )
+    whole = model.particle_filter(params, y, model.compute_inputs(y), mask=mask, num_particles=2)
+    assert found.log_predictive[0] == whole.log_predictive[0] == 0
 
 
 # ------------------------------------------------------------------------------------- fits

@@ -7,6 +7,7 @@ from statsmodels.tsa.api import SARIMAX
 
 from ssmlin.evaluation.attention import _mixture, _paths, fit_attention, predictive
 from ssmlin.evaluation.forecasters import Ahead, Observed
+from ssmlin.evaluation.predictive import Predictive
 from ssmlin.evaluation.regressions import (
     choose_num_lags,
     fit_autoregression,
@@ -153,6 +154,34 @@ def test_a_fitted_attention_predicts_over_gaps():
     assert np.sqrt(np.mean(error**2)) < 0.75  # the noise has 0.5, the series 0.9
     assert np.isfinite(fitted.simulate(Observed.of(gap), Ahead(np.array([130, 140]), 2, 50))).all()
     assert np.isnan(fitted.log_evidence())
+
+
+def test_what_is_never_seen_while_training_is_as_wide_as_the_training_part():
+    """Weekends without a value; what comes later plays no part in what is said before it."""
+    y = np.random.default_rng(0).normal(3.0, 1.0, size=(70, 1))
+    gap = y.copy()
+    gap[5:60:7] = gap[6:60:7] = np.nan
+    fitted = fit_naive(Observed.of(gap[:50]), 0, period=7)
+    later = gap.copy()
+    later[61] += 100.0  # the first value of its place
+    for series in (gap, later):
+        law = fitted.predict(Observed.of(series))
+        np.testing.assert_allclose(law.mean[61], np.nanmean(gap[:50]))
+        # The value before the first week, and a change each week.
+        change = fitted.predict(Observed.of(y)).scales[61, 0, 0, 0]
+        np.testing.assert_allclose(law.scales[61, 0], np.nanvar(gap[:50]) + 8 * change)
+        assert np.isfinite(law.mean).all()
+
+
+def test_laws_of_different_kinds_are_joined():
+    one = Predictive.gaussian(np.zeros((2, 1)), np.eye(1))
+    two = Predictive(np.full((3, 2), 0.5), np.array([[[0.0], [1.0]]] * 3), np.ones((3, 2, 1, 1)),
+                     np.full((3, 2), 5.0))  # fmt: skip
+    law, values = Predictive.join([one, two]), np.full((5, 1), 0.3)
+    parts = np.concatenate([one.log_prob(values[:2]), two.log_prob(values[2:])])
+    np.testing.assert_allclose(law.log_prob(values), parts)
+    np.testing.assert_allclose(law.quantile(0.9), np.concatenate([one.quantile(0.9),
+                                                                  two.quantile(0.9)]))  # fmt: skip
 
 
 def test_lags_before_an_origin_are_as_they_are():
