@@ -304,6 +304,15 @@ def _log_likelihoods(
     num_lags = max(order for order, _ in choices)
     seasonal = period if any(season is not None for _, season in choices) else None
     used = _usable_steps(candidates[0].values, num_lags, num_lags)
+    if len(used) < _WHOLE_SHARE * (len(series.values) - num_lags):
+        # Exactly, with what is missing integrated out: of all values after the first.
+        there = ~np.isnan(candidates[0].values[num_lags:, 0])
+        jacobian = np.log(series.values[num_lags:][there]).sum()
+        found = []
+        for power, scale, one in zip(powers, scales, candidates, strict=True):
+            n, deviance = _deviance(with_season(one, seasonal), num_lags, num_lags)
+            found.append(-0.5 * n * (deviance + 2 * np.log(scale)) + (power - 1) * jacobian)
+        return np.array(found)
     jacobian = np.log(series.values[used]).sum()
     found = []
     for power, scale, one in zip(powers, scales, candidates, strict=True):

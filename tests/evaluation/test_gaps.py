@@ -10,6 +10,7 @@ from ssmlin.evaluation.forecasters import Ahead, Observed
 from ssmlin.evaluation.predictive import Predictive
 from ssmlin.evaluation.regressions import (
     choose_num_lags,
+    choose_powers,
     fit_autoregression,
     fit_naive,
     last_values,
@@ -82,6 +83,18 @@ def test_the_order_is_found_where_hardly_a_step_has_all_its_lags():
     y = with_gaps(series(np.array([0.2, 0.7]), 400, seed=2), 0.4)
     assert choose_num_lags(Observed.of(y), 4) == 2
     assert choose_num_lags(Observed.of(with_gaps(series(np.zeros(1), 400), 0.4)), 4) == 0
+
+
+def test_the_transformation_is_found_where_hardly_a_step_has_all_its_lags():
+    """Every second value missing; with all of them it is the logarithm, too."""
+    walk = np.cumsum(0.2 * np.random.default_rng(0).normal(size=(300, 1)), axis=0)
+    gap = np.exp(walk)
+    gap[::2] = np.nan
+    assert choose_powers([Observed.of(np.exp(walk))]) == (0.0,)
+    assert choose_powers([Observed.of(gap)]) == (0.0,)
+    linear = 50 + walk
+    linear[::2] = np.nan
+    assert choose_powers([Observed.of(linear)]) == (1.0,)
 
 
 def test_a_mixture_keeps_mean_and_variance_of_the_draws():
