@@ -493,6 +493,7 @@ def _drawn_starts(
     )  # fmt: skip
 
     def draw(key: Array, particles: Particles) -> tuple[Array, Array, Array, Array]:
-        return model.draw_laws(key, particles, params, ahead.num_samples)
+        index_key, row_key = jax.random.split(key)
+        return model.draw_laws(index_key, row_key, particles, params, ahead.num_samples)
 
     return jax.vmap(draw)(jax.random.split(draw_key, count), posterior.kept)

@@ -1299,10 +1299,14 @@ class LinearAttentionSSM(SSM):
         if feeds_back and self._may_lack_lags(y, u):
             assert exogenous is not None
             self._only_full("missing lags")
-            particle_key, law_key, start_key = jax.random.split(start_key, 3)
+            # The other keys are those of a forecast without gaps, which then has the same draws.
+            particle_key, index_key = (jax.random.fold_in(start_key, i) for i in (1001, 1002))
+            row_key = start_key
+            if self.integrate_row_cov:
+                row_key, start_key = jax.random.split(start_key)
             n = min(num_samples, _MAX_PARTICLES)
             drawn: Any = run_particles(self, params, particle_key, y, u, n, "last", mask)
-            mean, cov, rows, lags = self.draw_laws(law_key, drawn, params, num_samples)
+            mean, cov, rows, lags = self.draw_laws(index_key, row_key, drawn, params, num_samples)
             start = draw_states(start_key, mean, cov, rows, num_samples)
             _, fed_back = simulate(self, params, path_key, start, rows, lags, exogenous)
             return sampled_forecast(fed_back, share)
@@ -1352,12 +1356,18 @@ class LinearAttentionSSM(SSM):
         return bool(ends) or self._lacks_lags(inputs)
 
     def draw_laws(
-        self, key: Array, particles: Particles, params: ParamsLinearAttentionSSM, num_samples: int
+        self,
+        index_key: Array,
+        row_key: Array,
+        particles: Particles,
+        params: ParamsLinearAttentionSSM,
+        num_samples: int,
     ) -> tuple[Array, Array, Float[Array, "n m m"], Float[Array, "n num_lags m"]]:
         """Draw what paths go on from: the law of the state, Σ, and lags, for each path.
 
         Args:
-            key: a PRNG key.
+            index_key: a PRNG key for the choice of draws.
+            row_key: a PRNG key for Σ, where it is integrated out.
             particles: of :meth:`particle_filter`.
             params: constrained parameters.
             num_samples: n.
@@ -1365,7 +1375,6 @@ class LinearAttentionSSM(SSM):
         Returns:
             Means (n, m, d) and covariances (n, 1, d, d) of states, Σ, and the latest lags first.
         """
-        index_key, row_key = jax.random.split(key)
         chosen = particles.take(resampled_index(index_key, particles.log_weights, num_samples))
         if chosen.row_cov is None:
             rows = self._row_matrices(params.emissions.row_cov)

@@ -320,6 +320,8 @@ def test_bad_data():
     with pytest.raises(ValueError, match=r"inputs: expected shape .*got None"):
         model.filter(params, y)
     with pytest.raises(ValueError, match="inputs: expected finite values"):
+        model.filter(params, y, u.at[3, 0].set(jnp.inf))
+    with pytest.raises(ValueError, match="inputs: expected lags that are known.* at step 4"):
         model.filter(params, y, u.at[3, 0].set(jnp.nan))
     with pytest.raises(ValueError, match="emissions"):
         model.initialize(emissions=jnp.ones((5, 3)), inputs=jnp.ones((5, 2)))
