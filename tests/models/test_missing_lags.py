@@ -341,7 +341,7 @@ def test_copies_of_a_series_weigh_as_much_as_one():
         np.testing.assert_allclose(x, z, atol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.calibration
 def test_a_fit_with_gaps_comes_close_to_one_without(tmp_path):
     """Held out, a fit to four fifths of the values is within a tenth of a nat of one to all."""
     rng = np.random.default_rng(0)
