@@ -21,7 +21,12 @@ from ssmlin.mechanisms import Mechanism, get_mechanism
 from ssmlin.models import LinearAttentionSSM, ParamsLinearAttentionSSM, StateLaw
 from ssmlin.models.coefficients import GAIN
 from ssmlin.models.forecast import draw_states, simulate
-from ssmlin.models.missing_lags import ParticlePosterior, Particles, run_particles
+from ssmlin.models.missing_lags import (
+    ParticlePosterior,
+    Particles,
+    has_missing_lags,
+    run_particles,
+)
 
 #: Draws of missing lags: at most and at least so many, and at most so many numbers in all.
 _PARTICLES, _MIN_PARTICLES, _NUMBERS = 1000, 200, 2**24
@@ -59,7 +64,7 @@ def with_lags(model: LinearAttentionSSM, observed: Observed) -> tuple[Array, Arr
 
 def lacks_lags(model: LinearAttentionSSM, inputs: Float[Array, "... p"]) -> bool:
     """Whether lags among the inputs are missing."""
-    return bool(jnp.isnan(inputs[..., : model.num_lags * model.emission_dim]).any())
+    return bool(has_missing_lags(inputs, model.num_lags * model.emission_dim).any())
 
 
 #: Discounts of Σ to choose among.
@@ -236,28 +241,29 @@ def sample_over_gaps(
     Returns:
         An ArviZ DataTree.
     """
-    data, together_chains = [(emissions, inputs)], num_chains
-    if lacks_lags(model, inputs):
-        ys, us = model.impute(key, params, emissions, inputs, num_chains)
-        data, together_chains = list(zip(ys, us, strict=True)), 1
+    data, has_gaps = [(emissions, inputs)], lacks_lags(model, inputs)
+    if has_gaps:
+        draw_key, key = jax.random.split(key)
+        data = list(
+            zip(*model.impute(draw_key, params, emissions, inputs, num_chains), strict=True)
+        )
     trees, messages = [], {}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RuntimeWarning)
         for number, each in enumerate(data):
-            several = len(data) > 1
             folder = checkpoint_dir
-            if checkpoint_dir is not None and several:
+            if checkpoint_dir is not None and has_gaps:
                 folder = checkpoint_dir / f"chain-{number}"
             tree = sample_posterior(
-                jax.random.fold_in(key, number) if several else key, model, params, props, *each,
-                num_chains=together_chains, checkpoint_dir=folder, **options,
+                jax.random.fold_in(key, number) if has_gaps else key, model, params, props, *each,
+                num_chains=1 if has_gaps else num_chains, checkpoint_dir=folder, **options,
             )  # fmt: skip
             trees.append(tree)
     for warning in caught:
         messages[str(warning.message)] = warning.category
     for message, category in messages.items():
         warnings.warn(message, category, stacklevel=2)
-    if len(trees) == 1:
+    if not has_gaps:
         return trees[0]
     import xarray
 
