@@ -37,7 +37,7 @@ _STARTS = 4
 def _array(observed: Observed) -> Array:
     """The values, which dynamax wants without gaps."""
     if np.isnan(observed.values).any():
-        step = int(np.isnan(observed.values).any(axis=1).argmax())
+        step = int(np.isnan(observed.values).any(axis=1).argmax()) + 1
         raise ValueError(f"values: expected no missing values for dynamax, got one at step {step}")
     return jnp.asarray(observed.values)
 
