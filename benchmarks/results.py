@@ -13,10 +13,10 @@ from scipy.stats import binom
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from ssmlin.evaluation import compare_series  # noqa: E402
-from ssmlin.evaluation.candidates import ATTENTION_REGRESSIONS, BASELINES, DEFAULT  # noqa: E402
-from ssmlin.evaluation.datasets import DATASETS  # noqa: E402
-from ssmlin.evaluation.scores import LEVELS, standard_error  # noqa: E402
+from ssmlin.comparison import compare_series  # noqa: E402
+from ssmlin.comparison.registry import ATTENTION_REGRESSIONS, BASELINES, DEFAULT  # noqa: E402
+from ssmlin.comparison.scores import LEVELS, standard_error  # noqa: E402
+from ssmlin.demonstration.datasets import DATASETS  # noqa: E402
 from ssmlin.mechanisms import MECHANISMS  # noqa: E402
 
 PACKAGES = ("jax", "dynamax", "statsmodels", "scoringrules", "vega_datasets")

@@ -19,10 +19,11 @@ import optax
 from scipy import stats
 
 import ssmlin
-from ssmlin.evaluation import Forecaster, evaluate, score, train_test_split
-from ssmlin.evaluation.attention import fit_attention, padded, predictive
-from ssmlin.evaluation.datasets import DATASETS
-from ssmlin.evaluation.scores import LEVELS, standard_error
+from ssmlin.comparison import Candidate, evaluate, score
+from ssmlin.comparison.scores import LEVELS, standard_error
+from ssmlin.comparison.split import train_test_split
+from ssmlin.demonstration.datasets import DATASETS
+from ssmlin.forecasting.linear_attention import fit_attention, padded, predictive
 
 KINDS = ("full", "diagonal", "isotropic", "reset")
 DIM = 16
@@ -276,7 +277,7 @@ def fit_to_the_end(split, kind, num_lags, discount):
 def fit_by_recipe(split, kind, num_lags, discount):
     """Scores of the model of `ssmlin.compare`, which chooses its discount itself."""
     fit = partial(fit_attention, mechanism="bayesian_memory", num_lags=num_lags, covariance=kind)
-    return evaluate(Forecaster(kind, fit), split.observed, split.num_train).scores
+    return evaluate(Candidate(kind, fit), split.observed, split.num_train).scores
 
 
 def real_series(fit, how):

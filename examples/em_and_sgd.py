@@ -13,7 +13,7 @@ import optax
 from statsmodels.api import datasets
 
 import ssmlin
-from ssmlin.evaluation import plots
+from ssmlin.comparison import plots
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--figures", type=Path, help="a folder to write a figure to")

@@ -13,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import ssmlin
-from ssmlin.evaluation import load_sunspots, plots, train_test_split
+from ssmlin.comparison import plots
+from ssmlin.comparison.split import train_test_split
+from ssmlin.demonstration import load_sunspots
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--figures", type=Path, help="a folder to write figures to")

@@ -1,6 +1,6 @@
 """Linear attention as probabilistic state space models."""
 
-from ssmlin.evaluation import compare
+from ssmlin.comparison import compare
 from ssmlin.inference import (
     PosteriorMatrixLGSSM,
     PosteriorRowCov,

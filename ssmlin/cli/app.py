@@ -42,7 +42,7 @@ def demo(
 
     Example: ssmlin demo --output my-demo
     """
-    from ssmlin.evaluation.demo import run_demo
+    from ssmlin.demonstration.demo import run_demo
 
     lines: list[str] = []
     results = run_demo(
@@ -103,7 +103,7 @@ def mechanisms(
     Example: ssmlin mechanisms --full > mechanisms.md
     """
     if quick or full:
-        from ssmlin.evaluation.mechanism_page import measure, to_markdown
+        from ssmlin.study.mechanism_page import measure, to_markdown
 
         tables = measure(quick=not full, progress=not (quiet or as_json) and sys.stdout.isatty())
         if as_json:

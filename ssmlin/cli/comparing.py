@@ -48,7 +48,7 @@ from ssmlin.cli.options import (
 if TYPE_CHECKING:
     import pandas
 
-    from ssmlin.evaluation import Comparison
+    from ssmlin.comparison import Comparison
 
 
 def compare(
@@ -110,8 +110,9 @@ def compare(
 
     Example: ssmlin compare data.csv --target y --checkpoint done   # models may be added later
     """
-    from ssmlin.evaluation import Series, compare_series, pooled_frame
-    from ssmlin.evaluation.comparison import all_series
+    from ssmlin.comparison import compare_series, pooled_frame
+    from ssmlin.comparison.comparisons import all_series
+    from ssmlin.data import Series
 
     new_file(output, "--output")
     new_file(report, "--report")
@@ -268,9 +269,9 @@ def _write_report(
 
     import jax
 
-    from ssmlin.evaluation import write_report
-    from ssmlin.evaluation.attention import FittedAttention, sample_over_gaps, with_lags
-    from ssmlin.evaluation.regressions import with_season
+    from ssmlin.comparison import write_report
+    from ssmlin.forecasting.linear_attention import FittedAttention, sample_over_gaps, with_lags
+    from ssmlin.forecasting.regression import with_season
 
     tree, name = None, ""
     for result in comparison.results:

@@ -206,9 +206,9 @@ def _fit_panel(
     panel: dict[str, Columns], request: _Request, difference: int, epochs: int, folder: Path
 ) -> _Found:
     """Fit series that are in memory."""
-    from ssmlin.evaluation.attention import fit_attention
-    from ssmlin.evaluation.forecasters import Observed
-    from ssmlin.evaluation.regressions import choose_num_lags, choose_powers
+    from ssmlin.forecasting.interface import Observed
+    from ssmlin.forecasting.linear_attention import fit_attention
+    from ssmlin.forecasting.regression import choose_num_lags, choose_powers
 
     given = [Observed(one.values, one.inputs) for one in panel.values()]
     power = choose_powers(given, request.transform, difference=difference)
@@ -237,9 +237,9 @@ def _fit_stream(file: Path, request: _Request, window: int, epochs: int, folder:
     import jax.numpy as jnp
     from dynamax.parameters import trainable_flags
 
-    from ssmlin.evaluation.attention import best_discount, recommended_settings
-    from ssmlin.evaluation.forecasters import Observed
-    from ssmlin.evaluation.regressions import choose_num_lags
+    from ssmlin.forecasting.interface import Observed
+    from ssmlin.forecasting.linear_attention import best_discount, recommended_settings
+    from ssmlin.forecasting.regression import choose_num_lags
     from ssmlin.learning import fit_stream
     from ssmlin.models import LinearAttentionSSM
 
@@ -328,8 +328,8 @@ def _stream(file: Path, request: _Request, power: tuple[float, ...] = (), **opti
 
 def _stream_power(file: Path, request: _Request) -> tuple[float, ...]:
     """λ of each target of a long table, chosen on its first rows."""
-    from ssmlin.evaluation.forecasters import Observed
-    from ssmlin.evaluation.regressions import choose_powers
+    from ssmlin.forecasting.interface import Observed
+    from ssmlin.forecasting.regression import choose_powers
 
     stream = _stream(file, request)
     values, inputs = (x[:_ROWS_TO_CHOOSE] for x in next(iter(stream.pieces())))
@@ -343,7 +343,7 @@ def _stream_power(file: Path, request: _Request) -> tuple[float, ...]:
 
 def _standardised(columns: Columns, scaling: Scaling) -> Any:
     """Values that are transformed already."""
-    from ssmlin.evaluation.forecasters import Observed
+    from ssmlin.forecasting.interface import Observed
 
     values = (columns.values - np.array(scaling.mean)) / np.array(scaling.scale)
     return Observed(values, scaling.apply_inputs(columns.inputs))
@@ -371,7 +371,7 @@ class _Loaded(NamedTuple):
 
 def _load(model_file: Path, file: Path, reading: Reading, *, to_fit: bool) -> _Loaded:
     """A model, and what it asks for from a file."""
-    from ssmlin.evaluation.forecasters import Observed
+    from ssmlin.forecasting.interface import Observed
     from ssmlin.models import load, load_notes
 
     try:
@@ -516,7 +516,7 @@ def _forecast_part(
     import pandas as pd
 
     from ssmlin.data import future_times
-    from ssmlin.evaluation.attention import with_lags
+    from ssmlin.forecasting.linear_attention import with_lags
 
     scaling, columns, targets = part.scaling, part.columns, part.columns.targets
     steps, needed = len(columns.values), loaded.model.num_lags + scaling.difference
@@ -606,7 +606,7 @@ def sample(
     import arviz
     import jax
 
-    from ssmlin.evaluation.attention import padded, sample_over_gaps, with_lags
+    from ssmlin.forecasting.linear_attention import padded, sample_over_gaps, with_lags
 
     new_file(output, "--output")
     try:

@@ -4,13 +4,15 @@ from ssmlin.data.columns import Columns, select_columns, select_panel, series_id
 from ssmlin.data.future import future_inputs
 from ssmlin.data.names import free_name
 from ssmlin.data.scaling import Scaling
-from ssmlin.data.streams import TableStream
+from ssmlin.data.series import Series
+from ssmlin.data.table_stream import TableStream
 from ssmlin.data.tables import read_table
 from ssmlin.data.times import future_times, parse_times
 
 __all__ = [
     "Columns",
     "Scaling",
+    "Series",
     "TableStream",
     "free_name",
     "future_inputs",

@@ -3,17 +3,17 @@
 The approximate filters keep less of the covariance.
 """
 
-from ssmlin.inference.approximate import matrix_lgssm_approximate_filter
-from ssmlin.inference.dense import lgssm_filter, lgssm_posterior_sample, lgssm_smoother
-from ssmlin.inference.matrix_lgssm import (
+from ssmlin.inference.dense.api import lgssm_filter, lgssm_posterior_sample, lgssm_smoother
+from ssmlin.inference.matrix.api import (
     matrix_lgssm_filter,
     matrix_lgssm_posterior_sample,
     matrix_lgssm_sample,
     matrix_lgssm_smoother,
     symmetric_root,
 )
-from ssmlin.inference.posterior import PosteriorMatrixLGSSM
-from ssmlin.inference.unknown_row_cov import PosteriorRowCov, RowCovLaw, integrate_row_cov
+from ssmlin.inference.matrix.approximate import matrix_lgssm_approximate_filter
+from ssmlin.inference.matrix.unknown_row_cov import PosteriorRowCov, RowCovLaw, integrate_row_cov
+from ssmlin.inference.results import PosteriorMatrixLGSSM
 
 __all__ = [
     "PosteriorMatrixLGSSM",

@@ -1,10 +1,10 @@
 """Fitting and posterior sampling; knows models only by their interface."""
 
 from ssmlin.learning.em import fit_em
+from ssmlin.learning.fit_windows import fit_stream
 from ssmlin.learning.leave_future_out import leave_future_out
-from ssmlin.learning.posterior import posterior_params, predict_one_step, sample_posterior
+from ssmlin.learning.posterior_sampling import posterior_params, predict_one_step, sample_posterior
 from ssmlin.learning.sgd import FitHistory, default_optimizer, fit_sgd
-from ssmlin.learning.stream import fit_stream
 
 __all__ = [
     "FitHistory",

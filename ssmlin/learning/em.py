@@ -21,7 +21,14 @@ from jaxtyping import Array, Float
 from ssmlin import _checks
 from ssmlin._progress import progress_bar
 from ssmlin.learning.checkpoint import Checkpoint
-from ssmlin.learning.target import Problem, Target, check_observed, choose, property_leaves, seen_by
+from ssmlin.learning.log_posterior import (
+    Problem,
+    Target,
+    check_observed,
+    choose,
+    property_leaves,
+    seen_by,
+)
 
 
 class EMModel(Protocol):

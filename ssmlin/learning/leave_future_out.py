@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ssmlin.learning.posterior import pointwise_log_likelihood, sample_posterior
+from ssmlin.learning.posterior_sampling import pointwise_log_likelihood, sample_posterior
 
 if TYPE_CHECKING:
     import xarray

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from ssmlin._progress import progress_bar
 from ssmlin.learning.checkpoint import Checkpoint
-from ssmlin.learning.target import Position, Problem, Target, strong
+from ssmlin.learning.log_posterior import Position, Problem, Target, strong
 
 _STEPS_PER_CALL = 25
 _JITTER = 0.5

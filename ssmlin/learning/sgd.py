@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ssmlin import _checks
 from ssmlin._progress import progress_bar
 from ssmlin.learning.checkpoint import Checkpoint
-from ssmlin.learning.target import (
+from ssmlin.learning.log_posterior import (
     StepwiseModel,
     check_observed,
     paths,

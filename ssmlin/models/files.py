@@ -13,7 +13,7 @@ import numpy as np
 from dynamax.parameters import ParameterProperties
 
 from ssmlin._files import read_arrays, write_arrays
-from ssmlin.learning.target import paths, property_leaves
+from ssmlin.learning.log_posterior import paths, property_leaves
 from ssmlin.mechanisms import MECHANISMS, Mechanism
 from ssmlin.models.linear_attention_ssm import LinearAttentionSSM
 from ssmlin.models.parameters import ParamsLinearAttentionSSM, ShrinkagePrior

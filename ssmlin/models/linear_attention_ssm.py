@@ -33,12 +33,13 @@ from ssmlin.inference import (
     symmetric_root,
 )
 from ssmlin.learning import FitHistory, fit_em, fit_sgd
-from ssmlin.learning.posterior import variable_name
+from ssmlin.learning.log_posterior import paths, property_leaves
+from ssmlin.learning.posterior_sampling import variable_name
 from ssmlin.learning.sgd import train_part
-from ssmlin.learning.target import paths, property_leaves
 from ssmlin.lgssm import MatrixLGSSM
 from ssmlin.mechanisms import MECHANISMS, Gate, Mechanism, get_mechanism, matrix_lgssm, unit
 from ssmlin.models.autoregression import estimate_autoregression
+from ssmlin.models.closed_form_updates import BLOCKS, m_step
 from ssmlin.models.coefficients import initial_coefficients
 from ssmlin.models.features import (
     ParamsGate,
@@ -54,7 +55,6 @@ from ssmlin.models.forecast import (
     sampled_forecast,
     simulate,
 )
-from ssmlin.models.m_steps import BLOCKS, m_step
 from ssmlin.models.missing_lags import (
     ParticlePosterior,
     Particles,

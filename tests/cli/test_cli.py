@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ssmlin.cli.app import app
-from ssmlin.evaluation import demo
+from ssmlin.demonstration import demo
 from ssmlin.mechanisms import MECHANISMS
 
 runner = CliRunner()

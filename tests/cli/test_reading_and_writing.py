@@ -17,9 +17,10 @@ from ssmlin import LinearAttentionSSM
 from ssmlin._files import written_whole
 from ssmlin.cli import comparing
 from ssmlin.cli.app import app
+from ssmlin.comparison import comparisons
 from ssmlin.data import Scaling, read_table, select_columns, select_panel
-from ssmlin.evaluation import attention, comparison
-from ssmlin.learning.posterior import _labels
+from ssmlin.forecasting import linear_attention
+from ssmlin.learning.posterior_sampling import _labels
 from ssmlin.models import Forecast
 
 HORIZON = 6
@@ -291,15 +292,15 @@ def test_what_would_stop_the_draws_from_being_written_is_found_before(tmp_path, 
             raise ValueError("cannot serialise")
 
     with monkeypatch.context() as patch:
-        patch.setattr(attention, "sample_over_gaps", never)
+        patch.setattr(linear_attention, "sample_over_gaps", never)
         patch.setitem(sys.modules, "h5netcdf", None)
         refused(run(*command), "--output: expected the packages for NetCDF")
         patch.undo()
-        patch.setattr(attention, "sample_over_gaps", never)
+        patch.setattr(linear_attention, "sample_over_gaps", never)
         refused(run(*command[:3], "--output", tmp_path / "no" / "d.nc"), "expected a folder that")
         refused(run(*command[:3], "--output", tmp_path / ("x" * 250)), "expected a file that can")
     with monkeypatch.context() as patch:
-        patch.setattr(attention, "sample_over_gaps", lambda *args, **kwargs: Broken())
+        patch.setattr(linear_attention, "sample_over_gaps", lambda *args, **kwargs: Broken())
         refused(run(*command), "cannot serialise")
     assert set(tmp_path.iterdir()) == before
 
@@ -328,7 +329,7 @@ def test_draws_of_a_series_with_a_time_zone_are_written(tmp_path, monkeypatch):
         posterior = xarray.Dataset(draws | {"alpha_t": gates}, {"time": _labels(time, 12)})
         return xarray.DataTree.from_dict({"posterior": posterior})
 
-    monkeypatch.setattr(attention, "sample_over_gaps", sampled)
+    monkeypatch.setattr(linear_attention, "sample_over_gaps", sampled)
     result = run("sample", tmp_path / "m", tmp_path / "a.csv", "--output", tmp_path / "d.nc", "-q")
     assert result.exit_code == 0, result.output
     with xarray.open_dataset(tmp_path / "d.nc", group="posterior", engine="h5netcdf") as found:
@@ -411,7 +412,7 @@ def test_a_series_may_be_called_all(tmp_path):
 def test_rows_of_emissions_and_inputs_are_the_same_steps():
     y = pd.Series(np.sin(np.arange(30.0)), pd.date_range("2024-01-01", periods=30))
     u = pd.DataFrame({"u": np.cos(np.arange(30.0))}, y.index)
-    check = comparison._check_labels
+    check = comparisons._check_labels
     for inputs in (None, u, u.reset_index(drop=True), u.to_numpy()):
         check(y, inputs)
     check(y.to_numpy(), u)

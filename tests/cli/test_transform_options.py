@@ -74,8 +74,8 @@ def test_bad_transformations_are_told_in_words(data, options, message):
 @pytest.fixture
 def unfitted(monkeypatch):
     """The fit is that of others: here it is the start, and what it was given is kept."""
-    from ssmlin.evaluation import attention
-    from ssmlin.evaluation.forecasters import Fitted
+    from ssmlin.forecasting import linear_attention
+    from ssmlin.forecasting.interface import Fitted
 
     given = []
 
@@ -84,9 +84,9 @@ def unfitted(monkeypatch):
         model = LinearAttentionSSM("mamba2", m, m, 2, num_lags=1)
         params, _ = model.initialize()
         given.append(several)
-        return Fitted(None, 7, None, 0.0, attention.FittedAttention(model, params))
+        return Fitted(None, 7, None, 0.0, linear_attention.FittedAttention(model, params))
 
-    monkeypatch.setattr(attention, "fit_attention", fit_attention)
+    monkeypatch.setattr(linear_attention, "fit_attention", fit_attention)
     return given
 
 

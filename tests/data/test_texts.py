@@ -319,7 +319,7 @@ def test_text_cells_of_a_workbook_take_the_options(tmp_path):
 def test_compare_takes_the_same_columns():
     """Dates in a frame were numbers of microseconds, and missing booleans an error."""
     from ssmlin import compare
-    from ssmlin.evaluation.comparison import _table
+    from ssmlin.comparison.comparisons import _table
 
     dates = pd.DataFrame({"y": pd.date_range("2020", periods=30)})
     with pytest.raises(ValueError, match="emissions: expected numbers.*column 'y', got dates"):

@@ -7,7 +7,7 @@ import pytest
 from problems import make_problem
 
 import ssmlin
-from ssmlin.inference import matrix_lgssm as module
+from ssmlin.inference.matrix import api as module
 
 B = 5
 LENGTHS = np.array([7, 5, 3, 7, 1])

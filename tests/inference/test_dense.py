@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import covariance_matrix, dynamax_without_jitter
 
-from ssmlin.inference import dense
-from ssmlin.inference.dense import lgssm_filter, lgssm_posterior_sample, lgssm_smoother
+from ssmlin.inference.dense import api
+from ssmlin.inference.dense.api import lgssm_filter, lgssm_posterior_sample, lgssm_smoother
 
 METHODS = ("sequential", "associative", "chunked")
 T, D, N, P = 5, 3, 2, 2
@@ -382,10 +382,10 @@ def test_a_second_call_compiles_nothing():
     params, y, u = forms()["functions"]
     for function in (lgssm_filter, lgssm_smoother):
         function(params, y, u)
-    before = dense._filter._cache_size(), dense._smoother._cache_size()
+    before = api._filter._cache_size(), api._smoother._cache_size()
     for function in (lgssm_filter, lgssm_smoother):
         function(params, y + 1.0, u)
-    assert before == (dense._filter._cache_size(), dense._smoother._cache_size())
+    assert before == (api._filter._cache_size(), api._smoother._cache_size())
 
 
 @pytest.mark.float32
@@ -423,7 +423,7 @@ def test_products_of_small_matrices():
     for shape, other in (((16, 16), (16, 16)), ((16, 3), (3, 5)), ((4, 7, 7), (4, 7, 7)),
                          ((4, 9, 9), (4, 9, 9)), ((4, 3, 3), (3, 3))):  # fmt: skip
         a, b = rng.normal(size=shape), rng.normal(size=other)
-        np.testing.assert_allclose(dense._product(a, b), a @ b, atol=1e-12)
+        np.testing.assert_allclose(api._product(a, b), a @ b, atol=1e-12)
 
 
 # ------------------------------------------------------------------------------- arguments
@@ -480,8 +480,8 @@ def test_an_ambiguous_emission_noise_is_static_as_in_dynamax():
 
 
 def test_auto_is_sequential_on_a_cpu_and_associative_on_an_accelerator(monkeypatch):
-    assert dense._chunk_length("auto", 10_000) is None
+    assert api._chunk_length("auto", 10_000) is None
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert dense._chunk_length("auto", 10_000) == 1
-    assert dense._chunk_length("auto", 10) is None
-    assert dense._chunk_length("chunked", 10) == 4
+    assert api._chunk_length("auto", 10_000) == 1
+    assert api._chunk_length("auto", 10) is None
+    assert api._chunk_length("chunked", 10) == 4

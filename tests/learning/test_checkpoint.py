@@ -27,7 +27,7 @@ import ssmlin
 from ssmlin import _files
 from ssmlin.learning import checkpoint, sgd
 from ssmlin.learning.checkpoint import Checkpoint, digest
-from ssmlin.learning.target import property_leaves
+from ssmlin.learning.log_posterior import property_leaves
 
 SAVE = Checkpoint.save
 

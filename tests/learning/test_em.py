@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import ssmlin
-from ssmlin.models.m_steps import BLOCKS
+from ssmlin.models.closed_form_updates import BLOCKS
 
 OPTIONS = dict(progress=False)
 

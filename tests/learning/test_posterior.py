@@ -14,7 +14,7 @@ from scipy import stats
 
 import ssmlin
 from ssmlin.learning import samplers
-from ssmlin.learning.target import Problem, Target, choose, paths
+from ssmlin.learning.log_posterior import Problem, Target, choose, paths
 
 T = 40
 KEY = jax.random.key(7)
@@ -304,7 +304,7 @@ def test_warnings_say_what_is_wrong(problem):
     shifted = draws.copy(deep=True)
     shifted.posterior["alpha"].values[1] += 1.0
     shifted.sample_stats["diverging"].values[0, :3] = True
-    from ssmlin.learning.posterior import _complaints
+    from ssmlin.learning.posterior_sampling import _complaints
 
     text = " ".join(_complaints(shifted, "nuts"))
     assert "3 of 80 transitions diverged" in text and "R-hat is above 1.01 for alpha" in text
@@ -400,7 +400,7 @@ def test_simulation_based_calibration(name):
             num_samples=125, num_chains=4, trajectories=False,
         )  # fmt: skip
         for path in names:
-            values = draws.posterior[ssmlin.learning.posterior.variable_name(path)].values
+            values = draws.posterior[ssmlin.learning.posterior_sampling.variable_name(path)].values
             kept = values[:, ::thin].reshape(-1)
             ranks[path].append((kept < float(truth[path])).mean())
     for path, share in ranks.items():

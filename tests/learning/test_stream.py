@@ -7,7 +7,7 @@ import pytest
 
 import ssmlin
 from ssmlin.learning import fit_stream, leave_future_out
-from ssmlin.learning.posterior import pointwise_log_likelihood
+from ssmlin.learning.posterior_sampling import pointwise_log_likelihood
 
 
 def problem(steps=240):

@@ -9,7 +9,7 @@ import pytest
 
 import ssmlin
 from ssmlin.learning import fit_em, fit_sgd
-from ssmlin.models.m_steps import _scale, _statistic
+from ssmlin.models.closed_form_updates import _scale, _statistic
 
 T, M = 12, 2
 

@@ -13,12 +13,12 @@ from oracles import kalman
 from tensorflow_probability.substrates.jax import distributions as tfd
 
 import ssmlin
-from ssmlin.evaluation import candidates
-from ssmlin.evaluation.attention import fit_attention
-from ssmlin.evaluation.forecasters import Observed
-from ssmlin.evaluation.processes import run_in_processes
-from ssmlin.learning.posterior import variable_name
-from ssmlin.learning.target import choose, paths
+from ssmlin.comparison import registry
+from ssmlin.comparison.processes import run_in_processes
+from ssmlin.forecasting.interface import Observed
+from ssmlin.forecasting.linear_attention import fit_attention
+from ssmlin.learning.log_posterior import choose, paths
+from ssmlin.learning.posterior_sampling import variable_name
 from ssmlin.lgssm import DPLR, LowRank
 from ssmlin.mechanisms import Gate, Mechanism, Tokens, diagonal_transition
 from ssmlin.mechanisms.registry import check_declaration
@@ -352,7 +352,7 @@ def test_operators_of_wrong_shapes(method, error, expected):
 
 
 def forecasters(*models):
-    return candidates.forecasters(Observed.of(np.asarray(series(30))), models)
+    return registry.forecasters(Observed.of(np.asarray(series(30))), models)
 
 
 def test_what_is_compared():
@@ -380,7 +380,7 @@ def test_what_cannot_be_kept_is_told_before_the_fits(tmp_path):
 @pytest.mark.slow
 def test_compare_in_processes(monkeypatch):
     quick = partial(fit_attention, num_epochs=2, discounts=(1.0,))
-    monkeypatch.setattr(candidates, "fit_attention", quick)
+    monkeypatch.setattr(registry, "fit_attention", quick)
     table = ssmlin.compare(
         np.asarray(series(30)), models=[Plain(), "persistence"], workers=2, progress=False
     )

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 import ssmlin
 from ssmlin import _files
-from ssmlin.learning.target import property_leaves
+from ssmlin.learning.log_posterior import property_leaves
 from ssmlin.mechanisms import MECHANISMS
 
 MODELS = {

@@ -1,0 +1,1 @@
+"""What linear attentions are compared with: a file for each library."""

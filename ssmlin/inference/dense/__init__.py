@@ -1,0 +1,1 @@
+"""Dense states: dynamax's functions, rebuilt."""

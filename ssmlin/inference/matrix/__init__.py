@@ -1,0 +1,1 @@
+"""Matrix states: the structured filter, smoother and samplers."""
