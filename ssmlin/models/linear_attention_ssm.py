@@ -32,12 +32,12 @@ from ssmlin.inference import (
     matrix_lgssm_smoother,
     symmetric_root,
 )
-from ssmlin.learning import FitHistory, fit_em, fit_sgd
+from ssmlin.learning import FitHistory, fit_em
 from ssmlin.learning.log_posterior import paths, property_leaves
 from ssmlin.learning.posterior_sampling import variable_name
-from ssmlin.learning.sgd import train_part
 from ssmlin.lgssm import MatrixLGSSM
 from ssmlin.mechanisms import MECHANISMS, Gate, Mechanism, get_mechanism, matrix_lgssm, unit
+from ssmlin.models import fitting
 from ssmlin.models.autoregression import estimate_autoregression
 from ssmlin.models.closed_form_updates import BLOCKS, m_step
 from ssmlin.models.coefficients import initial_coefficients
@@ -78,8 +78,6 @@ from ssmlin.models.parameters import (
 ProcessNoise = Literal["isotropic", "diagonal", "stationary", "write", "none"]
 RowCov = Literal["identity", "diagonal", "full"]
 
-#: How often a fit with missing lags draws them anew, and how many draws it then fits together.
-_ROUNDS, _COPIES = 3, 4
 #: A forecast with missing lags has at most so many draws of them.
 _MAX_PARTICLES = 1000
 
@@ -1549,114 +1547,19 @@ class LinearAttentionSSM(SSM):
             >>> len(history.losses)
             20
         """
-        if not 0 < validation_fraction < 1:
-            raise ValueError(
-                f"validation_fraction: expected a number in (0, 1), got {validation_fraction}"
-            )
-        y, u = self._check_batch(emissions, inputs, missing_lags=True)
-        options: dict[str, Any] = {
-            "optimizer": optimizer,
-            "window_size": window_size,
-            "progress": progress,
-        }
-        first = train_part(y, validation_fraction)
-        lacks_lags = self._lacks_lags(u)
-        begin, props = self.initialize(key, emissions=first, inputs=u)
-        part_params, params = begin, None
-        part = whole = (y, u, 1)
-        for number in range(_ROUNDS if lacks_lags else 1):
-            draw_key = jax.random.fold_in(jax.random.key(1) if key is None else key, 1000 + number)
-            part_key, whole_key = jax.random.split(draw_key)
-
-            def folder(name: str, number: int = number) -> Path | None:
-                if checkpoint_dir is None:
-                    return None
-                return Path(checkpoint_dir) / (f"draws-{number}-{name}" if lacks_lags else name)
-
-            if lacks_lags:
-                part = self._completed(part_key, part_params, first, u, judged_by=y)
-            history: Any
-            part_params, history = self._fit_sgd(
-                begin,
-                props,
-                *part,
-                num_epochs=num_epochs,
-                key=key,
-                validation_fraction=validation_fraction,
-                patience=patience,
-                num_restarts=num_restarts,
-                checkpoint_dir=folder("validation"),
-                **options,
-            )
-            best = history.restart
-            start, _ = self.initialize(_start_key(key, best), emissions=y, inputs=u)
-            if history.best_epoch == 0:
-                return start, history
-            if lacks_lags:
-                whole = self._completed(whole_key, start if params is None else params, y, u)
-            # Parameters are judged at the start of an epoch: one more, and those after the best
-            # number of epochs are among them.
-            params, _ = self._fit_sgd(
-                start,
-                props,
-                *whole,
-                num_epochs=history.best_epoch + 1,
-                validation_fraction=0.0,
-                patience=None,
-                checkpoint_dir=folder(f"all_steps-{best}"),
-                **options,
-            )
-        assert params is not None
-        return params, history
-
-    def _completed(
-        self,
-        key: Array,
-        params: ParamsLinearAttentionSSM,
-        emissions: Float[Array, "B T m"],
-        inputs: Float[Array, "B T p"],
-        judged_by: Float[Array, "B T m"] | None = None,
-    ) -> tuple[Array, Array, int]:
-        """Several completed data sets as one batch, and how often every sequence is in it.
-
-        With `judged_by` the steps after `emissions` end are those that are observed there: only
-        their lags are drawn, and without a look at them.
-        """
-        ys, us = self.impute(key, params, emissions, inputs, _COPIES)
-        if judged_by is not None:
-            ys = jnp.where(jnp.isnan(ys), judged_by, ys)
-            if self.row_cov == "full":  # whose rows cannot be missing in part
-                ys = jnp.where(jnp.isnan(ys).any(axis=-1, keepdims=True), jnp.nan, ys)
-        return ys.reshape(-1, *ys.shape[2:]), us.reshape(-1, *us.shape[2:]), _COPIES
-
-    def _fit_sgd(
-        self,
-        params: ParamsLinearAttentionSSM,
-        props: ParamsLinearAttentionSSM,
-        emissions: Float[Array, "B T m"],
-        inputs: Float[Array, "B T p"],
-        copies: int,
-        *,
-        key: Array | None = None,
-        validation_fraction: float,
-        num_restarts: int = 1,
-        **options: Any,
-    ) -> tuple[ParamsLinearAttentionSSM, FitHistory]:
-        """Gradient steps where every sequence stands `copies` times, each with its share."""
-        if _checks.positive_int("num_restarts", num_restarts) > 1:
-            first = train_part(emissions, validation_fraction)
-            params = self._starts(params, props, first, inputs, key, num_restarts)
-        seen = self.given_missing(emissions)
-        return fit_sgd(
-            replace(seen, copies=copies) if copies > 1 else self,
-            params,
-            props,
+        return fitting.fit(
+            self,
             emissions,
             inputs,
-            key=key,
+            key,
             validation_fraction=validation_fraction,
+            num_epochs=num_epochs,
+            patience=patience,
+            optimizer=optimizer,
+            window_size=window_size,
             num_restarts=num_restarts,
-            **options,
+            checkpoint_dir=checkpoint_dir,
+            progress=progress,
         )
 
     def fit_sgd(
@@ -1714,7 +1617,8 @@ class LinearAttentionSSM(SSM):
             TypeError: an argument that is not of the expected type.
         """
         y, u = self._check_batch(emissions, inputs)
-        params, history = self._fit_sgd(
+        params, history = fitting.fit_sgd(
+            self,
             params,
             props,
             y,
@@ -1733,25 +1637,6 @@ class LinearAttentionSSM(SSM):
             progress=progress,
         )
         return params, history if return_history else history.losses
-
-    def _starts(
-        self,
-        params: ParamsLinearAttentionSSM,
-        props: ParamsLinearAttentionSSM,
-        emissions: Array,
-        inputs: Array,
-        key: Array | None,
-        num_starts: int,
-    ) -> ParamsLinearAttentionSSM:
-        """The given parameters and further starts, stacked."""
-        trainable = [prop.trainable for prop in property_leaves(props)]
-        given, structure = jax.tree.flatten(params)
-        starts = [given]
-        for i in range(1, num_starts):
-            other, _ = self.initialize(_start_key(key, i), emissions=emissions, inputs=inputs)
-            leaves = zip(trainable, jax.tree.leaves(other), given, strict=True)
-            starts.append([new.astype(old.dtype) if free else old for free, new, old in leaves])
-        return jax.tree.unflatten(structure, [jnp.stack(x) for x in zip(*starts, strict=True)])
 
     def fit_em(
         self,
@@ -1873,15 +1758,6 @@ class LinearAttentionSSM(SSM):
             )
         u = self._check_inputs(inputs, y.shape[:-1], y.dtype, missing_lags=missing_lags)
         return (y[None], u[None]) if y.ndim == 2 else (y, u)
-
-
-def _start_key(key: Array | None, restart: int) -> Array | None:
-    """The key of a start; that of the first is the given one."""
-    return (
-        key
-        if restart == 0
-        else jax.random.fold_in(jax.random.key(0) if key is None else key, restart)
-    )
 
 
 @dataclass(frozen=True)
