@@ -4,11 +4,17 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
+import jaxtyping
 import pytest
 
-from ssmlin.mechanisms import registry
+# The shapes and types of all annotations are executed, so this comes before ssmlin is imported.
+if os.environ.get("SSMLIN_TYPES"):
+    jaxtyping.install_import_hook("ssmlin", "beartype.beartype")
+
+from ssmlin.mechanisms import registry  # noqa: E402
 
 # One program in one piece: splitting it for threads takes longer where every core has a worker.
 # Read when JAX starts, here and in the programs that tests start.
@@ -18,6 +24,25 @@ os.environ["XLA_FLAGS"] = " ".join(
 
 # The tests compare with oracles at close tolerances. The library never sets this itself.
 jax.config.update("jax_enable_x64", True)
+
+
+class _Raises:
+    """`pytest.raises`, inside of which annotations are not executed: arguments are wrong there."""
+
+    def __init__(self, context: Any) -> None:
+        self.context = context
+
+    def __enter__(self) -> Any:
+        jaxtyping.config.update("jaxtyping_disable", True)
+        return self.context.__enter__()
+
+    def __exit__(self, *error: Any) -> Any:
+        jaxtyping.config.update("jaxtyping_disable", False)
+        return self.context.__exit__(*error)
+
+
+_raises = pytest.raises
+pytest.raises = lambda *args, **options: _Raises(_raises(*args, **options))
 
 
 @contextmanager

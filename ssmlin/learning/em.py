@@ -11,7 +11,7 @@ at singular noise, too.
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ from ssmlin.learning.log_posterior import (
 )
 
 
+@runtime_checkable
 class EMModel(Protocol):
     """What `fit_em` needs of a model."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from ssmlin import _checks
 Position = dict[str, Array]
 
 
+@runtime_checkable
 class StepwiseModel(Protocol):
     """What fitting and sampling need of a model."""
 

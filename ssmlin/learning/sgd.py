@@ -4,7 +4,7 @@ import time
 import warnings
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ _EPOCHS_PER_CALL = 20
 _SECONDS_PER_CALL = 2.0
 
 
+@runtime_checkable
 class WindowedModel(StepwiseModel, Protocol):
     """What `fit_sgd` needs besides to fit by windows."""
 

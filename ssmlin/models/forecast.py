@@ -1,6 +1,6 @@
 """Simulating a model forward, and what `forecast` returns."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +65,7 @@ def sampled_forecast(
     return Forecast(means, covariances, levels, lower, upper, samples)
 
 
+@runtime_checkable
 class LocalModel(Protocol):
     """What `simulate` needs of a model: its operators as a function of the inputs."""
 

@@ -12,7 +12,7 @@ Kitagawa (1996) for systematic resampling.
 """
 
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ from ssmlin.models.features import lagged_inputs
 _EVEN = 0.99
 
 
+@runtime_checkable
 class LaggedModel(Protocol):
     """What the particle filter needs of a model; hashable, since it is compiled for it."""
 

@@ -11,7 +11,7 @@ as long as Q is zero or of low rank, and d orthogonal transformations a step whe
 Neither holds a matrix-matrix product.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jax import lax
@@ -51,6 +51,7 @@ class Update(NamedTuple):
     cov_us: list[Array]
 
 
+@runtime_checkable
 class CovarianceForm(Protocol):
     """A way of carrying P."""
 
