@@ -13,8 +13,8 @@ ROOT = Path(ssmlin.__file__).parent
 # Each room imports only from those before it. Learning knows models by their interface alone, so
 # that models can offer it as methods.
 ROOMS = (
-    "_typing", "_checks", "_files", "_progress", "data", "attention", "lgssm", "mechanisms", "inference",
-         "learning", "models", "forecasting", "comparison", "study", "demonstration", "cli",
+    "_typing", "_checks", "_files", "_progress", "data", "attention", "lgssm", "mechanisms",
+    "inference", "learning", "models", "forecasting", "comparison", "study", "demonstration", "cli",
 )  # fmt: skip
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
