@@ -426,7 +426,7 @@ def test_products_of_small_matrices():
     rng = np.random.default_rng(0)
     for shape, other in (((16, 16), (16, 16)), ((16, 3), (3, 5)), ((4, 7, 7), (4, 7, 7)),
                          ((4, 9, 9), (4, 9, 9)), ((4, 3, 3), (3, 3))):  # fmt: skip
-        a, b = rng.normal(size=shape), rng.normal(size=other)
+        a, b = (jnp.asarray(rng.normal(size=size)) for size in (shape, other))
         np.testing.assert_allclose(product(a, b), a @ b, atol=1e-12)
 
 
