@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssmlin.inference.chunks import ChunkMap, chunk_length, compose, join, split
+from ssmlin.inference.chunks import ChunkMap, compose, cut_time
 from ssmlin.inference.dense import driver as dense_driver
 from ssmlin.inference.dense import problem as dense
 from ssmlin.inference.matrix import driver as matrix_driver
@@ -16,11 +16,12 @@ from ssmlin.inference.methods import MATRIX, choose_method
 @pytest.mark.parametrize("length", [None, 1, 3, 20])
 def test_chunks_join_to_what_was_cut(length):
     x = jnp.arange(1.0, 15.0).reshape(7, 2)
-    length = chunk_length(7, length)
-    chunks = split(x, length)
-    assert chunks.shape == (-(-7 // length), length, 2)
+    cut = cut_time(7, length)
+    chunks = cut.split(x)
+    assert chunks.shape == (cut.num, cut.length, 2)
+    assert (cut.num - 1) * cut.length < 7 <= cut.num * cut.length == 7 + cut.extra
     np.testing.assert_array_equal(chunks.reshape(-1, 2)[7:], 0.0)
-    np.testing.assert_array_equal(join(chunks, 7), x)
+    np.testing.assert_array_equal(cut.join(chunks), x)
 
 
 def test_composed_maps_act_as_one_after_the_other():

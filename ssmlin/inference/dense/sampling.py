@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from dynamax.linear_gaussian_ssm.inference import ParamsLGSSM
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from ssmlin._typing import AnyArray
 from ssmlin.inference.dense.model import Model, apply, build_model
@@ -17,8 +17,8 @@ from ssmlin.inference.roots import masked_sqrt, semidefinite_cholesky
 def lgssm_posterior_sample(
     key: Array,
     params: ParamsLGSSM,
-    emissions: Float[AnyArray, "T N"],
-    inputs: Float[AnyArray, "T p"] | None = None,
+    emissions: Real[AnyArray, "T N"],
+    inputs: Real[AnyArray, "T p"] | None = None,
     jitter: float = 0.0,
     *,
     method: Method = "auto",

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from ssmlin import _checks
 from ssmlin._typing import AnyArray
@@ -14,6 +14,7 @@ from ssmlin.inference.matrix.driver import Forward, Keep, kept
 from ssmlin.inference.matrix.layouts import Problem
 from ssmlin.inference.matrix.problem import Form, Gradient, Missing, Plan, prepare
 from ssmlin.inference.methods import Method
+from ssmlin.inference.missing import Length
 from ssmlin.inference.results import PosteriorMatrixLGSSM
 from ssmlin.lgssm import MatrixLGSSM
 
@@ -33,7 +34,7 @@ def matrix_lgssm_filter(
     emissions: Float[AnyArray, "*B T m"],
     *,
     mask: Bool[AnyArray, "*B T"] | None = None,
-    length: int | Int[AnyArray, "*B"] | None = None,
+    length: Length | None = None,
     missing: Missing = "auto",
     store: Store = "filtered",
     method: Method = "auto",
@@ -96,14 +97,7 @@ def matrix_lgssm_filter(
     """
     _checks.one_of("store", store, tuple(_KEEP))
     problem, plan = prepare(
-        lgssm,
-        emissions,
-        mask=mask,
-        length=length,
-        missing=missing,
-        method=method,
-        covariance_form=covariance_form,
-        gradient=gradient,
+        lgssm, emissions, mask, length, missing, method, covariance_form, gradient=gradient
     )
     posterior: PosteriorMatrixLGSSM = _filter(problem, store=store, plan=plan)
     return posterior
