@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from statsmodels.tsa.api import SARIMAX
 
-from ssmlin.comparison.baselines.autoregression import fit_autoregression, fit_naive
+from ssmlin.comparison.baselines.autoregression import fit_autoregression
+from ssmlin.comparison.baselines.naive import fit_naive
 from ssmlin.forecasting.interface import Ahead, Observed
 from ssmlin.forecasting.linear_attention import _mixture, _paths, fit_attention, predictive
 from ssmlin.forecasting.predictive import Predictive
