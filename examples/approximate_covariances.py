@@ -28,7 +28,7 @@ from ssmlin.comparison import (
     train_test_split,
 )
 from ssmlin.demonstration import DATASETS
-from ssmlin.forecasting.linear_attention import fit_attention, padded, predictive
+from ssmlin.forecasting import fit_attention, padded, predictive
 
 KINDS = ("full", "diagonal", "isotropic", "reset")
 DIM = 16

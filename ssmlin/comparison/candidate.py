@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ssmlin.forecasting.interface import Fit
+from ssmlin.forecasting import Fit
 
 #: What an argument of a fit may be. Files of results hold it as JSON, with lists for tuples.
 type SettingValue = str | int | float | bool | None | tuple[SettingValue, ...]

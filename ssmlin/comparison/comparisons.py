@@ -20,7 +20,7 @@ from ssmlin.comparison.scores import Units
 from ssmlin.comparison.split import Split, train_test_split
 from ssmlin.comparison.tables import Comparison
 from ssmlin.data import Series
-from ssmlin.forecasting.interface import Observed
+from ssmlin.forecasting import Observed
 from ssmlin.mechanisms import MECHANISMS, Mechanism
 from ssmlin.models.files import mechanism_fields
 

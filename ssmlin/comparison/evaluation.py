@@ -12,8 +12,7 @@ from jaxtyping import Float, Int
 
 from ssmlin.comparison.candidate import Candidate, Setting
 from ssmlin.comparison.scores import PathScores, Scores, Units, score, score_paths
-from ssmlin.forecasting.interface import Ahead, Fitted, Observed
-from ssmlin.forecasting.predictive import Predictive
+from ssmlin.forecasting import Ahead, Fitted, Observed, Predictive
 
 #: What a fit may fail with; anything else is a mistake in the program and is raised.
 FAILURES = (ArithmeticError, RuntimeError, ValueError, np.linalg.LinAlgError)

@@ -11,9 +11,7 @@ from ssmlin.comparison.panels import held_out_times, new_figure, plot_band, stac
 from ssmlin.comparison.plots import gate_label
 from ssmlin.comparison.scores import LEVELS, Scores, standard_error
 from ssmlin.comparison.tables import Comparison
-from ssmlin.forecasting.interface import Observed
-from ssmlin.forecasting.linear_attention import FittedAttention, with_lags
-from ssmlin.forecasting.regression import with_season
+from ssmlin.forecasting import FittedAttention, Observed, with_lags, with_season
 
 if TYPE_CHECKING:
     import matplotlib.figure

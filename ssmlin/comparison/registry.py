@@ -5,9 +5,7 @@ from functools import partial
 from ssmlin.comparison.baselines import BASELINES
 from ssmlin.comparison.baselines.baseline import SharedRegression, regression
 from ssmlin.comparison.candidate import Candidate
-from ssmlin.forecasting.interface import Fit, Observed
-from ssmlin.forecasting.linear_attention import fit_attention
-from ssmlin.forecasting.regression import choose_regression
+from ssmlin.forecasting import Fit, Observed, choose_regression, fit_attention
 from ssmlin.mechanisms import MECHANISMS, Mechanism, get_mechanism
 
 #: The mixture of all mechanisms that are compared, see :mod:`ssmlin.comparison.averaging`.

@@ -16,7 +16,7 @@ from ssmlin.comparison import figures
 from ssmlin.comparison.plots import gate_figure, parameter_names, trace_figure
 from ssmlin.comparison.scores import SUMMARY
 from ssmlin.comparison.tables import Comparison
-from ssmlin.forecasting.linear_attention import FittedAttention
+from ssmlin.forecasting import FittedAttention
 from ssmlin.mechanisms import MECHANISMS
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from ssmlin._files import written_whole
 from ssmlin.comparison import Comparison, compare_series, stacked_frame
 from ssmlin.demonstration.datasets import load_macro, load_sunspots
 from ssmlin.demonstration.figures import SeriesPanel, prediction_figure
-from ssmlin.forecasting.linear_attention import FittedAttention
+from ssmlin.forecasting import FittedAttention
 
 _MEMORY, _DELTA = "bayesian_memory", "gated_deltanet"
 _MODELS = ("autoregression", "hmm", "arhmm", "lds", _MEMORY, _DELTA)

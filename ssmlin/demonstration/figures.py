@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ssmlin.comparison import Split
 from ssmlin.comparison.figures import gate_paths
 from ssmlin.comparison.panels import new_figure, plot_band
-from ssmlin.forecasting.linear_attention import FittedAttention, predictive
+from ssmlin.forecasting import FittedAttention, predictive
 
 if TYPE_CHECKING:
     import matplotlib.figure

@@ -27,7 +27,7 @@ from ssmlin.comparison.baselines.attention_parameters import (
     Tokens,
 )
 from ssmlin.comparison.baselines.attention_paths import draw_paths_anew, draw_softmax_paths
-from ssmlin.forecasting.interface import Ahead, Observed
+from ssmlin.forecasting import Ahead, Observed
 
 
 class AttentionRegression(ABC):

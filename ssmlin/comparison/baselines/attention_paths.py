@@ -11,8 +11,7 @@ from jaxtyping import Array, Float, Int
 from ssmlin._typing import AnyArray
 from ssmlin.comparison.baselines.attention_parameters import ParamsAttentionRegression
 from ssmlin.comparison.baselines.paths import draw_paths
-from ssmlin.forecasting.interface import Ahead, Observed
-from ssmlin.forecasting.regression import known_lags, lags_and_inputs, last_values
+from ssmlin.forecasting import Ahead, Observed, known_lags, lags_and_inputs, last_values
 
 #: Paths are sampled together as long as they have fewer pairs of steps.
 _PAIRS_AT_ONCE = 2**22

@@ -17,9 +17,7 @@ from ssmlin.comparison.baselines.attention_paths import regression_arrays
 from ssmlin.comparison.baselines.attention_variants import ATTENTIONS
 from ssmlin.comparison.baselines.autoregression import residual_covariance
 from ssmlin.comparison.baselines.baseline import Baseline, SharedRegression, regression
-from ssmlin.forecasting.interface import Ahead, Fitted, Observed
-from ssmlin.forecasting.predictive import Predictive
-from ssmlin.forecasting.regression import least_squares
+from ssmlin.forecasting import Ahead, Fitted, Observed, Predictive, least_squares
 from ssmlin.learning import fit_sgd
 
 #: The scores of all pairs of steps are held at once.

@@ -5,9 +5,11 @@ from jaxtyping import Float
 
 from ssmlin.comparison.baselines.baseline import Baseline, SharedRegression, regression
 from ssmlin.comparison.baselines.paths import simulate_autoregression
-from ssmlin.forecasting.interface import Ahead, Fitted, Observed
-from ssmlin.forecasting.predictive import Predictive
-from ssmlin.forecasting.regression import (
+from ssmlin.forecasting import (
+    Ahead,
+    Fitted,
+    Observed,
+    Predictive,
     draw_lags,
     exact_predictions,
     lags_and_inputs,

@@ -9,9 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ssmlin.comparison.candidate import Candidate, Setting, SettingValue, grid
-from ssmlin.forecasting.interface import Ahead, Fit, Fitted, Observed
-from ssmlin.forecasting.predictive import Predictive
-from ssmlin.forecasting.regression import with_season
+from ssmlin.forecasting import Ahead, Fit, Fitted, Observed, Predictive, with_season
 
 
 class SharedRegression(NamedTuple):

@@ -33,9 +33,15 @@ from ssmlin.comparison.baselines.autoregression import residual_covariance
 from ssmlin.comparison.baselines.baseline import Baseline, SharedRegression, regression
 from ssmlin.comparison.baselines.paths import draw_paths, simulate_switching
 from ssmlin.comparison.candidate import Setting, grid
-from ssmlin.forecasting.interface import Ahead, Fitted, Observed
-from ssmlin.forecasting.predictive import Predictive
-from ssmlin.forecasting.regression import lags_and_inputs, last_values, least_squares
+from ssmlin.forecasting import (
+    Ahead,
+    Fitted,
+    Observed,
+    Predictive,
+    lags_and_inputs,
+    last_values,
+    least_squares,
+)
 
 _EM_ITERATIONS = 100
 _SGD_EPOCHS = 1000

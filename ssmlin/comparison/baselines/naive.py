@@ -6,9 +6,16 @@ from jaxtyping import Float
 from ssmlin.comparison.baselines.baseline import Baseline, SharedRegression
 from ssmlin.comparison.baselines.paths import simulate_autoregression
 from ssmlin.comparison.candidate import Setting
-from ssmlin.forecasting.interface import Ahead, Fitted, Observed
-from ssmlin.forecasting.predictive import Predictive
-from ssmlin.forecasting.regression import draw_lags, exact_predictions, last_values, moments_of
+from ssmlin.forecasting import (
+    Ahead,
+    Fitted,
+    Observed,
+    Predictive,
+    draw_lags,
+    exact_predictions,
+    last_values,
+    moments_of,
+)
 from ssmlin.models.autoregression import Autoregression, Predictions
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
-from ssmlin.forecasting.interface import Ahead, Observed
+from ssmlin.forecasting import Ahead, Observed
 
 
 def draw_paths[State](

@@ -8,8 +8,7 @@ from jaxtyping import Float
 
 from ssmlin.comparison.baselines.baseline import Baseline, SharedRegression
 from ssmlin.comparison.candidate import Setting, grid
-from ssmlin.forecasting.interface import Ahead, Fitted, Observed
-from ssmlin.forecasting.predictive import Predictive
+from ssmlin.forecasting import Ahead, Fitted, Observed, Predictive
 
 
 class _FilterResults(Protocol):
