@@ -15,6 +15,7 @@ from ssmlin.mechanisms.delta import (
     DeltaNet,
     DeltaProduct,
     GatedDeltaNet,
+    GatedDeltaNet2,
     GatedDeltaProduct,
     Longhorn,
 )
@@ -27,6 +28,7 @@ _FAMILY: tuple[type[Mechanism], ...] = (
     DeltaNet,
     GatedDeltaNet,
     KDA,
+    GatedDeltaNet2,
     Longhorn,
     RWKV7,
     DeltaProduct,
