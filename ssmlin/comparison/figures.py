@@ -173,7 +173,7 @@ def calibration_figure(comparison: Comparison) -> "Figure":
 
 
 def gates_figure(comparison: Comparison) -> "Figure | None":
-    """The gates α_t, β_t, ... of the fitted mechanisms over the whole series, but not those per channel.
+    """The gates α_t, β_t, ... of the fitted mechanisms over time, except those per channel.
 
     Args:
         comparison: what :func:`ssmlin.comparison.compare_models` returned.
