@@ -2,6 +2,7 @@
 
 from ssmlin.data.columns import Columns, select_columns, select_panel, series_ids
 from ssmlin.data.future import future_inputs
+from ssmlin.data.lags import carried_forward, lagged
 from ssmlin.data.names import free_name
 from ssmlin.data.scaling import Scaling
 from ssmlin.data.series import Series
@@ -14,9 +15,11 @@ __all__ = [
     "Scaling",
     "Series",
     "TableStream",
+    "carried_forward",
     "free_name",
     "future_inputs",
     "future_times",
+    "lagged",
     "parse_times",
     "read_table",
     "select_columns",

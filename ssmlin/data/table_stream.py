@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from ssmlin._progress import progress_bar
 from ssmlin.data.columns import numbers
+from ssmlin.data.lags import carried_forward, lagged
 from ssmlin.data.scaling import Scaling, transformed
 from ssmlin.data.tables import ENCODING, file_marks, read_chunks
 from ssmlin.data.texts import PLAIN, Marks, convert, find_marks
@@ -198,22 +199,19 @@ class TableStream:
         scaling = self.summary.scaling
         mean, scale = np.array(scaling.mean), np.array(scaling.scale)
         m, k = len(self.targets), len(self.inputs)
-        before, last = np.zeros((num_lags, m)), np.zeros((1, m))
-        unknown = np.zeros(num_lags, bool)
+        before, gaps, last = np.zeros((num_lags, m)), np.zeros((num_lags, 1), bool), np.zeros(m)
         rest_y, rest_u = np.zeros((0, m)), np.zeros((0, num_lags * m + k))
         is_first = True
         for values, outside in self.pieces():
             y = (values - mean) / scale
-            missing = np.concatenate([unknown, np.isnan(y).any(axis=1)])
-            unknown = missing[len(missing) - num_lags :]
-            known = _carried(np.concatenate([last, y]))[1:]
-            last = known[-1:]
-            known = np.concatenate([before, known])
-            lags = [known[num_lags - lag : len(known) - lag] for lag in range(1, num_lags + 1)]
-            u = np.concatenate([*lags, scaling.apply_inputs(outside)], axis=1)
-            for lag in range(1, num_lags + 1):
-                y[missing[num_lags - lag : len(missing) - lag]] = np.nan
-            before = known[len(known) - num_lags :]
+            is_missing = np.isnan(y).any(axis=1, keepdims=True)
+            known = carried_forward(y, last)
+            lags, unknown_lags = lagged(known, num_lags, before), lagged(is_missing, num_lags, gaps)
+            # The lags of the step to come, the oldest first, are what the next piece begins with.
+            before, gaps, last = lags[-1, ::-1], unknown_lags[-1, ::-1], known[-1]
+            lags = lags[:-1].reshape(len(y), num_lags * m)
+            u = np.concatenate([lags, scaling.apply_inputs(outside)], axis=1)
+            y[unknown_lags[:-1].any(axis=(1, 2))] = np.nan
             if is_first:
                 y[:num_lags], is_first = np.nan, False
             rest_y, rest_u = np.concatenate([rest_y, y]), np.concatenate([rest_u, u])
@@ -228,12 +226,6 @@ class TableStream:
                 np.pad(rest_y, extra, constant_values=np.nan).astype(np.float32),
                 np.pad(rest_u, extra).astype(np.float32),
             )
-
-
-def _carried(values: Float[np.ndarray, "n m"]) -> Float[np.ndarray, "n m"]:
-    """Values of which each missing one is the last observed before it; the first row is known."""
-    place = np.where(np.isnan(values), 0, np.arange(len(values))[:, None])
-    return np.take_along_axis(values, np.maximum.accumulate(place), axis=0)
 
 
 def _texts(column: "pandas.Series") -> list[str]:
