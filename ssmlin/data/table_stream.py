@@ -10,11 +10,12 @@ from jaxtyping import Float
 
 from ssmlin._progress import progress_bar
 from ssmlin.data.columns import numbers
+from ssmlin.data.grids import ticks
 from ssmlin.data.lags import carried_forward, lagged
 from ssmlin.data.scaling import Scaling, transformed
 from ssmlin.data.tables import ENCODING, file_marks, read_chunks
 from ssmlin.data.texts import PLAIN, Marks, convert, find_marks
-from ssmlin.data.times import NUMBER, find_date_format, parse_times, ticks
+from ssmlin.data.times import NUMBER, Times, find_date_format, is_dates, parse_times
 
 if TYPE_CHECKING:
     import pandas

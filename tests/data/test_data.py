@@ -280,7 +280,7 @@ def test_differences_are_brought_back(lag, power):
     rng = np.random.default_rng(0)
     y = np.exp(np.cumsum(rng.normal(size=(40, 2)), axis=0) / 10)
     whole = select_columns(pd.DataFrame(y, columns=["a", "b"]), ["a", "b"])
-    seen = whole._replace(values=y[:30], times=whole.times[:30])
+    seen = whole._replace(values=y[:30], inputs=whole.inputs[:30], times=whole.times[:30])
     scaling = Scaling.fit(seen, power, lag)
     z, _ = scaling.apply(seen)
     assert np.isnan(z[:lag]).all() and np.allclose(np.nanmean(z, axis=0), 0)
