@@ -1,4 +1,4 @@
-"""From users' files to arrays, and back to their units."""
+"""From users' files and tables to arrays, and back to their units."""
 
 from ssmlin.data.columns import Columns, select_columns, select_panel, series_ids
 from ssmlin.data.future import future_inputs

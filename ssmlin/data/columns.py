@@ -174,7 +174,9 @@ def select_panel(
         {'a': 2, 'b': 3}
     """
     frame, key = frame.rename(columns=str), str(series)
-    if list(frame.columns).count(key) != 1 or key in map(str, (*targets, *inputs, time)):
+    if list(frame.columns).count(key) != 1 or key in map(
+        str, (*targets, *inputs, *([] if time is None else [time]))
+    ):
         raise ValueError(f"series: expected a column of its own among {_known(frame.columns)}; got "
                          f"{key!r}")  # fmt: skip
     if time is not None and date_format is None:

@@ -13,7 +13,6 @@ _MOST_GAPS = 3  # missing steps for each row
 TOLERANCE = 1e-3
 
 
-
 def in_order(times: Times) -> Int[np.ndarray, " T"]:
     """The indices that sort numbers or dates."""
     return np.argsort(_numbers(times), kind="stable")

@@ -29,9 +29,7 @@ def lagged[A: (Array, np.ndarray)](
     if before is None:
         before = xp.zeros((num_lags, m), dtype=values.dtype)
     padded = xp.concatenate([before, values])
-    lags: list[A] = [
-        padded[num_lags - lag :][: steps + 1, None] for lag in range(1, num_lags + 1)
-    ]
+    lags: list[A] = [padded[num_lags - lag :][: steps + 1, None] for lag in range(1, num_lags + 1)]
     none = xp.zeros((steps + 1, 0, m), dtype=values.dtype)
     stacked: A = xp.concatenate([none, *lags], axis=1)
     return stacked
