@@ -193,12 +193,13 @@ class Scaling:
 
     def log_slopes(self, values: Float[np.ndarray, "... m"]) -> Float[np.ndarray, "... m"]:
         r"""$\log dz / dy$ at scaled values: the log density in the user's units is larger by it."""
-        slopes: Float[np.ndarray, " m"] = -np.log(np.array(self.scale))
+        slopes: Float[np.ndarray, "... m"] = -np.log(np.array(self.scale))
         if not self.is_transformed:
             return np.broadcast_to(slopes, values.shape)
         powers, y = np.array(self.power), self.invert(values)
         powered: Float[np.ndarray, "... m"] = (powers - 1) * np.log(np.where(powers == 1, 1.0, y))
-        return slopes + powered
+        slopes = slopes + powered
+        return slopes
 
     def continue_paths(
         self, paths: Float[np.ndarray, "... H m"], columns: Columns

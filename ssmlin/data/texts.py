@@ -172,10 +172,10 @@ def to_numbers(
     if any(mark in joined for mark in " \t" + _SPACES):
         texts = [text.strip() for text in texts]
     missing = pd.Series(texts, dtype=object).isin(MISSING).to_numpy(bool)
-    is_parted = any(mark in joined for mark in marks.thousands)
-    if marks.decimal != "." and not is_parted and "." not in joined and "\n" not in "".join(texts):
+    is_grouped = any(mark in joined for mark in marks.thousands)
+    if marks.decimal != "." and not is_grouped and "." not in joined and "\n" not in "".join(texts):
         texts = "\n".join(texts).replace(marks.decimal, ".").split("\n")
-    elif marks.decimal != "." or is_parted:
+    elif marks.decimal != "." or is_grouped:
         t, d = re.escape(marks.thousands), re.escape(marks.decimal)
         shape = re.compile(
             rf"([+-]?)([1-9]\d{{0,2}}(?:([{t}])\d{{3}}(?:\3\d{{3}})*)|\d*)"
