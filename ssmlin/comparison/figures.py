@@ -175,7 +175,7 @@ class _GatePanel(NamedTuple):
 def gates_figure(comparison: Comparison) -> "matplotlib.figure.Figure | None":
     """The gates α_t, β_t, ... of the fitted mechanisms over the whole series.
 
-    Gates that have a value for each column of the state are left out.
+    Gates per channel, with a value for each row or column of the state, are left out.
 
     Args:
         comparison: what :func:`ssmlin.comparison.compare_models` returned.
@@ -190,7 +190,7 @@ def gates_figure(comparison: Comparison) -> "matplotlib.figure.Figure | None":
         if isinstance(fit, FittedAttention):
             declared = fit.model.mechanism.gates
             gates = {name: x for name, x in gate_paths(fit, split.observed).items()
-                     if declared[name].per != "column"}  # fmt: skip
+                     if not declared[name].is_per_channel}  # fmt: skip
             if gates:
                 panels.append(_GatePanel(result.name, fit.model.num_lags, gates))
     if not panels:
