@@ -311,7 +311,10 @@ def test_what_is_no_class_of_a_mechanism():
     ("arguments", "expected"),
     [
         ({"kind": "gate"}, "kind: expected one of 'decay', 'rate', 'key', got 'gate'"),
-        ({"kind": "rate", "per": "row"}, "per: expected one of 'token', 'step', 'column'"),
+        (
+            {"kind": "rate", "per": "head"},
+            "per: expected one of 'token', 'step', 'column', 'row', got 'head'",
+        ),
         ({"kind": "rate", "low": 1.0}, "low: expected finite bounds low < high, got 1.0, 1.0"),
         ({"kind": "rate", "high": np.inf}, "low: expected finite bounds"),
         ({"kind": "rate", "signed": (0.5, 2.0)}, r"signed: expected an interval around \[0.0, 1.0"),
