@@ -52,7 +52,8 @@ def matrix_lgssm_smoother(
     $$P_{t \mid T} = (P_t^{-1} + J_t)^{-1}, \quad
       E[S_t \mid y_{1:T}] = M_t + \zeta_t P_{t \mid T}$$
 
-    with what the future says of the state, J_t and ζ_t; in factors, d scalar updates a step.
+    where J_t and ζ_t hold the information of the later emissions; in factors, d scalar updates a
+    step.
 
     Args:
         lgssm: the model, or a batch of models; see :func:`matrix_lgssm_filter`.
