@@ -14,7 +14,7 @@ from tensorflow_probability.substrates.jax import distributions as tfd
 
 import ssmlin
 from ssmlin.comparison import registry
-from ssmlin.comparison.processes import run_in_processes
+from ssmlin.comparison._processes import run_in_processes
 from ssmlin.forecasting.interface import Observed
 from ssmlin.forecasting.linear_attention import fit_attention
 from ssmlin.learning.log_posterior import choose, paths
@@ -371,7 +371,7 @@ def test_what_is_compared():
         forecasters(lds())
     with pytest.raises(ValueError, match="models: expected names among all.*got 'mine'"):
         forecasters("mine")
-    with pytest.raises(TypeError, match="models: expected names, Mechanisms or Forecasters, got"):
+    with pytest.raises(TypeError, match="models: expected names, Mechanisms or Candidates, got"):
         ssmlin.compare(series(30), models=[Plain], progress=False)
 
 
