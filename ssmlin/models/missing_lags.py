@@ -23,6 +23,8 @@ from tensorflow_probability.substrates.jax import math as tfm
 from ssmlin.inference import RowCovLaw, symmetric_root
 from ssmlin.lgssm import MatrixLGSSM
 from ssmlin.models.features import lagged_inputs
+from ssmlin.models.parts import settled
+from ssmlin.models.row_covariance import RowCov
 
 #: Draws are resampled unless they are worth this share of as many of equal weight.
 _EVEN = 0.99
@@ -32,11 +34,13 @@ _EVEN = 0.99
 class LaggedModel(Protocol):
     """What the particle filter needs of a model; hashable, since it is compiled for it."""
 
-    emission_dim: int
-    num_lags: int
-    integrate_row_cov: bool
-    row_cov_discount: float
-    prior: Any
+    @property
+    def num_lags(self) -> int:
+        """How many lags are the first inputs."""
+
+    @property
+    def row_cov(self) -> RowCov:
+        """The noise of the emissions."""
 
     def to_lgssm(self, params: Any, inputs: Float[Array, "n p"]) -> MatrixLGSSM:
         """The operators that go with each row of inputs."""
@@ -149,12 +153,11 @@ def run_particles(
     step_key, trace_key = jax.random.split(key)
     dtype = jnp.result_type(*jax.tree.leaves(params))
     emissions, inputs = emissions.astype(dtype), inputs.astype(dtype)
-    mean, cov = model.initial_law(params)[:2]
+    mean, cov, law = model.initial_law(params)
 
     def repeat(x: Array) -> Array:
         return jnp.broadcast_to(x.astype(dtype), (n, *jnp.shape(x)))
 
-    law = model.prior.row_cov(params.emissions) if model.integrate_row_cov else None
     start = Particles(
         jnp.zeros(n, dtype),
         repeat(mean),
@@ -227,7 +230,7 @@ def _advance(
     carried = jnp.einsum("nde,ne->nd", cov, lgssm.readout)
     scale = jnp.einsum("nd,nd->n", carried, lgssm.readout) + lgssm.emission_noise
 
-    law = None if particles.row_cov is None else particles.row_cov.discount(model.row_cov_discount)
+    law = None if particles.row_cov is None else particles.row_cov.discount(model.row_cov.discount)
     root, df = _predictive(lgssm, law, scale)
     known = ~jnp.isnan(now.emission)
     normal = _spread_normal(normal_key, emission_mean)
@@ -235,7 +238,8 @@ def _advance(
         mixing_key, now.emission, known, emission_mean, root, df, normal
     )
     # Before the first steps no lags are known, so what is missing of them follows the prior.
-    scale_of_first = jnp.sqrt(jnp.asarray(model.prior.series_variance, emission.dtype))
+    series_variance = settled(model.row_cov.series_variance)
+    scale_of_first = jnp.sqrt(jnp.asarray(series_variance, emission.dtype))
     first = scale_of_first * jax.random.normal(first_key, emission.shape, emission.dtype)
     nothing_known = ~known.any()
     emission = jnp.where(now.is_first & nothing_known, first, emission)

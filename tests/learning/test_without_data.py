@@ -76,14 +76,14 @@ def test_the_start_of_a_column_without_data_is_that_of_none(problem):
     whole, _ = model.initialize(emissions=y, inputs=u)
     for column in (one, one.at[0, 3, 1].set(2.0)):
         found, _ = model.initialize(emissions=column, inputs=u)
-        np.testing.assert_allclose(found.emissions.row_cov[0], whole.emissions.row_cov[0])
-        np.testing.assert_allclose(found.emissions.row_cov[1], 4.0, rtol=1e-3)
-    integrated = ssmlin.LinearAttentionSSM("mamba2", M, 1, 2, integrate_input_weights=True)
+        np.testing.assert_allclose(found.row_cov.covariance[0], whole.row_cov.covariance[0])
+        np.testing.assert_allclose(found.row_cov.covariance[1], 4.0, rtol=1e-3)
+    integrated = ssmlin.LinearAttentionSSM("mamba2", M, 1, 2, regression="integrated")
     (a, _), (b, _) = (
         integrated.initialize(emissions=e, inputs=i)
         for e, i in ((None, None), (jnp.full_like(y, jnp.nan), u))
     )
-    for x, z in zip(a.emissions.coefficients, b.emissions.coefficients, strict=True):
+    for x, z in zip(a.regression, b.regression, strict=True):
         np.testing.assert_allclose(x, z)
 
 

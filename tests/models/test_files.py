@@ -19,7 +19,7 @@ from ssmlin.mechanisms import MECHANISMS
 MODELS = {
     "plain": dict(mechanism="gated_deltanet", emission_dim=2, input_dim=3, key_dim=2, num_lags=1),
     "full": dict(mechanism="deltaproduct", emission_dim=2, row_cov="full", process_noise="write",
-                 negative_eigenvalues=True, num_steps=3, has_emissions_bias=False),
+                 negative_eigenvalues=True, num_steps=3, regression="weights"),
     "memory": dict(mechanism="bayesian_memory", emission_dim=1, input_dim=2, key_dim=3,
                    gates="constant", process_noise="none",
                    prior=ssmlin.ShrinkagePrior(0.1 + 0.2, process_noise=(1 / 3, 2.0))),
@@ -78,7 +78,7 @@ def test_arrays_have_the_names_of_the_parameters(small, tmp_path):
     model, params, props = small
     model.save(tmp_path / "m.safetensors", params, props)
     arrays = load_file(tmp_path / "m.safetensors")
-    np.testing.assert_array_equal(arrays["dynamics.alpha.value"], params.dynamics.alpha.value)
+    np.testing.assert_array_equal(arrays["tokens.alpha.value"], params.tokens.alpha.value)
     assert stat.S_IMODE(os.stat(tmp_path / "m.safetensors").st_mode) == 0o666 & ~_umask()
 
 
@@ -118,10 +118,10 @@ def test_what_cannot_be_saved(small, tmp_path):
         mine.save(tmp_path / "m", params)
     with pytest.raises(ValueError, match="model: expected a LinearAttentionSSM.*MyModel"):
         MyModel("mamba2", 1, 0, 1).save(tmp_path / "m", params)
-    wide = params._replace(emissions=params.emissions._replace(bias=jnp.zeros(2)))
+    wide = params._replace(regression=params.regression._replace(bias=jnp.zeros(2)))
     with pytest.raises(ValueError, match=r"params: .*emissions.bias of shape \(1,\), got \(2,\)"):
         model.save(tmp_path / "m", wide)
-    without = params._replace(emissions=params.emissions._replace(bias=None))
+    without = params._replace(regression=params.regression._replace(bias=None))
     with pytest.raises(ValueError, match=r"params: .*emissions.bias of shape \(1,\), got None"):
         model.save(tmp_path / "m", without)
     with pytest.raises(ValueError, match="props: "):
