@@ -1,15 +1,12 @@
-"""Models are values: they do not change, and equal ones are the same; dynamax's signatures."""
+"""Models are values: they do not change, and equal ones are the same."""
 
 import copy
-import inspect
 import pickle
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dynamax.hidden_markov_model import LinearAutoregressiveHMM
-from dynamax.linear_gaussian_ssm import LinearGaussianSSM
 
 import ssmlin
 from ssmlin import learning
@@ -53,20 +50,6 @@ def test_models_of_equal_settings_are_one_to_a_compiled_program():
     for model in (*same, *others):
         compiled(model, 1.0)
     assert len(traced) == 6
-
-
-def test_positions_of_arguments_are_dynamaxs():
-    theirs = {
-        LinearGaussianSSM: ("filter", "smoother", "posterior_sample", "sample", "fit_em", "fit_sgd",
-                            "marginal_log_prob", "log_prob"),
-        LinearAutoregressiveHMM: ("compute_inputs",),
-    }  # fmt: skip
-    for kind, names in theirs.items():
-        for name in names:
-            expected = [p.name for p in inspect.signature(getattr(kind, name)).parameters.values()]
-            ours = inspect.signature(getattr(ssmlin.LinearAttentionSSM, name)).parameters.values()
-            by_position = [p.name for p in ours if p.kind == p.POSITIONAL_OR_KEYWORD]
-            assert by_position[: len(expected)] == expected, name
 
 
 def test_inputs_by_position_are_the_emissions_before_the_first():
