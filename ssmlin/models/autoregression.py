@@ -146,7 +146,8 @@ def _maximise(
         return (count < max_iterations) & ((gain > _LEAST_GAIN) | (count < 2))
 
     before: Any = (start, -jnp.inf, jnp.inf, 0)
-    return jax.lax.while_loop(goes_on, body, before)[0]
+    last: Autoregression = jax.lax.while_loop(goes_on, body, before)[0]
+    return last
 
 
 def estimate_autoregression(

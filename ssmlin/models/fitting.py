@@ -169,7 +169,10 @@ def _starts(
         other, _ = model.initialize(_start_key(key, i), emissions=emissions, inputs=inputs)
         leaves = zip(trainable, jax.tree.leaves(other), given, strict=True)
         starts.append([new.astype(old.dtype) if free else old for free, new, old in leaves])
-    return jax.tree.unflatten(structure, [jnp.stack(x) for x in zip(*starts, strict=True)])
+    stacked: ParamsLinearAttentionSSM = jax.tree.unflatten(
+        structure, [jnp.stack(x) for x in zip(*starts, strict=True)]
+    )
+    return stacked
 
 
 def _start_key(key: Array | None, restart: int) -> Array | None:

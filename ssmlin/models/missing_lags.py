@@ -68,7 +68,7 @@ class Particles(NamedTuple):
 
     def take(self, index: Int[Array, " n"]) -> "Particles":
         """Some of the draws, of equal weight."""
-        chosen = jax.tree.map(lambda x: x[index], self)
+        chosen: Particles = jax.tree.map(lambda x: x[index], self)
         return chosen._replace(log_weights=jnp.zeros(len(index), self.log_weights.dtype))
 
 
@@ -398,7 +398,9 @@ def _resample(key: Array, particles: Particles) -> tuple[Particles, Int[Array, "
     def stay(particles: Particles) -> tuple[Particles, Array]:
         return particles, jnp.arange(n)
 
-    return jax.lax.cond(1 / jnp.sum(share**2) < _EVEN * n, anew, stay, particles)
+    is_uneven = 1 / jnp.sum(share**2) < _EVEN * n
+    resampled: tuple[Particles, Array] = jax.lax.cond(is_uneven, anew, stay, particles)
+    return resampled
 
 
 @partial(jax.jit, static_argnames=("model", "num_samples", "num_particles"))

@@ -1,6 +1,6 @@
 """The model as a state space model: its operators, its pointwise laws, and draws from it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +71,7 @@ class StateSpace(Parameterization):
             part.contribute(getattr(params, name), u, self.sizes)
             for name, part in self.parts.items()
         ]
-        arguments: dict[str, Array] = {}
+        arguments: dict[str, Any] = {}  # of many names, which the parts know
         for one in contributions:
             arguments |= one.arguments
         lgssm = matrix_lgssm(self.mechanism, **arguments)
@@ -190,7 +190,9 @@ class StateSpace(Parameterization):
         """Σ, or many of them, as matrices."""
         return self.row_cov.matrices(row_cov, self.emission_dim)
 
-    def _exogenous(self, inputs: object, steps: int, dtype: jnp.dtype) -> Float[Array, "T k"]:
+    def _exogenous(
+        self, inputs: Float[AnyArray, "..."] | None, steps: int, dtype: jnp.dtype
+    ) -> Float[Array, "T k"]:
         """Check the exogenous part of the inputs."""
         width = self.input_dim - self._num_lagged
         if inputs is None and width == 0:
