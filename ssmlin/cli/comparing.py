@@ -279,7 +279,7 @@ def _write_report(
         if not draws or not isinstance(fit, FittedAttention):
             continue
         gates = [name for name, gate in fit.model.mechanism.gates.items()
-                 if gate.per != "column" and gate.trainable]  # fmt: skip
+                 if not gate.is_per_channel and gate.trainable]  # fmt: skip
         if not gates:
             continue
         data = with_lags(fit.model, with_season(comparison.split.observed, fit.seasonal))

@@ -173,7 +173,7 @@ def calibration_figure(comparison: Comparison) -> "Figure":
 
 
 def gates_figure(comparison: Comparison) -> "Figure | None":
-    """The gates α_t, β_t, ... of the fitted mechanisms over the whole series, but those per column.
+    """The gates α_t, β_t, ... of the fitted mechanisms over time, except those per channel.
 
     Args:
         comparison: what :func:`ssmlin.comparison.compare_models` returned.
@@ -188,7 +188,7 @@ def gates_figure(comparison: Comparison) -> "Figure | None":
         _, inputs = with_lags(fit.model, observed)
         found = fit.model.gate_values(fit.params, inputs)
         declared = fit.model.mechanism.gates
-        scalar = {k: np.asarray(v) for k, v in found.items() if declared[k].per != "column"}
+        scalar = {k: np.asarray(v) for k, v in found.items() if not declared[k].is_per_channel}
         if scalar:
             panels.append((name, fit.model.num_lags, scalar))
     if not panels:

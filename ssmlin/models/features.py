@@ -11,6 +11,7 @@ from tensorflow_probability.substrates.jax import bijectors as tfb
 
 from ssmlin import _checks
 from ssmlin._typing import AnyArray
+from ssmlin.data import lagged
 
 
 class ParamsProjection(NamedTuple):
@@ -72,7 +73,7 @@ def make_gate(
 def lagged_inputs(
     emissions: Float[AnyArray, "T m"],
     num_lags: int,
-    prev_emissions: Float[AnyArray, "L m"] | None = None,
+    prev_emissions: Float[AnyArray, "num_lags m"] | None = None,
     *,
     include_current: bool = False,
 ) -> Float[Array, "T p"]:
@@ -111,8 +112,5 @@ def lagged_inputs(
         _checks.finite(
             "prev_emissions", _checks.shaped("prev_emissions", before, ("L", "m"), sizes)
         )
-    padded = jnp.concatenate([before, y])
-    lags = range(0 if include_current else 1, num_lags + 1)
-    return jnp.concatenate(
-        [padded[num_lags - lag : num_lags - lag + y.shape[0]] for lag in lags], axis=1
-    )
+    lags: Array = lagged(y, num_lags, before)[:-1].reshape(len(y), num_lags * y.shape[1])
+    return jnp.concatenate([y, lags], axis=1) if include_current else lags

@@ -28,7 +28,7 @@ from ssmlin.models.parts import (
 
 @jax.tree_util.register_pytree_with_keys_class
 @dataclass(frozen=True, eq=False)
-class ParamsTokens(GatesByName):
+class ParamsTokens(GatesByName[Any]):
     """Maps from inputs to tokens and gates, or the properties of their parameters.
 
     A gate is an attribute, too: ``tokens.alpha``, and "tokens.alpha.value" is a path in the
@@ -186,7 +186,7 @@ class TokenMaps(BasePart):
         for name, gate_key in self._keys_of_gates(keys[4]).items():
             declared = self.mechanism.gates[name]
             lengths = {"n_h": self.num_steps, "d": d, "m": m}
-            shape = tuple(lengths[axis] for axis in declared.axes(self.mechanism.multi_step))
+            shape = declared.shape(lengths, self.mechanism.multi_step)
             driven = self._is_driven(declared, sizes)
             weight_scale = 0.1 * settled(self.gate_scale) if driven else None
             gates[name] = make_gate(

@@ -165,10 +165,10 @@ def random_transitions(
     steps = num_draws * length
     micro = (_MICRO_STEPS,) if mechanism.multi_step else ()
     gates: dict[str, Any] = {}
-    sizes = {"n_h": _MICRO_STEPS, "d": d}
+    sizes = {"n_h": _MICRO_STEPS, "d": d, "m": 1}
     for gate, declared in mechanism.gates.items():
         low, high = mechanism.gate_range(gate)
-        shape = (steps, *(sizes[axis] for axis in declared.axes(mechanism.multi_step)))
+        shape = (steps, *declared.shape(sizes, mechanism.multi_step))
         if declared.kind == "key":
             gates[gate] = rng.normal(size=shape)
         else:  # extremes are at the ends of the ranges

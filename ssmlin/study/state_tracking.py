@@ -163,7 +163,8 @@ def parity_error(name: str, length: int = 4096, seed: int = 0) -> float:
         decays = [name for name, gate in mechanism.gates.items() if gate.kind == "decay"]
         axes = mechanism.gates[signed].axes(mechanism.multi_step)
         turns = 2 * (column if axes else bits)
-        gates = dict.fromkeys(decays, 1.0) | {signed: 1 - turns if signed in decays else turns}
+        gates = dict.fromkeys(mechanism.gates, 1.0)
+        gates[signed] = 1 - turns if signed in decays else turns
     elif "removal_rate" in mechanism.gates:
         gates = {"decay": 1 - column, "removal_rate": column, "removal_key": ones}
     else:
