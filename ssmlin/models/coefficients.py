@@ -79,7 +79,8 @@ def initial_coefficients(
         n = jnp.maximum(jnp.isfinite(emissions).all(axis=-1).sum(), 1)
         sums = jnp.einsum("bti,btj,bt->ij", errors, errors, 1 / scales) / n
         floor = 1e-6 * jnp.eye(m, dtype=dtype)
-        return -0.5 * (n * jnp.linalg.slogdet(sums + floor)[1] + m * jnp.log(scales).sum())
+        log_det: Array = jnp.linalg.slogdet(sums + floor)[1]
+        return -0.5 * (n * log_det + m * jnp.log(scales).sum())
 
     noises = jnp.asarray(_NOISES, dtype)
     scores = jax.lax.map(log_likelihood, noises) - jnp.where(noises > noises[0], GAIN, 0.0)

@@ -226,7 +226,8 @@ class Construction(SSM):  # type: ignore[misc]  # dynamax has no types
             >>> model.given_missing(y).missing, model.given_missing(y[1:]).missing
             ('entries', 'rows')
         """
-        return self._with_missing(self._missing_from(emissions))
+        model: M = self._with_missing(self._missing_from(emissions))
+        return model
 
     def _missing_from(self, emissions: Float[AnyArray, "... m"] | None) -> Missing:
         """What fits these emissions."""

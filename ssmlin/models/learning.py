@@ -74,10 +74,11 @@ class Learning(Forecasting):
             >>> len(history.losses)
             20
         """
+        y, u = self._check_batch(emissions, inputs, missing_lags=True)
         return fitting.fit(
             self,
-            emissions,
-            inputs,
+            y,
+            u,
             key,
             validation_fraction=validation_fraction,
             num_epochs=num_epochs,

@@ -185,9 +185,8 @@ class LearnedRegression(Regression):
             gram = gram + precision * jnp.eye(x.shape[-1], dtype=x.dtype)
         else:
             trace = jnp.trace(gram, axis1=1, axis2=2)[:, None, None]
-            ridge = jnp.where(
-                trace > 0, 10 * float(np.finfo(x.dtype).eps) * trace, 1.0
-            )  # 1: no data
+            tiny = 10 * float(np.finfo(x.dtype).eps)
+            ridge = jnp.where(trace > 0, tiny * trace, 1.0)  # 1: no data
             gram = gram + ridge * jnp.eye(x.shape[-1], dtype=x.dtype)
         step = jnp.linalg.solve(gram, slope[..., None])[..., 0]
         new = coefficients + vectors @ step
