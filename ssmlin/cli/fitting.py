@@ -276,11 +276,11 @@ def _fit_stream(file: Path, request: _Request, window: int, epochs: int, folder:
         )
 
     params, log_densities = fit(model, "constant")
-    if model.row_cov.is_integrated:
+    if isinstance(model.row_cov, IntegratedRowCov):
         # By one pass over all windows, so the choice is that for the series in memory.
         discount = best_discount(model, params, [stream.windows(window, num_lags)])
         if discount < 1:
-            row_cov = IntegratedRowCov(model.row_cov.structure, discount=discount)
+            row_cov = replace(model.row_cov, discount=discount)
             model = LinearAttentionSSM(**settings | {"row_cov": row_cov})
             params, log_densities = fit(model, "changing")
     # What was predicted before it was fitted, at the end of the first pass.

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -174,7 +175,7 @@ def fit_attention(
         )
 
     params, history = fit("constant")
-    if model.row_cov.is_integrated:
+    if isinstance(model.row_cov, IntegratedRowCov):
         known, copies = data, 1
         if lacks_lags(model, data[1]):
             copies = 4
@@ -186,7 +187,7 @@ def fit_attention(
         sequences = ([window] for window in zip(*known, strict=True))
         discount = best_discount(model, params, sequences, discounts, 1 / copies)
         if discount < 1:
-            row_cov = IntegratedRowCov(model.row_cov.structure, discount=discount)
+            row_cov = replace(model.row_cov, discount=discount)
             model = LinearAttentionSSM(**settings | {"row_cov": row_cov})
             params, history = fit("changing")
 
@@ -504,4 +505,5 @@ def _drawn_starts(
         index_key, row_key = jax.random.split(key)
         return model.draw_laws(index_key, row_key, particles, params, ahead.num_samples)
 
+    assert posterior.kept is not None
     return jax.vmap(draw)(jax.random.split(draw_key, count), posterior.kept)

@@ -5,7 +5,7 @@ from ssmlin.models.features import ParamsGate, ParamsProjection, lagged_inputs
 from ssmlin.models.files import load, load_notes
 from ssmlin.models.forecast import Forecast
 from ssmlin.models.gaps import PathStarts
-from ssmlin.models.initial_state import InitialState, ParamsInitial
+from ssmlin.models.initial_state import InitialState, ParamsInitial, StateLaw
 from ssmlin.models.linear_attention_ssm import LinearAttentionSSM
 from ssmlin.models.parameters import ParamsLinearAttentionSSM, Parts, ShrinkagePrior
 from ssmlin.models.parts import Contribution, Expectation, NoParams, Part, Prior, Sizes, Start
@@ -36,7 +36,6 @@ from ssmlin.models.row_covariance import (
     RowCov,
 )
 from ssmlin.models.smoothing import OneStepPrediction
-from ssmlin.models.state_space import StateLaw
 from ssmlin.models.token_maps import ParamsTokens, TokenMaps
 
 __all__ = [

@@ -16,8 +16,9 @@ from ssmlin.inference import (
 )
 from ssmlin.lgssm import MatrixLGSSM
 from ssmlin.models.construction import Missing
+from ssmlin.models.initial_state import StateLaw
 from ssmlin.models.parameters import ParamsLinearAttentionSSM
-from ssmlin.models.state_space import StateLaw, StateSpace
+from ssmlin.models.state_space import StateSpace
 
 Method = Literal["auto", "sequential", "associative", "chunked"]
 CovarianceForm = Literal["plain", "square_root"]

@@ -18,7 +18,7 @@ from ssmlin.models.forecast import (
     simulate,
 )
 from ssmlin.models.gaps import Gaps
-from ssmlin.models.missing_lags import Particles, run_particles
+from ssmlin.models.missing_lags import last_particles
 from ssmlin.models.parameters import ParamsLinearAttentionSSM
 from ssmlin.models.smoothing import emission_covariances
 
@@ -166,9 +166,7 @@ class Forecasting(Gaps):
             if self.row_cov.is_integrated:
                 row_key, start_key = jax.random.split(start_key)
             model, count = self._with_missing("auto"), min(n, _MAX_PARTICLES)
-            particles: Particles = run_particles(
-                model, params, particle_key, y, inputs, count, "last", mask
-            )
+            particles = last_particles(model, params, particle_key, y, inputs, count, mask)
             mean, cov, rows, lags = self.draw_laws(index_key, row_key, particles, params, n)
             states = draw_states(start_key, mean, cov, rows, n)
         else:

@@ -84,10 +84,7 @@ class Gaps(Smoothing):
         _checks.positive_int("num_particles", num_particles)
         start_key = jax.random.key(0) if key is None else key
         model = self._with_missing("auto")
-        posterior: ParticlePosterior = run_particles(
-            model, params, start_key, y, u, num_particles, "all", mask
-        )
-        return posterior
+        return run_particles(model, params, start_key, y, u, num_particles, mask)
 
     def impute(
         self,

@@ -1,4 +1,4 @@
-"""The part of a model that is the law of its first state."""
+"""The part of a model that is the law of its first state, and laws of later ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from dynamax.parameters import ParameterProperties
 from jaxtyping import Array, Float
 from tensorflow_probability.substrates.jax import bijectors as tfb
 
+from ssmlin.inference import RowCovLaw
 from ssmlin.models.parts import (
     BasePart,
     Contribution,
@@ -33,6 +34,20 @@ class ParamsInitial(NamedTuple):
 
     mean: Float[Array, "m d"] | ParameterProperties
     variances: Float[Array, " d"] | ParameterProperties
+
+
+class StateLaw(NamedTuple):
+    """The law of a state and, where it is integrated out, of Σ: all that the next steps need.
+
+    Attributes:
+        mean: (m, d).
+        cov: relative to Σ, (d, d); or for each row, (m, d, d).
+        row_cov: the law of Σ, or None.
+    """
+
+    mean: Float[Array, "m d"]
+    cov: Float[Array, "d d"] | Float[Array, "m d d"]
+    row_cov: RowCovLaw | None = None
 
 
 @dataclass(frozen=True)

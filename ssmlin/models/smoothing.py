@@ -26,8 +26,8 @@ from ssmlin.models.filtering import (
     Mask,
     Method,
 )
+from ssmlin.models.initial_state import StateLaw
 from ssmlin.models.parameters import ParamsLinearAttentionSSM
-from ssmlin.models.state_space import StateLaw
 
 
 class OneStepPrediction(NamedTuple):

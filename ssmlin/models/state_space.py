@@ -1,6 +1,6 @@
 """The model as a state space model: its operators, its pointwise laws, and draws from it."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,26 +11,13 @@ from tensorflow_probability.substrates.jax import distributions as tfd
 
 from ssmlin import _checks
 from ssmlin._typing import AnyArray
-from ssmlin.inference import RowCovLaw, matrix_lgssm_sample
+from ssmlin.inference import matrix_lgssm_sample
 from ssmlin.lgssm import MatrixLGSSM
 from ssmlin.mechanisms import matrix_lgssm
 from ssmlin.models.forecast import draw_states, simulate
+from ssmlin.models.initial_state import StateLaw
 from ssmlin.models.parameterization import Parameterization
 from ssmlin.models.parameters import ParamsLinearAttentionSSM
-
-
-class StateLaw(NamedTuple):
-    """The law of a state and, where it is integrated out, of Σ: all that the next steps need.
-
-    Attributes:
-        mean: (m, d).
-        cov: relative to Σ, (d, d); or for each row, (m, d, d).
-        row_cov: the law of Σ, or None.
-    """
-
-    mean: Float[Array, "m d"]
-    cov: Float[Array, "d d"] | Float[Array, "m d d"]
-    row_cov: RowCovLaw | None = None
 
 
 class StateSpace(Parameterization):

@@ -9,7 +9,7 @@ import pytest
 
 import ssmlin
 from ssmlin.learning import fit_em, fit_sgd
-from ssmlin.models.closed_form_updates import _scale, _statistic
+from ssmlin.models.parts import log_normal_mode, statistic
 
 T, M = 12, 2
 
@@ -56,11 +56,13 @@ def test_em_never_decreases_where_there_is_little(problem, use_prior):
 def test_a_scale_without_evidence_is_the_mode_of_its_prior():
     median, spread = 1e-3, 1.5
     nothing = jnp.zeros((), jnp.float32)
-    found = _scale(_statistic(jnp.float32(0.3), nothing, nothing), nothing, (median, spread))
+    found = log_normal_mode(
+        statistic(jnp.float32(0.3), nothing, nothing), nothing, (median, spread)
+    )
     np.testing.assert_allclose(found, median * np.exp(-(spread**2)), rtol=1e-5)
     # Rounding that leaves no evidence, or less than none, does not end at zero.
     n = jnp.float32(50.0)
-    found = _statistic(jnp.float32(0.3), jnp.float32(-50 / 0.6 * 1.0001), n)
+    found = statistic(jnp.float32(0.3), jnp.float32(-50 / 0.6 * 1.0001), n)
     assert 0 < found < 1e-5 and _scale(found, n, (median, spread)) > 0
 
 
