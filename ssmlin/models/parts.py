@@ -63,6 +63,10 @@ class Start(NamedTuple):
     inputs: Float[Array, "... p"] | None
 
 
+#: A named tuple of arrays, or of their properties. Each part has one of its own.
+PartParams = Any
+
+
 class NoParams(NamedTuple):
     """The parameters of a part that has none."""
 
@@ -146,7 +150,7 @@ class Expectation(NamedTuple):
 
 @runtime_checkable
 class Part(Protocol):
-    """A part of a model; `Params` stands for its named tuple of parameters.
+    """A part of a model, with a named tuple of parameters of its own.
 
     Parts are frozen dataclasses, hashable and equal by value.
     """
@@ -155,27 +159,29 @@ class Part(Protocol):
     #: updated with one expectation, those in the second with the next one, and so on.
     updates: ClassVar[tuple[tuple[str, ...], ...]]
 
-    def with_prior(self, prior: Any) -> "Part":
+    def with_prior(self, prior: object) -> "Part":
         """The part with the hyperparameters that are None taken from a ShrinkagePrior."""
 
-    def initialize(self, key: Array, sizes: Sizes, start: Start) -> Any:
+    def initialize(self, key: Array, sizes: Sizes, start: Start) -> PartParams:
         """The parameters that the model starts at. Every part is given the same key."""
 
-    def properties(self, sizes: Sizes) -> Any:
+    def properties(self, sizes: Sizes) -> PartParams:
         """What is trainable, and how it is constrained."""
 
-    def priors(self, params: Any, sizes: Sizes) -> Mapping[str, Prior]:
+    def priors(self, params: PartParams, sizes: Sizes) -> Mapping[str, Prior]:
         """The prior laws of the parameters by name, for parameters of these shapes and types."""
 
-    def contribute(self, params: Any, inputs: Float[Array, "T p"], sizes: Sizes) -> Contribution:
+    def contribute(
+        self, params: PartParams, inputs: Float[Array, "T p"], sizes: Sizes
+    ) -> Contribution:
         """What the parameters add to the model of T steps."""
 
     def check_em(self) -> None:
         """Raise ValueError where expectation maximisation cannot fit the part."""
 
     def update(
-        self, params: Any, score: Any, names: Sequence[str], expectation: Expectation
-    ) -> Any:
+        self, params: PartParams, score: PartParams, names: Sequence[str], expectation: Expectation
+    ) -> PartParams:
         """Maximise the expected complete-data log posterior over some of the parameters.
 
         Args:
@@ -201,7 +207,7 @@ class BasePart(Part):
         # Plain numbers, so that equal parts, and the models that hold them, have equal hashes.
         make_plain(self)
 
-    def with_prior(self, prior: Any) -> "BasePart":
+    def with_prior(self, prior: object) -> "BasePart":
         """The part with the hyperparameters that are None taken from a ShrinkagePrior."""
         values = {
             own: getattr(prior, theirs)
@@ -214,8 +220,8 @@ class BasePart(Part):
         """Do nothing: expectation maximisation can fit the part."""
 
     def update(
-        self, params: Any, score: Any, names: Sequence[str], expectation: Expectation
-    ) -> Any:
+        self, params: PartParams, score: PartParams, names: Sequence[str], expectation: Expectation
+    ) -> PartParams:
         """Return the parameters as they are, since none of them has a closed-form update."""
         return params
 
@@ -230,7 +236,7 @@ def make_plain(part: Any) -> None:
         object.__setattr__(part, one.name, plain)
 
 
-def _is_number(x: Any) -> bool:
+def _is_number(x: object) -> bool:
     """Whether this is a known number, or an array or a sequence of numbers."""
     if isinstance(x, (int, float, np.ndarray, np.generic, jax.Array)):
         return _checks.is_concrete(x) and not isinstance(x, int)

@@ -56,14 +56,13 @@ def test_em_never_decreases_where_there_is_little(problem, use_prior):
 def test_a_scale_without_evidence_is_the_mode_of_its_prior():
     median, spread = 1e-3, 1.5
     nothing = jnp.zeros((), jnp.float32)
-    found = log_normal_mode(
-        statistic(jnp.float32(0.3), nothing, nothing), nothing, (median, spread)
-    )
+    moment = statistic(jnp.float32(0.3), nothing, nothing)
+    found = log_normal_mode(moment, nothing, (median, spread))
     np.testing.assert_allclose(found, median * np.exp(-(spread**2)), rtol=1e-5)
     # Rounding that leaves no evidence, or less than none, does not end at zero.
     n = jnp.float32(50.0)
     found = statistic(jnp.float32(0.3), jnp.float32(-50 / 0.6 * 1.0001), n)
-    assert 0 < found < 1e-5 and _scale(found, n, (median, spread)) > 0
+    assert 0 < found < 1e-5 and log_normal_mode(found, n, (median, spread)) > 0
 
 
 def test_the_start_of_a_column_without_data_is_that_of_none(problem):
