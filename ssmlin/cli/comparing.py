@@ -110,8 +110,7 @@ def compare(
 
     Example: ssmlin compare data.csv --target y --checkpoint done   # models may be added later
     """
-    from ssmlin.comparison import compare_series, pooled_frame
-    from ssmlin.comparison.comparisons import all_series
+    from ssmlin.comparison import all_series, compare_series, pooled_frame
     from ssmlin.data import Series
 
     new_file(output, "--output")

@@ -2,6 +2,7 @@ r"""The matrix-state linear Gaussian state space model, given its time-varying o
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +55,9 @@ class MatrixLGSSM:
 
     Source: the matrix-variate dynamic linear model of Quintana and West (1987).
     """
+
+    #: The fields are not checked, since JAX rebuilds pytrees with leaves that are no arrays.
+    __no_type_check__: ClassVar[bool] = True
 
     initial_mean: Float[Array, "m d"]
     initial_cov: Float[Array, "d d"]

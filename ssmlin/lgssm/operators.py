@@ -49,6 +49,8 @@ class Operator(ABC):
 
     #: NumPy leaves ``rows @ operator`` to the operator.
     __array_ufunc__: ClassVar[None] = None
+    #: The fields are not checked, since JAX rebuilds pytrees with leaves that are no arrays.
+    __no_type_check__: ClassVar[bool] = True
 
     @property
     @abstractmethod

@@ -113,6 +113,9 @@ class Gate:
 class GatesByName[G]:
     """A base of classes with a mapping `gates` whose entries can be read as attributes."""
 
+    #: The fields are not checked, since JAX rebuilds pytrees with leaves that are no arrays.
+    __no_type_check__: ClassVar[bool] = True
+
     gates: Mapping[str, G]
 
     def __getattr__(self, name: str) -> G:

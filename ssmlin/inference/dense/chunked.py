@@ -7,7 +7,6 @@ filtered from there. The backward pass is affine in what it starts from and is r
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -105,10 +104,10 @@ class _Cut:
     num_timesteps: int
     length: int
 
-    def map[R](self, function: Callable[..., R], *data: NamedTuple) -> R:
+    def map[R](self, function: Callable[..., R], *data: tuple[object, ...]) -> R:
         """function(model, *data) for every chunk."""
 
-        def one(fields: dict[str, Array], *data: NamedTuple) -> R:
+        def one(fields: dict[str, Array], *data: tuple[object, ...]) -> R:
             return function(Model(**fields, initial_cov=self.initial_cov), *data)
 
         return jax.vmap(one)(self.fields, *data)
