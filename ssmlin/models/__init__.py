@@ -16,6 +16,7 @@ from ssmlin.models.process_noise import (
     NoNoise,
     ParamsProcessNoise,
     ProcessNoise,
+    ScaledNoise,
     StationaryNoise,
     WriteNoise,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "ProcessNoise",
     "Regression",
     "RowCov",
+    "ScaledNoise",
     "ShrinkagePrior",
     "Sizes",
     "Start",
