@@ -241,7 +241,7 @@ def _fit_stream(file: Path, request: _Request, window: int, epochs: int, folder:
     from ssmlin.forecasting.linear_attention import best_discount, recommended_settings
     from ssmlin.forecasting.regression import choose_num_lags
     from ssmlin.learning import fit_stream
-    from ssmlin.models import LinearAttentionSSM
+    from ssmlin.models import IntegratedRowCov, LinearAttentionSSM
 
     power = _stream_power(file, request)
     stream = _stream(file, request, power, progress=request.progress)
@@ -276,11 +276,12 @@ def _fit_stream(file: Path, request: _Request, window: int, epochs: int, folder:
         )
 
     params, log_densities = fit(model, "constant")
-    if model.integrate_row_cov:
+    if isinstance(model.row_cov, IntegratedRowCov):
         # By one pass over all windows, so the choice is that for the series in memory.
         discount = best_discount(model, params, [stream.windows(window, num_lags)])
         if discount < 1:
-            model = LinearAttentionSSM(**settings | {"row_cov_discount": discount})
+            row_cov = replace(model.row_cov, discount=discount)
+            model = LinearAttentionSSM(**settings | {"row_cov": row_cov})
             params, log_densities = fit(model, "changing")
     # What was predicted before it was fitted, at the end of the first pass.
     last = max(1, count // 5)

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from ssmlin.forecasting.regression import last_values
 from ssmlin.inference import integrate_row_cov
 from ssmlin.learning import sample_posterior
 from ssmlin.mechanisms import Mechanism, get_mechanism
-from ssmlin.models import LinearAttentionSSM, ParamsLinearAttentionSSM, StateLaw
+from ssmlin.models import IntegratedRowCov, LinearAttentionSSM, ParamsLinearAttentionSSM, StateLaw
 from ssmlin.models.coefficients import GAIN
 from ssmlin.models.forecast import draw_states, simulate
 from ssmlin.models.missing_lags import (
@@ -57,7 +58,7 @@ def with_lags(model: LinearAttentionSSM, observed: Observed) -> tuple[Array, Arr
     emissions = jnp.asarray(observed.values, jnp.float32)
     exogenous = jnp.asarray(observed.inputs, jnp.float32) if observed.inputs.shape[1] else None
     inputs = model.compute_inputs(emissions, exogenous=exogenous)
-    if model.row_cov == "full" and not lacks_lags(model, inputs):
+    if model.row_cov.structure == "full" and not lacks_lags(model, inputs):
         emissions = jnp.where(jnp.isnan(emissions).any(axis=1, keepdims=True), jnp.nan, emissions)
     return emissions.at[: model.num_lags].set(jnp.nan), inputs
 
@@ -100,8 +101,8 @@ def recommended_settings(
         >>> from ssmlin.forecasting.linear_attention import recommended_settings
         >>> settings = recommended_settings("mamba2", num_targets=2, num_inputs=1, num_lags=3,
         ...     partly_missing=True)
-        >>> settings["input_dim"], settings["row_cov"], settings["integrate_row_cov"]
-        (7, 'diagonal', False)
+        >>> settings["input_dim"], settings["row_cov"], settings["regression"]
+        (7, 'diagonal', 'integrated')
     """
     width = num_lags * num_targets + num_inputs
     # Steps of which parts are missing want a diagonal Σ, whose rows would be Student-t apart.
@@ -112,10 +113,11 @@ def recommended_settings(
         "input_dim": width,
         "key_dim": width + 1 if key_dim is None else key_dim,
         "num_lags": num_lags,
-        "row_cov": "full" if joint and num_targets > 1 else "diagonal",
-        "integrate_row_cov": joint,
+        "row_cov": IntegratedRowCov("full" if num_targets > 1 else "diagonal")
+        if joint
+        else "diagonal",
         # Where keys are the inputs the state already holds coefficients of them.
-        "integrate_input_weights": get_mechanism(mechanism).writes_values,
+        "regression": "integrated" if get_mechanism(mechanism).writes_values else "learned",
     }
 
 
@@ -173,7 +175,7 @@ def fit_attention(
         )
 
     params, history = fit("constant")
-    if model.integrate_row_cov:
+    if isinstance(model.row_cov, IntegratedRowCov):
         known, copies = data, 1
         if lacks_lags(model, data[1]):
             copies = 4
@@ -185,7 +187,8 @@ def fit_attention(
         sequences = ([window] for window in zip(*known, strict=True))
         discount = best_discount(model, params, sequences, discounts, 1 / copies)
         if discount < 1:
-            model = LinearAttentionSSM(**settings | {"row_cov_discount": discount})
+            row_cov = replace(model.row_cov, discount=discount)
+            model = LinearAttentionSSM(**settings | {"row_cov": row_cov})
             params, history = fit("changing")
 
     def predict(observed: Observed) -> Predictive:
@@ -394,9 +397,9 @@ def predictive(
     means = np.asarray(posterior.emission_means, np.float64)
     scales = np.asarray(posterior.emission_scales, np.float64)
     scales = np.expand_dims(scales, (1, 2) if scales.ndim == 1 else 1)
-    if not model.integrate_row_cov:
+    if not model.row_cov.is_integrated:
         return Predictive.gaussian(means, scales * np.asarray(posterior.row_cov, np.float64))
-    integrated = model.row_cov_posterior(params, posterior, emissions, {}, "all")
+    integrated = model.row_cov_posterior(params, posterior, emissions, store="all")
     laws: Any = integrated.predictive_row_cov
     df = np.asarray(laws.student_df, np.float64).reshape(-1)
     rows = np.asarray(laws.scale, np.float64).reshape(len(means), *means.shape[1:] * 2)
@@ -454,8 +457,8 @@ def _paths(
     else:
         posterior: Any = model.filter(params, y, u, missing=_missing(model))
         last = jnp.asarray(ahead.origins - 1)
-        if model.integrate_row_cov:
-            integrated = model.row_cov_posterior(params, posterior, y, {}, "all")
+        if model.row_cov.is_integrated:
+            integrated = model.row_cov_posterior(params, posterior, y, store="all")
             laws: Any = jax.tree.map(lambda x: x[ahead.origins], integrated.predictive_row_cov)
             rows = jnp.moveaxis(laws.sample(start_key, (n,)), 0, 1).reshape(len(last), n, m, m)
         else:
@@ -502,4 +505,5 @@ def _drawn_starts(
         index_key, row_key = jax.random.split(key)
         return model.draw_laws(index_key, row_key, particles, params, ahead.num_samples)
 
+    assert posterior.kept is not None
     return jax.vmap(draw)(jax.random.split(draw_key, count), posterior.kept)
