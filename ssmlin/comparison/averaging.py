@@ -17,8 +17,7 @@ from jaxtyping import Float
 from ssmlin.comparison.evaluation import Result, path_origins
 from ssmlin.comparison.scores import score, score_paths
 from ssmlin.comparison.split import Split
-from ssmlin.forecasting.interface import Ahead
-from ssmlin.forecasting.predictive import Predictive
+from ssmlin.forecasting import Ahead, Predictive
 
 FORGETTING = 0.99
 

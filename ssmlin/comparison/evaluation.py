@@ -15,8 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ssmlin.comparison.scores import PathScores, Scores, Units, score, score_paths
-from ssmlin.forecasting.interface import Ahead, Fit, Fitted, Observed
-from ssmlin.forecasting.predictive import Predictive
+from ssmlin.forecasting import Ahead, Fit, Fitted, Observed, Predictive
 
 #: What a fit may fail with; anything else is a mistake in the program and is raised.
 FAILURES = (ArithmeticError, RuntimeError, ValueError, np.linalg.LinAlgError)

@@ -9,8 +9,7 @@ from ssmlin.comparison.comparisons import Comparison
 from ssmlin.comparison.evaluation import Result
 from ssmlin.comparison.plots import gate_label
 from ssmlin.comparison.scores import LEVELS, standard_error
-from ssmlin.forecasting.linear_attention import FittedAttention, with_lags
-from ssmlin.forecasting.regression import with_season
+from ssmlin.forecasting import FittedAttention, with_lags, with_season
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

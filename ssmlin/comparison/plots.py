@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ssmlin.comparison.split import Split
-from ssmlin.forecasting.linear_attention import FittedAttention, predictive, with_lags
+from ssmlin.forecasting import FittedAttention, predictive, with_lags
 from ssmlin.models import Forecast
 
 if TYPE_CHECKING:

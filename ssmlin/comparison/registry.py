@@ -8,9 +8,7 @@ from ssmlin.comparison.baselines.autoregression import fit_autoregression, fit_n
 from ssmlin.comparison.baselines.dynamax_models import fit_arhmm, fit_gaussian_hmm, fit_lds
 from ssmlin.comparison.baselines.statsmodels_models import fit_sarimax, fit_unobserved_components
 from ssmlin.comparison.evaluation import Candidate, grid
-from ssmlin.forecasting.interface import Fit, Observed
-from ssmlin.forecasting.linear_attention import fit_attention
-from ssmlin.forecasting.regression import choose_regression
+from ssmlin.forecasting import Fit, Observed, choose_regression, fit_attention
 from ssmlin.mechanisms import MECHANISMS, Mechanism, get_mechanism
 
 BASELINES = (

@@ -16,7 +16,7 @@ from ssmlin.comparison import figures as plots
 from ssmlin.comparison.comparisons import Comparison
 from ssmlin.comparison.plots import gate_figure, trace_figure
 from ssmlin.comparison.scores import SUMMARY
-from ssmlin.forecasting.linear_attention import FittedAttention
+from ssmlin.forecasting import FittedAttention
 from ssmlin.mechanisms import MECHANISMS
 
 if TYPE_CHECKING:

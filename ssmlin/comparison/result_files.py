@@ -11,9 +11,7 @@ import numpy as np
 from ssmlin._files import read_arrays, remove_leftovers, write_arrays
 from ssmlin.comparison.evaluation import Candidate, Result
 from ssmlin.comparison.scores import PathScores, Scores, Units
-from ssmlin.forecasting.interface import Observed
-from ssmlin.forecasting.linear_attention import FittedAttention
-from ssmlin.forecasting.predictive import Predictive
+from ssmlin.forecasting import FittedAttention, Observed, Predictive
 from ssmlin.learning.checkpoint import digest
 from ssmlin.models import load
 

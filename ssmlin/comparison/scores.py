@@ -14,7 +14,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from ssmlin.data import Scaling
-from ssmlin.forecasting.predictive import Predictive
+from ssmlin.forecasting import Predictive
 
 #: Probabilities of the central intervals whose coverage is reported.
 LEVELS = (0.5, 0.8, 0.95)

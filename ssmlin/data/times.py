@@ -14,6 +14,8 @@ from ssmlin.data.texts import MISSING, to_numbers
 if TYPE_CHECKING:
     import pandas
 
+#: Labels of steps: numbers, or dates as a pandas DatetimeIndex.
+Times = Any
 #: Date formats that are not strptime's.
 NUMBER, ISO = "number", "ISO8601"
 _YEARS = (1800, 2100)  # what a date that is written as a number may lie in
@@ -499,3 +501,66 @@ def future_times(times: Any, horizon: int) -> Any:
         raise ValueError("times: expected regular steps, got others")
     kind, position = found
     return _on_grid(times, kind, position[-1] + 1 + np.arange(horizon))
+
+
+def grid_step(times: Times) -> tuple[str, float] | None:
+    """How far apart the steps of a regular grid are.
+
+    Args:
+        times: numbers or dates.
+
+    Returns:
+        ("months", how many), ("seconds", how many) or ("numbers", their distance); None for fewer
+        than two times or irregular ones.
+
+    Example:
+        >>> import pandas as pd
+        >>> from ssmlin.data.times import grid_step
+        >>> grid_step(pd.date_range("2024-01-01", periods=4, freq="QS"))
+        ('months', 3.0)
+    """
+    found = _counted_grid(times)
+    if found is None:
+        return None
+    kind, counted, step = found
+    if kind in ("numbers", "months"):
+        return kind, float(step)
+    return "seconds", float(step / _ticks_a_second(times))
+
+
+def first_place(times: Times) -> int:
+    """The number of the first step on the grid of all steps of this distance; 0 if it is not known.
+
+    Two tables of the same series, of which one begins later, have numbers as far apart as their
+    first steps are.
+
+    Args:
+        times: numbers or dates on a regular grid.
+
+    Example:
+        >>> import pandas as pd
+        >>> from ssmlin.data.times import first_place
+        >>> months = pd.date_range("2024-01-01", periods=9, freq="MS")
+        >>> first_place(months[5:]) - first_place(months)
+        5
+    """
+    found = _counted_grid(times)
+    if found is None:
+        return 0
+    kind, counted, step = found
+    if kind == "numbers":
+        return int(np.floor(counted[0] / step + _CLOSE))
+    return int(counted[0] // step)
+
+
+def _counted_grid(times: Times) -> tuple[str, np.ndarray, float] | None:
+    """In which ticks the times are on a grid, these ticks, and the step in them."""
+    found = _grid(times) if len(times) > 1 else None
+    if found is None:
+        return None
+    counted = ticks(times)[found[0]]
+    return found[0], counted, np.diff(counted).min()
+
+
+def _ticks_a_second(times: Times) -> int:
+    return {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[times.unit]

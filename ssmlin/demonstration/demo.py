@@ -8,7 +8,7 @@ from ssmlin._files import written_whole
 from ssmlin.comparison.comparisons import Comparison, compare_series
 from ssmlin.comparison.plots import prediction_figure
 from ssmlin.demonstration import load_macro, load_sunspots
-from ssmlin.forecasting.linear_attention import FittedAttention
+from ssmlin.forecasting import FittedAttention
 
 _MEMORY, _DELTA = "bayesian_memory", "gated_deltanet"
 _MODELS = ("autoregression", "hmm", "arhmm", "lds", _MEMORY, _DELTA)

@@ -74,8 +74,7 @@ def test_bad_transformations_are_told_in_words(data, options, message):
 @pytest.fixture
 def unfitted(monkeypatch):
     """The fit is that of others: here it is the start, and what it was given is kept."""
-    from ssmlin.forecasting import linear_attention
-    from ssmlin.forecasting.interface import Fitted
+    from ssmlin.forecasting import Fitted, linear_attention
 
     given = []
 

@@ -16,8 +16,7 @@ from ssmlin.comparison.baselines.attention_regression import (
     fit_attention_regression,
 )
 from ssmlin.comparison.registry import DEFAULT, forecasters
-from ssmlin.forecasting.interface import Ahead, Observed
-from ssmlin.forecasting.regression import known_lags, lags_and_inputs
+from ssmlin.forecasting import Ahead, Observed, known_lags, lags_and_inputs
 
 T, M, P = 26, 2, 3
 #: Settings with which short series have several blocks, groups and windows.

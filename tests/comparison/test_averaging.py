@@ -13,9 +13,7 @@ from ssmlin.comparison.averaging import average, dynamic_weights
 from ssmlin.comparison.baselines.autoregression import fit_seasonal
 from ssmlin.comparison.comparisons import pooled_frame
 from ssmlin.data import Series
-from ssmlin.forecasting.interface import Ahead, Observed
-from ssmlin.forecasting.predictive import Predictive
-from ssmlin.forecasting.regression import choose_regression, with_season
+from ssmlin.forecasting import Ahead, Observed, Predictive, choose_regression, with_season
 
 
 def test_a_mixture_of_a_gaussian_and_a_student():

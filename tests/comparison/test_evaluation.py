@@ -26,10 +26,15 @@ from ssmlin.comparison.split import train_test_split
 from ssmlin.data import Series
 from ssmlin.demonstration import load_macro, load_sunspots
 from ssmlin.demonstration.datasets import DATASETS
-from ssmlin.forecasting.interface import Ahead, Fitted, Observed
-from ssmlin.forecasting.linear_attention import fit_attention
-from ssmlin.forecasting.predictive import Predictive
-from ssmlin.forecasting.regression import choose_num_lags, lags_and_inputs
+from ssmlin.forecasting import (
+    Ahead,
+    Fitted,
+    Observed,
+    Predictive,
+    choose_num_lags,
+    fit_attention,
+    lags_and_inputs,
+)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +155,7 @@ SETTINGS = {
     ),
     "gaussian": (
         fit_attention,
-        ATTENTION | {"mechanism": "mamba2", "integrate_row_cov": False, "row_cov": "diagonal"},
+        ATTENTION | {"mechanism": "mamba2", "row_cov": "diagonal"},
     ),
 } | {name: (fit_attention_regression, ATTENTION | {"attention": name}) for name in ATTENTIONS}
 

@@ -17,7 +17,7 @@ from ssmlin.cli.app import app
 from ssmlin.comparison import Candidate, compare_models, grid
 from ssmlin.comparison.baselines.autoregression import fit_autoregression, fit_naive
 from ssmlin.data import Series
-from ssmlin.forecasting.linear_attention import FittedAttention, fit_attention
+from ssmlin.forecasting import FittedAttention, fit_attention
 
 SERIES = Series("walk / 1", np.cumsum(np.random.default_rng(0).normal(size=(60, 1)), axis=0),
                 np.arange(60), ("y",), "simulated")  # fmt: skip

@@ -37,9 +37,16 @@ from ssmlin.attention import (
     xattention,
 )
 from ssmlin.comparison.baselines.autoregression import residual_covariance
-from ssmlin.forecasting.interface import Ahead, Fitted, Observed
-from ssmlin.forecasting.predictive import Predictive
-from ssmlin.forecasting.regression import known_lags, lags_and_inputs, last_values, least_squares
+from ssmlin.forecasting import (
+    Ahead,
+    Fitted,
+    Observed,
+    Predictive,
+    known_lags,
+    lags_and_inputs,
+    last_values,
+    least_squares,
+)
 from ssmlin.learning import fit_sgd
 
 #: The scores of all pairs of steps are held at once.

@@ -5,9 +5,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ssmlin.forecasting.interface import Ahead, Fit, Fitted, Observed
-from ssmlin.forecasting.predictive import Predictive
-from ssmlin.forecasting.regression import (
+from ssmlin.forecasting import (
+    Ahead,
+    Fit,
+    Fitted,
+    Observed,
+    Predictive,
     draw_lags,
     exact_predictions,
     lags_and_inputs,

@@ -20,9 +20,15 @@ from dynamax.utils.utils import symmetrize
 from jaxtyping import Array
 
 from ssmlin.comparison.baselines.autoregression import residual_covariance, simulate_switching
-from ssmlin.forecasting.interface import Ahead, Fitted, Observed
-from ssmlin.forecasting.predictive import Predictive
-from ssmlin.forecasting.regression import lags_and_inputs, last_values, least_squares
+from ssmlin.forecasting import (
+    Ahead,
+    Fitted,
+    Observed,
+    Predictive,
+    lags_and_inputs,
+    last_values,
+    least_squares,
+)
 
 _EM_ITERATIONS = 100
 _SGD_EPOCHS = 1000

@@ -4,8 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ssmlin.forecasting.interface import Ahead, Fitted, Observed
-from ssmlin.forecasting.predictive import Predictive
+from ssmlin.forecasting import Ahead, Fitted, Observed, Predictive
 
 
 def fit_sarimax(
