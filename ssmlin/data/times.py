@@ -559,7 +559,7 @@ def _counted_grid(times: Times) -> tuple[str, np.ndarray, float] | None:
     if found is None:
         return None
     counted = ticks(times)[found[0]]
-    return found[0], counted, np.diff(counted).min()
+    return found[0], counted, float(np.diff(counted).min())
 
 
 def _ticks_a_second(times: Times) -> int:

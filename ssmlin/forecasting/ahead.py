@@ -34,7 +34,7 @@ class SeriesForecast(NamedTuple):
     times: Times
     targets: tuple[str, ...]
     means: Float[np.ndarray, "H m"]
-    levels: tuple[float, ...]
+    levels: tuple[float | int, ...]
     lower: Float[np.ndarray, "levels H m"]
     upper: Float[np.ndarray, "levels H m"]
     paths: Float[np.ndarray, "num_samples H m"]
@@ -49,7 +49,7 @@ def forecast_series(
     *,
     has_times: bool = True,
     future: Float[np.ndarray, "H k"] | None = None,
-    levels: Sequence[float] = (50, 80, 95),
+    levels: Sequence[float | int] = (50, 80, 95),
     num_samples: int = 1000,
     seed: int = 0,
 ) -> SeriesForecast:

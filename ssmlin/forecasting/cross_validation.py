@@ -73,7 +73,7 @@ def cross_validate(
     state: ForecasterState,
     windows: Sequence[Window],
     horizon: int,
-    levels: Sequence[float],
+    levels: Sequence[float | int],
     *,
     refit: bool,
     num_samples: int,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from ssmlin import _checks
 from ssmlin.data import TableStream
@@ -85,7 +85,7 @@ class Forecaster(Recipe):
         target_col: str | Sequence[str] = TARGET,
         *,
         date_format: str | None = None,
-    ) -> Self:
+    ) -> "Forecaster":
         """Fit to a series or several.
 
         Args:
@@ -117,7 +117,7 @@ class Forecaster(Recipe):
         self.state_ = fit_panel(self, layout.panel(table, to_fit=True), layout)
         return self
 
-    def fit_stream(self, stream: TableStream, *, window: int = 2000) -> Self:
+    def fit_stream(self, stream: TableStream, *, window: int = 2000) -> "Forecaster":
         """Fit to one long series that is read window by window, in memory that does not grow.
 
         The transformation and the lags are chosen on the first 20 000 rows. A step whose lags are
@@ -142,7 +142,7 @@ class Forecaster(Recipe):
     def update(
         self, data: object, inputs: object = None, *, to_fit: bool = False,
         date_format: str | None = None,
-    ) -> Self:  # fmt: skip
+    ) -> "Forecaster":  # fmt: skip
         """Continue from other data, such as the same series with later steps; nothing is fitted.
 
         A series that the fit did not know is scaled by these data, if the model is shared.
@@ -184,7 +184,7 @@ class Forecaster(Recipe):
     def forecasts(
         self,
         horizon: int,
-        levels: Sequence[float] = LEVELS,
+        levels: Sequence[float | int] = LEVELS,
         future_inputs: object = None,
         *,
         num_samples: int = 1000,
@@ -199,7 +199,7 @@ class Forecaster(Recipe):
     def predict(
         self,
         horizon: int,
-        levels: Sequence[float] = LEVELS,
+        levels: Sequence[float | int] = LEVELS,
         future_inputs: object = None,
         *,
         num_samples: int = 1000,
@@ -260,7 +260,7 @@ class Forecaster(Recipe):
         num_windows: int,
         step: int = 1,
         *,
-        levels: Sequence[float] = LEVELS,
+        levels: Sequence[float | int] = LEVELS,
         refit: bool = False,
         num_samples: int = 1000,
     ) -> "pandas.DataFrame":
@@ -293,7 +293,7 @@ class Forecaster(Recipe):
     def plot(
         self,
         horizon: int,
-        levels: Sequence[float] = (50, 95),
+        levels: Sequence[float | int] = (50, 95),
         future_inputs: object = None,
         *,
         num_steps: int | None = None,
@@ -336,7 +336,7 @@ class Forecaster(Recipe):
         write(Path(path), self, replace(kept, notes={**kept.notes, **(notes or {})}))
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path) -> "Forecaster":
         """Read what :meth:`save` or `ssmlin fit` wrote.
 
         Args:

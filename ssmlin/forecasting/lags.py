@@ -28,12 +28,12 @@ def known_lags(observed: Observed, num_lags: int, who: str) -> Observed:
     return observed
 
 
-def last_values(values: Values, ahead: Ahead, num_lags: int) -> Float[np.ndarray, "N num_lags m"]:
+def last_values(values: Values, ahead: Ahead, num_lags: int) -> Float[np.ndarray, "N lags m"]:
     """The values before each origin, the latest first; zero where there are none."""
     known = _from_zeros(values, num_lags)
     return known[ahead.origins[:, None] + num_lags - 1 - np.arange(num_lags)]
 
 
-def _from_zeros(values: Values, num_lags: int) -> Float[np.ndarray, "num_lags+T m"]:
+def _from_zeros(values: Values, num_lags: int) -> Float[np.ndarray, "steps m"]:
     """Zeros, then the values."""
     return np.concatenate([np.zeros((num_lags, values.shape[1])), values])

@@ -20,7 +20,7 @@ _FINE_POWERS = tuple(k / 20 for k in range(20, -1, -1))
 
 def choose_powers(
     several: Sequence[Observed],
-    transform: str | float = "auto",
+    transform: str | float | int = "auto",
     period: int | None = None,
     difference: int = 0,
 ) -> tuple[float, ...]:
@@ -83,7 +83,7 @@ def choose_powers(
     return tuple(chosen)
 
 
-def _fixed_power(transform: str | float) -> float | None:
+def _fixed_power(transform: str | float | int) -> float | None:
     """The power that is asked for; None where it is to be chosen."""
     if transform in ("auto", "box-cox"):
         return None

@@ -29,7 +29,7 @@ class Recipe:
     mechanism: str | Mechanism = "bayesian_memory"
     lags: int | str = "auto"
     season: int | str | None = "auto"
-    transform: str | float = "auto"
+    transform: str | float | int = "auto"
     pooling: str = "auto"
     _: KW_ONLY
     key_dim: int = 4

@@ -111,7 +111,7 @@ class ForecasterState:
     def forecasts(
         self,
         horizon: int,
-        levels: Sequence[float],
+        levels: Sequence[float | int],
         future: Mapping[str, Float[np.ndarray, "H k"] | None] | object = None,
         *,
         num_samples: int,

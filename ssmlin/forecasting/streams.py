@@ -27,7 +27,7 @@ Window = tuple[Float[np.ndarray, "W m"], Float[np.ndarray, "W p"]]
 LogDensities = Float[np.ndarray, "epochs windows"]
 
 
-def choose_stream_powers(stream: TableStream, transform: str | float) -> tuple[float, ...]:
+def choose_stream_powers(stream: TableStream, transform: str | float | int) -> tuple[float, ...]:
     """λ of each target of a long table, chosen on its first rows.
 
     Args:
