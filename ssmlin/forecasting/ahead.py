@@ -102,15 +102,17 @@ def forecast_series(
         mask=jnp.asarray(np.arange(steps) >= model.num_lags),
     )
     assert found.samples is not None
-    paths = scaling.continue_paths(np.asarray(found.samples), columns)
+    paths = scaling.continue_paths(np.asarray(found.samples, np.float64), columns)
     is_exact = not (scaling.is_transformed or scaling.difference)
-    means = scaling.invert(np.asarray(found.means)) if is_exact else paths.mean(axis=0)
+    means = scaling.invert(np.asarray(found.means, np.float64)) if is_exact else paths.mean(axis=0)
     if scaling.difference:
         # Quantiles of sums of changes are known by the paths alone.
         shares = np.array(levels, float) / 100
         lower, upper = (np.quantile(paths, 0.5 + side * shares / 2, axis=0) for side in (-1, 1))
     else:
-        lower, upper = (scaling.invert(np.asarray(end)) for end in (found.lower, found.upper))
+        lower, upper = (
+            scaling.invert(np.asarray(end, np.float64)) for end in (found.lower, found.upper)
+        )
     times = np.arange(steps, steps + horizon)
     if has_times:
         times = future_times(columns.times, horizon)

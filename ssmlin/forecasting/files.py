@@ -14,7 +14,7 @@ from ssmlin.forecasting.fitting import FittedAttention
 from ssmlin.forecasting.layout import Layout
 from ssmlin.forecasting.recipe import Recipe
 from ssmlin.forecasting.state import ForecasterState
-from ssmlin.mechanisms import Mechanism
+from ssmlin.mechanisms import Mechanism, get_mechanism
 from ssmlin.models import load, load_notes
 from ssmlin.models.files import load_arrays, save
 
@@ -83,7 +83,12 @@ def read(path: Path) -> tuple[Recipe, ForecasterState]:
         )
         history[name] = Columns(values, inputs, _to_times(times, label), layout.targets,
                                 layout.inputs, label["date_format"])  # fmt: skip
-    recipe = Recipe(**notes.get("recipe", {}) | {"mechanism": model.mechanism})
+    settings = dict(notes.get("recipe", {}))
+    if "discounts" in settings:
+        settings["discounts"] = tuple(settings["discounts"])
+    known = get_mechanism(model.mechanism.name)
+    settings["mechanism"] = known.name if known == model.mechanism else model.mechanism
+    recipe = Recipe(**settings)
     fitted = ForecasterState(layout, fits, scalings, history, notes.get("validation", {}),
                              notes.get("num_parameters", {}), notes.get("chosen_on", ""),
                              notes)  # fmt: skip

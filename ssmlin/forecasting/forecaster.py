@@ -74,8 +74,6 @@ class Forecaster(Recipe):
         super().__post_init__()
         self.state_: ForecasterState | None = None
 
-    # ------------------------------------------------------------------------------ fitting
-
     def fit(
         self,
         data: object,
@@ -165,12 +163,12 @@ class Forecaster(Recipe):
 
     @property
     def model_(self) -> LinearAttentionSSM:
-        """The fitted model; ValueError where there are several, or nothing is fitted."""
+        """The fitted model; ValueError if there are several, or nothing is fitted."""
         return self._fitted.only_fit.model
 
     @property
     def params_(self) -> ParamsLinearAttentionSSM:
-        """Its parameters; ValueError where there are several models, or nothing is fitted."""
+        """Its parameters; ValueError if there are several models, or nothing is fitted."""
         return self._fitted.only_fit.params
 
     @property
@@ -178,8 +176,6 @@ class Forecaster(Recipe):
         if self.state_ is None:
             raise ValueError("forecaster: expected a fitted one, call fit first")
         return self.state_
-
-    # ------------------------------------------------------------------------------ forecasts
 
     def forecasts(
         self,
@@ -266,9 +262,8 @@ class Forecaster(Recipe):
     ) -> "pandas.DataFrame":
         """Forecast the ends of the data from earlier cutoffs, beside what was observed.
 
-        The settings of this forecaster are fitted anew to the steps before the first cutoff; this
-        one stays as it is. The forecasts from later cutoffs know the steps before these, with the
-        parameters, lags, transformation and scaling of the first fit.
+        A forecaster with the same settings is fitted to the steps before the first cutoff. It
+        forecasts from later cutoffs, too, given the steps before them. This one does not change.
 
         Args:
             horizon: how many steps are forecast from each cutoff.
@@ -304,8 +299,7 @@ class Forecaster(Recipe):
             horizon: how many steps to forecast.
             levels: as in :meth:`predict`.
             future_inputs: as in :meth:`predict`.
-            num_steps: how many steps of the history to show; default four times the horizon, and at
-                least 50.
+            num_steps: how many observed steps to show; default four times the horizon, at least 50.
 
         Returns:
             A matplotlib figure, a panel for each series and target, at most twelve.
@@ -317,15 +311,12 @@ class Forecaster(Recipe):
         shown = max(4 * horizon, 50) if num_steps is None else num_steps
         return forecast_figure(found, self._fitted.panel, self._fitted.layout, shown)
 
-    # ------------------------------------------------------------------------------ files
-
     def save(self, path: str | Path, notes: Mapping[str, Any] | None = None) -> None:
         """Write the fitted forecaster, with the data that it goes on from.
 
-        The file holds no code. It is a file of the model, too (``ssmlin.models.load``).
-
         Args:
-            path: the file; one that is there is replaced.
+            path: the file, which is replaced; it holds no code, and the model can be read from it
+                by :func:`ssmlin.models.load`.
             notes: further notes that JSON can hold.
 
         Raises:
@@ -337,18 +328,7 @@ class Forecaster(Recipe):
 
     @classmethod
     def load(cls, path: str | Path) -> "Forecaster":
-        """Read what :meth:`save` or `ssmlin fit` wrote.
-
-        Args:
-            path: the file.
-
-        Returns:
-            The fitted forecaster, whose forecasts are those of the one that was saved.
-
-        Raises:
-            OSError: the file cannot be read.
-            ValueError: it is damaged or holds something else.
-        """
+        """Read what :meth:`save` or `ssmlin fit` wrote, see :func:`ssmlin.load`."""
         recipe, state = read(Path(path))
         forecaster = cls(**{x.name: getattr(recipe, x.name) for x in fields(recipe)})
         forecaster.state_ = state

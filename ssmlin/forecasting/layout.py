@@ -144,7 +144,7 @@ def tabulate(
         None if place.series is None else str(place.series),
         date_format,
         pd.api.types.is_integer_dtype(times),
-        times.freq.freqstr if isinstance(times, pd.PeriodDtype) else None,
+        times.name.removeprefix("period[")[:-1] if isinstance(times, pd.PeriodDtype) else None,
         labels,
     )
     return table.rename(columns=str), layout
