@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ssmlin.data import Columns, Scaling, future_times
-from ssmlin.data.times import Times, first_place
+from ssmlin.data import Columns, Scaling, Times, future_times
+from ssmlin.data.grids import first_place
 from ssmlin.forecasting.fitting import FittedAttention
 from ssmlin.forecasting.recipe import scaled
 from ssmlin.forecasting.season import harmonics

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ssmlin.data import Columns, Scaling
-from ssmlin.data.times import Times
+from ssmlin.data import Columns, Scaling, Times
+from ssmlin.data.times import is_dates
 from ssmlin.forecasting.fitting import FittedAttention
 from ssmlin.forecasting.layout import Layout
 from ssmlin.forecasting.recipe import Recipe
@@ -126,7 +126,7 @@ def _from_bytes(data: np.ndarray) -> FittedAttention:
 
 def _from_times(times: Times) -> tuple[np.ndarray, dict[str, Any]]:
     """Times as numbers, and what else says what they are."""
-    if not hasattr(times, "asi8"):
+    if not is_dates(times):
         return np.asarray(times), {}
     return times.asi8, {"unit": times.unit, "zone": None if times.tz is None else str(times.tz)}
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ssmlin.data import Columns, free_name, select_columns, select_panel
-from ssmlin.data.times import Times
+from ssmlin.data import Columns, Times, free_name, select_columns, select_panel
+from ssmlin.data.times import is_dates
 
 if TYPE_CHECKING:
     import pandas
@@ -62,9 +62,9 @@ class Layout:
 
     def times(self, times: Times) -> Any:
         """Times as the caller has them: whole numbers as integers, periods as periods."""
-        if self.period is not None:
+        if self.period is not None and is_dates(times):
             return times.to_period(self.period)
-        if self.is_whole and not hasattr(times, "asi8"):
+        if self.is_whole and not is_dates(times):
             return np.round(np.asarray(times)).astype(np.int64)
         return times
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ssmlin.data import Columns
-from ssmlin.data.times import Times
+from ssmlin.data import Columns, Times
+from ssmlin.data.times import is_dates
 from ssmlin.forecasting.ahead import SeriesForecast
 from ssmlin.forecasting.layout import Layout
 
@@ -61,6 +61,6 @@ def forecast_figure(
 
 def _plain(times: Times) -> np.ndarray:
     """Times as matplotlib takes them: dates without a zone show the clock on the wall."""
-    if getattr(times, "tz", None) is not None:
+    if is_dates(times) and times.tz is not None:
         times = times.tz_localize(None)
     return np.asarray(times)

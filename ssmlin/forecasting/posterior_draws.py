@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ssmlin.data.times import Times
 from ssmlin.forecasting.forecaster import Forecaster
 from ssmlin.forecasting.sequences import lacks_lags, padded, with_lags
 from ssmlin.learning import sample_posterior
@@ -34,7 +33,7 @@ def sample_over_gaps(
     num_chains: int = 4,
     num_warmup: int = 500,
     num_samples: int = 500,
-    time: Times | None = None,
+    time: Sequence[object] | None = None,
     checkpoint_dir: Path | None = None,
     progress: bool = True,
 ) -> "xarray.DataTree":
@@ -145,10 +144,10 @@ def draw_parameters(
     state = forecaster.state_
     assert state is not None
     observed = list(state.observed().values())
-    time: Times | None = None
+    time: list[object] | None = None
     if len(observed) == 1:
         data = with_lags(model, observed[0])
-        time = next(iter(state.panel.values())).times
+        time = list(next(iter(state.panel.values())).times)
     else:
         data = padded(model, observed)
     return sample_over_gaps(

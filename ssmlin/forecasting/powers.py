@@ -64,7 +64,7 @@ def choose_powers(
     m = several[0].values.shape[1]
     fixed = _fixed_power(transform)
     if fixed is not None:
-        return (fixed,) * m
+        return tuple([fixed] * m)
     powers = _POWERS if transform == "auto" else _FINE_POWERS
     chosen = []
     for column in range(m):

@@ -9,7 +9,7 @@ import numpy as np
 
 from ssmlin import _checks
 from ssmlin.data import Columns, Scaling
-from ssmlin.data.times import first_place
+from ssmlin.data.grids import first_place
 from ssmlin.forecasting.discount import DISCOUNTS
 from ssmlin.forecasting.fitting import FittedAttention, fit_sequences, recommended_for
 from ssmlin.forecasting.interface import Observed

@@ -96,5 +96,5 @@ def draw_lags(
     roots = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]
     rng = np.random.default_rng([ahead.seed, 1])
     normal = rng.normal(size=(len(means), ahead.num_samples, width))
-    drawn = means[:, None] + np.einsum("sij,snj->sni", roots, normal)
+    drawn: np.ndarray = means[:, None] + np.einsum("sij,snj->sni", roots, normal)
     return drawn.reshape(len(means), ahead.num_samples, num_lags, m)

@@ -3,7 +3,8 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-from ssmlin.data.times import Times, grid_step
+from ssmlin.data import Times
+from ssmlin.data.grids import grid_step
 from ssmlin.forecasting.interface import Observed
 
 _MAX_HARMONICS = 6
@@ -57,7 +58,8 @@ def harmonics(period: int, steps: Int[np.ndarray, " T"]) -> Float[np.ndarray, "T
     count = min(period // 2, _MAX_HARMONICS)
     angle = 2 * np.pi * steps[:, None] * np.arange(1, count + 1) / period
     sines = np.sin(angle)[:, : (period - 1) // 2]
-    return np.sqrt(2) * np.concatenate([np.cos(angle), sines], axis=1)
+    waves: Float[np.ndarray, "T k"] = np.sqrt(2) * np.concatenate([np.cos(angle), sines], axis=1)
+    return waves
 
 
 def with_season(observed: Observed, period: int | None, start: int = 0) -> Observed:

@@ -11,9 +11,17 @@ from dynamax.hidden_markov_model import GaussianHMM, LinearAutoregressiveHMM
 from dynamax.linear_gaussian_ssm import LinearGaussianSSM
 
 import ssmlin
-from ssmlin.comparison import Candidate, compare_models, compare_series, evaluate, grid
-from ssmlin.comparison.baselines.attention_regression import ATTENTIONS, fit_attention_regression
-from ssmlin.comparison.baselines.autoregression import fit_autoregression, fit_naive
+from ssmlin.comparison import (
+    Candidate,
+    EvaluationOptions,
+    compare_models,
+    compare_series,
+    evaluate,
+    grid,
+)
+from ssmlin.comparison.baselines.attention_regression import fit_attention_regression
+from ssmlin.comparison.baselines.attention_variants import ATTENTIONS
+from ssmlin.comparison.baselines.autoregression import fit_autoregression
 from ssmlin.comparison.baselines.dynamax_models import (
     fit_arhmm,
     fit_gaussian_hmm,
@@ -21,6 +29,7 @@ from ssmlin.comparison.baselines.dynamax_models import (
     hmm_predictive,
     lds_predictive,
 )
+from ssmlin.comparison.baselines.naive import fit_naive
 from ssmlin.comparison.baselines.statsmodels_models import fit_sarimax, fit_unobserved_components
 from ssmlin.comparison.split import train_test_split
 from ssmlin.data import Series
@@ -289,7 +298,8 @@ def test_refits_see_all_steps_before_their_block():
         fitted_on.append(len(train.values))
         return constant(train, seed, mean=float(len(train.values)))
 
-    result = evaluate(Candidate("c", fit), Observed.of(np.zeros((50, 1))), 20, num_refits=2)
+    options = EvaluationOptions(num_refits=2)
+    result = evaluate(Candidate("c", fit), Observed.of(np.zeros((50, 1))), 20, options=options)
     assert fitted_on == [20, 30, 40]
     np.testing.assert_allclose(result.predictive.mean[:, 0], np.repeat([20.0, 30.0, 40.0], 10))
 

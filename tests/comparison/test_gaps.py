@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from statsmodels.tsa.api import SARIMAX
 
-from ssmlin.comparison.baselines.autoregression import fit_autoregression, fit_naive
+from ssmlin.comparison.baselines.autoregression import fit_autoregression
+from ssmlin.comparison.baselines.naive import fit_naive
 from ssmlin.forecasting import (
     Ahead,
     Observed,

@@ -17,8 +17,8 @@ from ssmlin.comparison import (
     score,
     score_paths,
 )
+from ssmlin.comparison._result_files import ResultFolder
 from ssmlin.comparison.averaging import average
-from ssmlin.comparison.result_files import ResultFolder
 from ssmlin.comparison.scores import _QUANTILES, Units, _quantiles
 from ssmlin.comparison.split import train_test_split
 from ssmlin.data import Scaling, Series

@@ -9,7 +9,7 @@ import pytest
 import ssmlin
 from ssmlin import Forecaster
 from ssmlin.data import TableStream
-from ssmlin.data.times import first_place
+from ssmlin.data.grids import first_place
 from ssmlin.forecasting import recipe, season_of, streams
 from ssmlin.forecasting.fitting import RecipeFit
 from ssmlin.models import load as load_model
