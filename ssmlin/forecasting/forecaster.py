@@ -30,16 +30,14 @@ class Forecaster(Recipe):
     """Forecasts by a linear attention, fitted by the recommended recipe.
 
     The recipe transforms and scales the series, chooses lags and season by the corrected Akaike
-    criterion, integrates out the row covariance Σ and the weights of the inputs, chooses the
-    discount of Σ by the likelihood, and fits the rest. Missing values are integrated out. What is
-    fitted has a name that ends in an underscore.
+    criterion, integrates out missing values, the row covariance Σ and the weights of the inputs,
+    chooses the discount of Σ by the likelihood, and fits the rest.
 
     Args:
         mechanism: a name in ``ssmlin.MECHANISMS``, or an instance.
         lags: how many lagged values are inputs; "auto" chooses.
-        season: steps a season, whose harmonics are inputs; "auto" takes the season that goes with
-            the distance of the times (12 for months, 4 for quarters, 52 for weeks, 7 for days, 24
-            for hours) if the criterion wants it; None for none.
+        season: steps a season, whose harmonics are inputs; "auto" takes the season of the times, see
+            :func:`ssmlin.forecasting.season_of`, if the criterion wants it; None for none.
         transform: "auto" for values, square roots or logarithms, chosen by the likelihood; "none",
             "log", "box-cox", or a power >= 0, see :func:`ssmlin.forecasting.choose_powers`.
         pooling: "separate" for a model for each series, "shared" for one model whose parameters all
@@ -243,9 +241,6 @@ class Forecaster(Recipe):
         Returns:
             A row for each series, path and step: the series if there are several, `path`, the time,
             and a column for each target.
-
-        Raises:
-            ValueError: as :meth:`predict`.
         """
         found = self.forecasts(horizon, (), future_inputs, num_samples=num_samples, seed=seed)
         return paths_table(found, self._fitted.layout)
@@ -269,9 +264,9 @@ class Forecaster(Recipe):
             horizon: how many steps are forecast from each cutoff.
             num_windows: how many cutoffs; the last one is `horizon` steps before the end.
             step: how many steps are between cutoffs.
-            levels: as in :meth:`predict`.
+            levels: as in :meth:`predict`, like `num_samples`.
             refit: fit anew at every cutoff.
-            num_samples: as in :meth:`predict`.
+            num_samples: sampled paths.
 
         Returns:
             The rows of :meth:`predict` for every cutoff, with its time as `cutoff` and the observed
@@ -303,9 +298,6 @@ class Forecaster(Recipe):
 
         Returns:
             A matplotlib figure, a panel for each series and target, at most twelve.
-
-        Raises:
-            ValueError: as :meth:`predict`.
         """
         found = self.forecasts(horizon, levels, future_inputs)
         shown = max(4 * horizon, 50) if num_steps is None else num_steps

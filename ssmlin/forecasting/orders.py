@@ -19,7 +19,11 @@ def choose_num_lags(train: Observed, max_lags: int = 12) -> int:
 
 
 def choose_regression(
-    train: Observed, period: int | None = None, max_lags: int = 12
+    train: Observed,
+    period: int | None = None,
+    max_lags: int = 12,
+    *,
+    num_lags: int | None = None,
 ) -> tuple[int, int | None]:
     r"""The order of a vector autoregression, and whether it has a season, by corrected Akaike.
 
@@ -32,15 +36,18 @@ def choose_regression(
         train: the series.
         period: steps a season, whose harmonics may be inputs, see :func:`with_season`.
         max_lags: the highest order.
+        num_lags: the order, if it is given; then only the season is chosen.
 
     Returns:
-        The chosen order, and the period where its harmonics are worth their coefficients.
+        The order, and the period where its harmonics are worth their coefficients.
 
     Source: Hurvich and Tsai (1993), Journal of Time Series Analysis 14.
     """
     steps, m = train.values.shape
 
     def orders(series: Observed) -> list[int]:
+        if num_lags is not None:
+            return [num_lags]
         extra = 1 + series.inputs.shape[1]
         return [lag for lag in range(max_lags + 1) if 6 * (m * lag + extra) <= steps]
 
@@ -68,4 +75,4 @@ def choose_regression(
     choices: list[tuple[int, int | None]] = [(order, None) for order in orders(train) or [0]]
     if period is not None:
         choices += [(order, period) for order in orders(with_season(train, period))]
-    return min(choices, key=criterion)
+    return choices[0] if len(choices) == 1 else min(choices, key=criterion)

@@ -144,8 +144,8 @@ class Predictive(NamedTuple):
                 middle = 0.5 * (low + high)
                 above = self.cdf(middle) > level
                 low, high = np.where(above, low, middle), np.where(above, middle, high)
-        middle: Float[np.ndarray, "T m"] = 0.5 * (low + high)
-        return middle
+        found: Float[np.ndarray, "T m"] = 0.5 * (low + high)
+        return found
 
     def sample(
         self, rng: np.random.Generator, num_samples: int

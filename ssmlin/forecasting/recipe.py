@@ -123,13 +123,12 @@ def fit_group(panel: Mapping[str, Columns], recipe: Recipe, folder: Path | None)
             raise ValueError(f"{_of(name)}{error}") from error
     plain = [scaled(one, scalings[name], None) for name, one in panel.items()]
     longest = max(plain, key=lambda one: len(one.values))
-    seasonal: int | None
+    num_lags = recipe.lags if isinstance(recipe.lags, int) else None
+    seasonal = period
     if recipe.season == "auto":
-        num_lags, seasonal = choose_regression(longest, period)
-    else:
-        num_lags, seasonal = choose_num_lags(with_season(longest, period)), period
-    if isinstance(recipe.lags, int):
-        num_lags = recipe.lags
+        num_lags, seasonal = choose_regression(longest, period, num_lags=num_lags)
+    elif num_lags is None:
+        num_lags = choose_num_lags(with_season(longest, period))
     several = [scaled(one, scalings[name], seasonal) for name, one in panel.items()]
     wanted = recommended_for(several, recipe.mechanism, num_lags, recipe.used_key_dim)
     fitted = fit_sequences(

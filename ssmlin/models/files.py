@@ -74,7 +74,8 @@ def load_notes(path: str | Path) -> dict[str, Any]:
         OSError: the file cannot be read.
         ValueError: it is damaged, or holds something else.
     """
-    return read_arrays("path", Path(path), _KIND)[1].get("notes", {})
+    notes: dict[str, Any] = read_arrays("path", Path(path), _KIND)[1].get("notes", {})
+    return notes
 
 
 def load(

@@ -206,7 +206,7 @@ def test_a_season_is_that_of_the_times_wherever_the_data_begin(unfitted):
     months = pd.date_range("2010-01-01", periods=120, freq="MS")
     wave = np.sin(2 * np.pi * months.month / 12) + 0.3 * np.random.default_rng(0).normal(size=120)
     fitted = forecaster(season="auto").fit(pd.Series(wave, months))
-    assert fitted.state_.only_fit.seasonal == 12
+    assert fitted.state_.only_fit.seasonal == 12 and fitted.model_.num_lags == 1
     whole = fitted.state_.observed()[""].inputs
     later = fitted.update(pd.Series(wave, months)[7:]).state_.observed()[""].inputs
     np.testing.assert_allclose(later, whole[7:], atol=1e-9)
