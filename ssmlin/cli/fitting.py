@@ -118,7 +118,7 @@ def fit(
     new_file(output, "--output")
     if mechanism not in MECHANISMS:
         fail(f"--mechanism: expected one of {', '.join(MECHANISMS)}; got {mechanism!r}")
-    if window is None and series is None and difference == 0 and _is_long(file):
+    if window is None and series is None and period is None and difference == 0 and _is_long(file):
         window = _WINDOW
     reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
     folder = checkpoint or output.with_name(output.name + ".checkpoint")
@@ -143,7 +143,7 @@ def fit(
                 raise ValueError(f"--query, --table: expected a database, got {file}")
             stream = TableStream(file, target, names(inputs), time, date_format=date_format,
                                  progress=progress, **reading.of_text())  # fmt: skip
-            with as_options("window"):
+            with as_options("window"), as_options("season", "period"):
                 forecaster.fit_stream(stream, window=window)
         else:
             table = reading.table_of(file, series)

@@ -36,8 +36,8 @@ class Forecaster(Recipe):
     Args:
         mechanism: a name in ``ssmlin.MECHANISMS``, or an instance.
         lags: how many lagged values are inputs; "auto" chooses.
-        season: steps a season, whose harmonics are inputs; "auto" takes the season of the times, see
-            :func:`ssmlin.forecasting.season_of`, if the criterion wants it; None for none.
+        season: steps a season, whose harmonics are inputs; "auto" takes that of the times
+            (:func:`ssmlin.forecasting.season_of`) if the criterion wants it; None for none.
         transform: "auto" for values, square roots or logarithms, chosen by the likelihood; "none",
             "log", "box-cox", or a power >= 0, see :func:`ssmlin.forecasting.choose_powers`.
         pooling: "separate" for a model for each series, "shared" for one model whose parameters all
