@@ -201,9 +201,9 @@ def compare_series(
                 results[name].append(average(members, split, horizon, seed))
     return {
         name: Comparison(
-            splits[name], tuple(sorted(found, key=_rank)), horizon, num_refits, seed
+            splits[name], tuple(sorted(unsorted, key=_rank)), horizon, num_refits, seed
         )
-        for name, found in results.items()
+        for name, unsorted in results.items()
     }  # fmt: skip
 
 

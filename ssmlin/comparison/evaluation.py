@@ -1,4 +1,4 @@
-"""Fit a candidate, choose its setting, and score what it says of the held-out part."""
+"""Fit a candidate, choose its setting, and score its predictions of the held-out part."""
 
 import time
 import warnings

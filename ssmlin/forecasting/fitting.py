@@ -16,10 +16,11 @@ from ssmlin.forecasting.laws import predictive
 from ssmlin.forecasting.paths import sample_paths
 from ssmlin.forecasting.predictive import Predictive
 from ssmlin.forecasting.sequences import lacks_lags, padded
-from ssmlin.forecasting.settings import Covariance, Recommendation, RowCov
+from ssmlin.forecasting.settings import Covariance, Recommendation
 from ssmlin.learning import FitHistory
 from ssmlin.mechanisms import Mechanism
-from ssmlin.models import LinearAttentionSSM, ParamsLinearAttentionSSM
+from ssmlin.models import LinearAttentionSSM, ParamsLinearAttentionSSM, RowCov
+from ssmlin.models.row_covariance import RowCovName
 
 #: How many draws of missing values the choice of the discount averages over.
 _COPIES = 4
@@ -99,7 +100,7 @@ def fit_sequences(
 
     model = recommendation.model()
     params, history = fit(model, "constant")
-    if model.integrate_row_cov:
+    if model.row_cov.is_integrated:
         known, copies = (emissions, inputs), 1
         if lacks_lags(model, inputs):
             copies = _COPIES
@@ -127,7 +128,7 @@ def recommended_for(
     mechanism: str | Mechanism,
     num_lags: int,
     key_dim: int | None = None,
-    row_cov: RowCov | None = None,
+    row_cov: RowCovName | RowCov | None = None,
     covariance: Covariance = "full",
 ) -> Recommendation:
     """What the recommended model depends on, for these series; see :class:`Recommendation`."""
@@ -154,7 +155,7 @@ def fit_attention(
     key_dim: int | None = None,
     num_epochs: int = 500,
     discounts: Sequence[float] = DISCOUNTS,
-    row_cov: RowCov | None = None,
+    row_cov: RowCovName | RowCov | None = None,
     covariance: Covariance = "full",
     checkpoint_dir: Path | None = None,
     progress: bool = False,
@@ -170,7 +171,7 @@ def fit_attention(
         key_dim: d; default the inputs and an intercept, as `bayesian_memory` wants it.
         num_epochs: at most so many epochs.
         discounts: of Σ, to choose among.
-        row_cov: "full" or "diagonal" for a Σ that is fitted; default integrated out.
+        row_cov: the kind of Σ, such as "diagonal" for one that is fitted; default integrated out.
         covariance: how the filter keeps P, see :class:`ssmlin.LinearAttentionSSM`.
         checkpoint_dir: a folder to keep the states of the fits in, see ``model.fit``.
         progress: show a progress bar.

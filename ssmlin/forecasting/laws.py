@@ -11,6 +11,7 @@ from ssmlin.forecasting.predictive import Predictive
 from ssmlin.forecasting.sequences import lacks_lags, with_lags
 from ssmlin.inference import PosteriorMatrixLGSSM
 from ssmlin.models import LinearAttentionSSM, ParamsLinearAttentionSSM, StateLaw
+from ssmlin.models.construction import Missing
 from ssmlin.models.missing_lags import ParticlePosterior
 
 #: Draws of missing lags: at most and at least so many, and at most so many numbers in all.
@@ -31,7 +32,7 @@ def one_step(
     return model.filter(params, emissions, inputs, store="last", missing=missing_by(model), law=law)
 
 
-def missing_by(model: LinearAttentionSSM) -> str:
+def missing_by(model: LinearAttentionSSM) -> Missing:
     """How the filter treats partly missing emissions, which it cannot see under a trace."""
     return model.given_missing().missing
 
@@ -52,9 +53,9 @@ def predictive(
     means = np.asarray(posterior.emission_means, np.float64)
     scales = np.asarray(posterior.emission_scales, np.float64)
     scales = np.expand_dims(scales, (1, 2) if scales.ndim == 1 else 1)
-    if not model.integrate_row_cov:
+    if not model.row_cov.is_integrated:
         return Predictive.gaussian(means, scales * np.asarray(posterior.row_cov, np.float64))
-    integrated = model.row_cov_posterior(params, posterior, emissions, {}, "all")
+    integrated = model.row_cov_posterior(params, posterior, emissions, store="all")
     laws = integrated.predictive_row_cov
     assert laws is not None
     df = np.asarray(laws.student_df, np.float64).reshape(-1)

@@ -84,8 +84,8 @@ def _filtered_starts(
     n, m = ahead.num_samples, model.emission_dim
     posterior = model.filter(params, emissions, inputs, missing=missing_by(model))
     last = jnp.asarray(ahead.origins - 1)
-    if model.integrate_row_cov:
-        integrated = model.row_cov_posterior(params, posterior, emissions, {}, "all")
+    if model.row_cov.is_integrated:
+        integrated = model.row_cov_posterior(params, posterior, emissions, store="all")
         laws = jax.tree.map(lambda x: x[ahead.origins], integrated.predictive_row_cov)
         rows = jnp.moveaxis(laws.sample(key, (n,)), 0, 1).reshape(len(last), n, m, m)
     else:
@@ -118,4 +118,5 @@ def _drawn_starts(
         drawn = model.draw_laws(index_key, row_key, particles, params, ahead.num_samples)
         return _Starts(*drawn)
 
+    assert posterior.kept is not None
     return jax.vmap(draw)(jax.random.split(draw_key, count), posterior.kept)

@@ -28,7 +28,7 @@ def with_lags(
     emissions = jnp.asarray(observed.values, jnp.float32)
     exogenous = jnp.asarray(observed.inputs, jnp.float32) if observed.inputs.shape[1] else None
     inputs = model.compute_inputs(emissions, exogenous=exogenous)
-    if model.row_cov == "full" and not lacks_lags(model, inputs):
+    if model.row_cov.structure == "full" and not lacks_lags(model, inputs):
         emissions = jnp.where(jnp.isnan(emissions).any(axis=1, keepdims=True), jnp.nan, emissions)
     return emissions.at[: model.num_lags].set(jnp.nan), inputs
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ssmlin.mechanisms import Mechanism, get_mechanism
-from ssmlin.models import LinearAttentionSSM
+from ssmlin.models import IntegratedRowCov, LinearAttentionSSM, RowCov
+from ssmlin.models.row_covariance import RowCovName
 
-RowCov = Literal["identity", "diagonal", "full"]
 Covariance = Literal["full", "diagonal", "isotropic", "reset"]
 
 
@@ -24,7 +24,7 @@ class Recommendation:
         num_lags: how many lagged values are inputs.
         partly_missing: whether at some step some of the targets are missing, but not all.
         key_dim: d; default the inputs and an intercept, as `bayesian_memory` wants it.
-        row_cov: "full" or "diagonal" for a Σ that is fitted instead; default integrated out.
+        row_cov: the kind of Σ, such as "diagonal" for one that is fitted; default integrated out.
         covariance: how the filter keeps P, see :class:`ssmlin.LinearAttentionSSM`.
 
     Example:
@@ -32,7 +32,7 @@ class Recommendation:
         >>> wanted = Recommendation("mamba2", num_targets=2, num_inputs=1, num_lags=3,
         ...     partly_missing=True)
         >>> model = wanted.model()
-        >>> model.input_dim, model.row_cov, model.integrate_row_cov
+        >>> model.input_dim, model.row_cov.structure, model.row_cov.is_integrated
         (7, 'diagonal', False)
     """
 
@@ -42,7 +42,7 @@ class Recommendation:
     num_lags: int
     partly_missing: bool = False
     key_dim: int | None = None
-    row_cov: RowCov | None = None
+    row_cov: RowCovName | RowCov | None = None
     covariance: Covariance = "full"
 
     def model(self, discount: float = 1.0) -> LinearAttentionSSM:
@@ -58,17 +58,19 @@ class Recommendation:
         # The rows of a diagonal Σ would be Student-t apart, so a partly missing step fits neither
         # a full nor an integrated Σ.
         joint = self.num_targets == 1 or not self.partly_missing
-        row_cov: RowCov = "full" if joint and self.num_targets > 1 else "diagonal"
+        row_cov: RowCovName | RowCov = "diagonal" if self.row_cov is None else self.row_cov
+        if joint and self.row_cov is None:
+            structure: Literal["diagonal", "full"] = "full" if self.num_targets > 1 else "diagonal"
+            row_cov = IntegratedRowCov(structure, discount=discount)
+        # Where keys are the inputs the state already holds coefficients of them.
+        writes_values = get_mechanism(self.mechanism).writes_values
         return LinearAttentionSSM(
             self.mechanism,
             self.num_targets,
             width,
             width + 1 if self.key_dim is None else self.key_dim,
             num_lags=self.num_lags,
-            row_cov=row_cov if self.row_cov is None else self.row_cov,
-            integrate_row_cov=joint and self.row_cov is None,
-            row_cov_discount=discount,
-            # Where keys are the inputs the state already holds coefficients of them.
-            integrate_input_weights=get_mechanism(self.mechanism).writes_values,
+            row_cov=row_cov,
+            regression="integrated" if writes_values else "learned",
             covariance=self.covariance,
         )

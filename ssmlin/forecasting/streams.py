@@ -106,7 +106,7 @@ def fit_table_stream(stream: TableStream, recipe: Recipe, window: int) -> GroupF
         return found
 
     params, log_densities = fit(model, "constant")
-    if model.integrate_row_cov:
+    if model.row_cov.is_integrated:
         # One pass over all windows, so the choice is the same as for the series in memory.
         discount = best_discount(model, params, [windows()], recipe.discounts)
         if discount < 1:

@@ -41,10 +41,10 @@ class EMModel(Protocol):
     def log_predictive(self, params: Any, emissions: Array, inputs: Any) -> Float[Array, " T"]:
         """Log p(y_t | y_{1:t-1}) of every step of one sequence, zero where nothing is observed."""
 
-    def m_steps(self, params: Any) -> Sequence[Sequence[str]]:
-        """Blocks of parameters, by path, that have closed-form M-steps; the others have none."""
+    def closed_form_blocks(self, params: Any) -> Sequence[Sequence[str]]:
+        """Blocks of parameters, by path, that have closed-form updates; the others have none."""
 
-    def m_step(
+    def closed_form_update(
         self,
         params: Any,
         score: Any,
@@ -82,7 +82,7 @@ def _iteration(
     for names in blocks:
         value, score = jax.value_and_grad(log_likelihood)(params)
         before = value if before is None else before
-        params = model.m_step(
+        params = model.closed_form_update(
             params, score, names, problem.emissions, problem.inputs, use_prior=use_prior
         )
     if before is None:
@@ -147,7 +147,8 @@ def fit_em(
     stays.
 
     Args:
-        model: a model with ``m_steps`` and ``m_step``, as :class:`ssmlin.LinearAttentionSSM` is.
+        model: a model with ``closed_form_blocks`` and ``closed_form_update``, as
+            :class:`ssmlin.LinearAttentionSSM` is.
         params: where to start.
         props: matching properties.
         emissions: sequences of one length, (B, T, m); NaN means missing or padding.
@@ -178,7 +179,7 @@ def fit_em(
     trainable = choose(params, props, None)
     blocks = tuple(
         chosen
-        for names in model.m_steps(params)
+        for names in model.closed_form_blocks(params)
         if (chosen := tuple(name for name in names if name in trainable))
     )
     target: Any = Target(model, trainable)

@@ -58,7 +58,7 @@ def check_observed(emissions: Float[Array, "..."]) -> None:
 
 
 def paths(params: Any) -> list[str]:
-    """The path of every parameter, "dynamics.alpha.value" for one."""
+    """The path of every parameter, "tokens.alpha.value" for one."""
     leaves, _ = jax.tree.flatten_with_path(params)
     return [".".join(str(getattr(k, "name", getattr(k, "key", k))) for k in p) for p, _ in leaves]
 
@@ -76,8 +76,8 @@ def strong(tree: Any) -> Any:
 def choose(params: Any, props: Any, variables: Sequence[str] | None) -> tuple[str, ...]:
     """Paths of the trainable parameters that are named, or of all.
 
-    A name is a path, or any part of it: "alpha" is the gate α with its weights, "dynamics" all of
-    the dynamics.
+    A name is a path, or any part of it: "alpha" is the gate α with its weights, "tokens" all
+    projections and gates.
 
     Raises:
         ValueError: a name that no trainable parameter has, or nothing to choose from.

@@ -204,11 +204,15 @@ def posterior_params(params: Any, draws: "xarray.DataTree") -> Any:
 
 
 def variable_name(path: str) -> str:
-    """The name in a DataTree: "dynamics.alpha.value" is alpha, "emissions.bias" emissions_bias."""
+    """The name in a DataTree: "tokens.alpha.value" is alpha, "regression.bias" regression_bias.
+
+    What is the main parameter of its part has the part's name: "process_noise.scale" is
+    process_noise, and "row_cov.covariance" row_cov.
+    """
     parts = path.split(".")
-    if parts[0] == "dynamics":
+    if parts[0] == "tokens":
         parts = parts[1:]
-    if parts[-1] == "value":
+    if parts[-1] in ("value", "scale", "covariance"):
         parts = parts[:-1]
     return "_".join(parts)
 
@@ -416,7 +420,7 @@ def _add_paths(
     if posterior_predictive:
         keys = jax.random.split(emission_key, shape)
         params = jax.vmap(jax.vmap(lambda x: target.params(x, problem)))(draws.positions)
-        sampled, _, _, _ = _predict(keys, params, problem.emissions, problem.inputs, target.model)
+        sampled = _predict(keys, params, problem.emissions, problem.inputs, target.model).samples
         dims = {"emissions": ["sequence", "time", "emission"]}
         dataset = _dataset({"emissions": sampled}, dims, labels, is_batch)
         tree["posterior_predictive"] = xarray.DataTree(dataset)

@@ -104,6 +104,7 @@ class _Plan(NamedTuple):
     window_size: Any  # of which T is a multiple; None for whole sequences
     num_windows: int  # that hold steps to fit
     num_restarts: int
+    prior_weight: float = 1.0
 
 
 class _Limits(NamedTuple):
@@ -216,7 +217,8 @@ def _loss(
     scale = len(data.emissions) / jnp.sum(batch.weights)
     in_train = in_train[batch.which]
     fitted = jnp.sum(jnp.where(in_train, terms, 0.0) * batch.weights[:, None]) * scale
-    loss = -(share * plan.model.log_prior(params) + fitted) * num_windows / jnp.maximum(count, 1)
+    log_prior = plan.prior_weight * plan.model.log_prior(params)
+    loss = -(share * log_prior + fitted) * num_windows / jnp.maximum(count, 1)
     # Parameters may be wider than the data; what the fit carries has the data's precision.
     dtype = data.emissions.dtype
     return loss.astype(dtype), (terms.astype(dtype), laws)
@@ -427,6 +429,7 @@ def fit_sgd(
     patience: int | None = 50,
     window_size: int | None = None,
     num_restarts: int = 1,
+    prior_weight: float = 1.0,
     checkpoint_dir: str | Path | None = None,
     progress: bool = True,
 ) -> tuple[Any, FitHistory]:
@@ -466,6 +469,8 @@ def fit_sgd(
         window_size: steps a window; None for whole sequences.
         num_restarts: how many starts are fitted, all together in one program. The best is
             returned: by the validation part, or by the loss where there is none.
+        prior_weight: what the log prior is multiplied by; n where every sequence stands n times
+            in the data.
         checkpoint_dir: a directory; a fit that was killed goes on from there if it is called again
             with the same arguments, with the same result as if it had not been, and one that ended
             can be prolonged by a larger `num_epochs`. Of the optimiser only the initial state is
@@ -524,6 +529,7 @@ def fit_sgd(
         window_size,
         num_windows,
         num_restarts,
+        float(prior_weight),
     )
     key = jax.random.key(0) if key is None else key
     fit = _start(params, plan, props, data)
@@ -544,6 +550,7 @@ def fit_sgd(
             "patience": patience,
             "window_size": window_size,
             "num_restarts": num_restarts,
+            "prior_weight": float(prior_weight),
         },
     )
     nothing = np.zeros((*fit.epoch.shape, 0), emissions.dtype)

@@ -1,6 +1,5 @@
 """Fitting the model: the recommended recipe, gradient steps from several starts, missing lags."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,7 +116,7 @@ def _completed(
     ys, us = model.impute(key, params, emissions, inputs, _COPIES)
     if judged_by is not None:
         ys = jnp.where(jnp.isnan(ys), judged_by, ys)
-        if model.row_cov == "full":  # whose rows cannot be missing in part
+        if model.row_cov.structure == "full":  # whose rows cannot be missing in part
             ys = jnp.where(jnp.isnan(ys).any(axis=-1, keepdims=True), jnp.nan, ys)
     return ys.reshape(-1, *ys.shape[2:]), us.reshape(-1, *us.shape[2:]), _COPIES
 
@@ -139,9 +138,8 @@ def fit_sgd(
     if _checks.positive_int("num_restarts", num_restarts) > 1:
         first = train_part(emissions, validation_fraction)
         params = _starts(model, params, props, first, inputs, key, num_restarts)
-    seen = model.given_missing(emissions)
     return learning.fit_sgd(
-        replace(seen, copies=copies) if copies > 1 else model,
+        model,
         params,
         props,
         emissions,
@@ -149,6 +147,7 @@ def fit_sgd(
         key=key,
         validation_fraction=validation_fraction,
         num_restarts=num_restarts,
+        prior_weight=copies,
         **options,
     )
 
@@ -170,7 +169,10 @@ def _starts(
         other, _ = model.initialize(_start_key(key, i), emissions=emissions, inputs=inputs)
         leaves = zip(trainable, jax.tree.leaves(other), given, strict=True)
         starts.append([new.astype(old.dtype) if free else old for free, new, old in leaves])
-    return jax.tree.unflatten(structure, [jnp.stack(x) for x in zip(*starts, strict=True)])
+    stacked: ParamsLinearAttentionSSM = jax.tree.unflatten(
+        structure, [jnp.stack(x) for x in zip(*starts, strict=True)]
+    )
+    return stacked
 
 
 def _start_key(key: Array | None, restart: int) -> Array | None:

@@ -200,7 +200,8 @@ def test_forecasts_are_those_of_a_dense_kalman_recursion(tmp_path, integrated):
     rng = np.random.default_rng(0)
     y, u = 50 + 10 * rng.normal(size=(30, 1)), rng.normal(size=(34, 2))
     y[4] = np.nan
-    model = LinearAttentionSSM("mamba2", 1, 2, 3, integrate_row_cov=integrated)
+    row_cov = "integrated_diagonal" if integrated else "diagonal"
+    model = LinearAttentionSSM("mamba2", 1, 2, 3, row_cov=row_cov)
     params, props = model.initialize()
     scaling = Scaling((50.0,), (10.0,), (0.0, 0.0), (1.0, 1.0))
     notes = {"targets": ["y"], "inputs": ["a", "b"], "time": None, "series": None, "log": False,
@@ -221,9 +222,9 @@ def test_forecasts_are_those_of_a_dense_kalman_recursion(tmp_path, integrated):
     H, c, R = (np.asarray(x, float) for x in (dense.emissions.weights, dense.emissions.bias,
                                               dense.emissions.cov))  # fmt: skip
     mean, cov = np.asarray(dense.initial.mean, float), np.asarray(dense.initial.cov, float)
-    prior = model.prior.row_cov(params.emissions) if integrated else None
+    prior = model.row_cov.law(params.row_cov) if integrated else None
     df, scale = (float(prior.student_df[0]), float(prior.scale[0])) if integrated else (0, 0)
-    rows = float(np.squeeze(params.emissions.row_cov))
+    rows = float(np.squeeze(params.row_cov.covariance))
     for t in range(34):
         if t > 0:
             mean, cov = F[t] @ mean + b[t], F[t] @ cov @ F[t].T + Q[t]

@@ -19,7 +19,7 @@ from ssmlin.forecasting import (
     sample_paths,
 )
 from ssmlin.forecasting.laws import mixture
-from ssmlin.models import LinearAttentionSSM
+from ssmlin.models import LinearAttentionSSM, ParamsRegression
 from ssmlin.models.missing_lags import ParticlePosterior
 
 
@@ -135,11 +135,8 @@ def test_an_attention_that_writes_nothing_predicts_as_the_autoregression_does():
     weight, bias = float(law.mean[2, 0] - law.mean[1, 0]), float(law.mean[1, 0])
     params = params._replace(
         initial=params.initial._replace(variances=jnp.zeros(1)),
-        emissions=params.emissions._replace(
-            input_weights=jnp.array([[weight]]),
-            bias=jnp.array([bias]),
-            row_cov=jnp.asarray(law.scales[1, 0, 0]),
-        ),
+        regression=ParamsRegression(jnp.array([[weight]]), jnp.array([bias])),
+        row_cov=params.row_cov._replace(covariance=jnp.asarray(law.scales[1, 0, 0])),
     )
     observed = Observed.of(y)
     expected, found = exact.predict(observed), predictive(model, params, observed)

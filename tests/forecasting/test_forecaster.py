@@ -109,7 +109,7 @@ def test_every_form_of_data_is_the_same_series(form, unfitted):
 def test_columns_of_a_wide_frame_are_modelled_jointly_and_keep_their_names(unfitted):
     wide = pd.DataFrame({7: values(0), "b": values(1)}, MONTHS)
     fitted = forecaster().fit(wide)
-    assert fitted.model_.emission_dim == 2 and fitted.model_.row_cov == "full"
+    assert fitted.model_.emission_dim == 2 and fitted.model_.row_cov.structure == "full"
     frame = fitted.predict(H, levels=(), **FEW)
     assert frame["column"].tolist() == [7, 7, "b", "b"]
     paths = fitted.sample_paths(H, **FEW)

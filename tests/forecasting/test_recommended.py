@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 import ssmlin
 from ssmlin.cli.app import app
 from ssmlin.forecasting import Recommendation, best_discount
+from ssmlin.models import IntegratedRegression
 
 
 class Stopped(Exception):
@@ -37,9 +38,10 @@ def test_a_stream_and_a_table_ask_for_the_same_model(targets, mechanism, tmp_pat
         result = CliRunner().invoke(app, ["fit", str(file), *options, "--window", window])
         assert isinstance(result.exception, Stopped), result.output
     assert asked[0] == asked[1]
-    assert asked[0].integrate_row_cov == (targets != "ac")
-    assert asked[0].row_cov == ("full" if targets == "ab" else "diagonal")
-    assert asked[0].integrate_input_weights == (mechanism == "mamba2")
+    assert asked[0].row_cov.is_integrated == (targets != "ac")
+    assert asked[0].row_cov.structure == ("full" if targets == "ab" else "diagonal")
+    integrated = isinstance(asked[0].regression, IntegratedRegression)
+    assert integrated == (mechanism == "mamba2")
 
 
 def test_the_discount_is_the_same_by_windows_and_in_one_piece():
