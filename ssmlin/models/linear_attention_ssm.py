@@ -32,9 +32,7 @@ from ssmlin.inference import (
     matrix_lgssm_smoother,
     symmetric_root,
 )
-from ssmlin.learning import FitHistory, fit_em
-from ssmlin.learning.log_posterior import paths, property_leaves
-from ssmlin.learning.posterior_sampling import variable_name
+from ssmlin.learning import FitHistory, fit_em, paths, property_leaves, variable_name
 from ssmlin.lgssm import MatrixLGSSM
 from ssmlin.mechanisms import MECHANISMS, Gate, Mechanism, get_mechanism, matrix_lgssm, unit
 from ssmlin.models import fitting
@@ -1621,9 +1619,7 @@ class LinearAttentionSSM(SSM):
             self,
             params,
             props,
-            y,
-            u,
-            1,
+            fitting.Completed(y, u, 1),
             optimizer=optimizer,
             batch_size=batch_size,
             num_epochs=num_epochs,
