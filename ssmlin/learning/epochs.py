@@ -28,9 +28,12 @@ EPOCHS_PER_CALL = 20
 #: A fit has converged when so many epochs together lower its loss by less than so many nats a
 #: value.
 CONVERGED_EPOCHS, CONVERGED_GAIN = 10, 1e-5
-#: The lowest loss overfits if the best predicts better by more than so many standard errors. The
-#: best is the best of many, so one would be too few.
-_OVERFITTING = 2.0
+#: How many standard errors a line search's parameters must predict better by to count as better.
+#: They are the best of a few long steps, so that one would be too few.
+_ERRORS = 2.0
+#: Where the lowest loss predicts worse by so many nats a step one standard error is enough to say
+#: that it overfits: a few terrible predictions make the standard error large, too.
+_SIZEABLE = 0.2
 
 
 class Candidate(NamedTuple):
@@ -63,8 +66,7 @@ class FitState(NamedTuple):
         idle: epochs since.
         epoch: epochs run.
         bad_steps: steps that were not taken since they were not finite.
-        overfits: whether the lowest loss predicts worse than the best by more than two standard
-            errors.
+        overfits: whether the lowest loss predicts clearly worse than the best.
     """
 
     params: PyTree
@@ -124,21 +126,47 @@ class Limits(NamedTuple):
         return (state.epoch < self.last_epoch) & jnp.where(self.until_converged, moves, waits)
 
 
-def is_better(
-    new: Candidate, old: Candidate, data: FitData, num_errors: float = 1.0
-) -> Bool[Array, ""]:
-    """Whether the validation part is predicted better by more than so many standard errors.
+class Gain(NamedTuple):
+    """How much better one candidate predicts the held-out steps than another.
 
-    The error is that of the paired differences of steps. With nothing held out the smaller loss
-    is better.
+    Attributes:
+        mean: nats a step.
+        error: standard error of the mean, that of the paired differences of steps.
     """
+
+    mean: Float[Array, ""]
+    error: Float[Array, ""]
+
+
+def _gain(new: Candidate, old: Candidate, data: FitData) -> Gain:
+    """How much better the first predicts than the second."""
     counted = ~data.in_train & ~jnp.isnan(data.emissions).all(axis=-1)
     gains = jnp.where(counted, new.terms - old.terms, 0.0)
     n = jnp.maximum(counted.sum(), 1)
     mean = gains.sum() / n
     variance = jnp.sum(jnp.where(counted, (gains - mean) ** 2, 0.0)) / n
-    better = mean > num_errors * jnp.sqrt(variance / n)
+    return Gain(mean, jnp.sqrt(variance / n))
+
+
+def is_better(
+    new: Candidate, old: Candidate, data: FitData, num_errors: float = 1.0
+) -> Bool[Array, ""]:
+    """Whether the held-out steps are predicted better by more than so many standard errors.
+
+    With nothing held out the smaller loss is better.
+    """
+    gain = _gain(new, old, data)
+    better = gain.mean > num_errors * gain.error
     return jnp.where(_holds_out(data), better, new.loss < old.loss)
+
+
+def _overfits(lowest: Candidate, best: Candidate, data: FitData) -> Bool[Array, ""]:
+    """Whether the lowest loss predicts the held-out steps clearly worse than the best."""
+    gain = _gain(best, lowest, data)
+    clear = gain.mean > _ERRORS * gain.error
+    sizeable = (gain.mean > gain.error) & (gain.mean > _SIZEABLE)
+    # Infinitely bad predictions have no standard error.
+    return _holds_out(data) & (clear | sizeable | ~jnp.isfinite(gain.mean))
 
 
 def _holds_out(data: FitData) -> Bool[Array, ""]:
@@ -250,7 +278,8 @@ def _judge(
     finite = jnp.isfinite(new.loss)
     falls = finite & (new.loss < state.lowest.loss)
     lowest = either(falls, new, state.lowest)
-    better = jnp.isinf(state.best.loss) | is_better(new, state.best, data)
+    num_errors = _ERRORS if settings.searches else 1.0
+    better = jnp.isinf(state.best.loss) | is_better(new, state.best, data, num_errors)
     # A trial point of a line search that raises the loss is not on the path of the fit.
     better &= falls if settings.searches else finite
     best = either(better, new, state.best)
@@ -263,7 +292,7 @@ def _judge(
     state = state._replace(
         best=best,
         lowest=lowest,
-        overfits=_holds_out(data) & is_better(best, lowest, data, _OVERFITTING),
+        overfits=_overfits(lowest, best, data),
         least_score=jnp.where(is_least, score, state.least_score),
         least_epoch=jnp.where(is_least, state.epoch, state.least_epoch),
         last_gain=jnp.where(gains, new.loss, state.last_gain),

@@ -104,8 +104,10 @@ def fit_sgd[P](
 
     With :func:`ssmlin.learning.lbfgs` a fit goes on until it has converged, that is until ten
     epochs together lower the loss by less than $10^{-5}$. The parameters with the lowest loss are
-    then returned, unless they overfit: unless the best ones on the way predict the last part
-    better by more than two standard errors. A fit that overfits ends when patience runs out.
+    then returned, unless they overfit. They overfit if the best ones on the way predict the last
+    part better by more than two standard errors, or by more than one and 0.2 nats a step. The best
+    ones on the way must beat those before by two standard errors, since the steps are long. A fit
+    that overfits ends when patience runs out.
 
     With `window_size` the steps are fitted in windows, by truncated backpropagation: a gradient
     step sees one window of every sequence of the minibatch and starts from the filter's law at the
