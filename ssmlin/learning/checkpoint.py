@@ -102,8 +102,8 @@ class Checkpoint:
             raise ValueError(
                 f"checkpoint_dir: expected a file that can be read, got {self._path} ({error})"
             ) from error
-        found = description.get("arguments", {})
-        changed = [name for name in self._digests if self._digests[name] != found.get(name)]
+        recorded = description.get("arguments", {})
+        changed = [name for name in self._digests if self._digests[name] != recorded.get(name)]
         if changed:
             raise ValueError(
                 f"checkpoint_dir: expected a checkpoint of this call, got one made with another "

@@ -51,8 +51,10 @@ def _iteration[P](
     """One iteration: new parameters, and the objective at the old ones."""
 
     def log_likelihood(params: P) -> Array:
-        terms = jax.vmap(lambda y, u: model.log_predictive(params, y, u))
-        return terms(problem.emissions, problem.inputs).sum()
+        terms: Array = jax.vmap(lambda y, u: model.log_predictive(params, y, u))(
+            problem.emissions, problem.inputs
+        )
+        return terms.sum()
 
     params = problem.params
     before: Array | None = None

@@ -197,13 +197,15 @@ def _starts(
     key: Array, target: Target, problem: Problem, settings: SamplerSettings, initialization: str
 ) -> Position:
     """Where the chains of NUTS start."""
+    starts: Position
     if initialization == "params":
-        return jittered(key, target, problem, settings.num_chains)
+        starts = jittered(key, target, problem, settings.num_chains)
+        return starts
     quick = pathfinder(key, target, problem, settings)
     log_p = quick.stats["lp"]
     best = jnp.argmax(jnp.where(jnp.isfinite(log_p[:, :10]), log_p[:, :10], -jnp.inf), axis=1)
     chains = jnp.arange(settings.num_chains)
-    starts: Position = jax.tree.map(lambda x: x[chains, best], quick.positions)
+    starts = jax.tree.map(lambda x: x[chains, best], quick.positions)
     return starts
 
 
