@@ -13,10 +13,11 @@ from scipy.stats import binom
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from ssmlin.comparison import compare_series  # noqa: E402
-from ssmlin.comparison.registry import ATTENTION_REGRESSIONS, BASELINES, DEFAULT  # noqa: E402
-from ssmlin.comparison.scores import LEVELS, standard_error  # noqa: E402
-from ssmlin.demonstration.datasets import DATASETS  # noqa: E402
+from ssmlin.comparison import LEVELS, compare_series, standard_error  # noqa: E402
+from ssmlin.comparison.baselines import BASELINES  # noqa: E402
+from ssmlin.comparison.baselines.attention_regression import ATTENTION_REGRESSIONS  # noqa: E402
+from ssmlin.comparison.registry import DEFAULT  # noqa: E402
+from ssmlin.demonstration import DATASETS  # noqa: E402
 from ssmlin.mechanisms import MECHANISMS  # noqa: E402
 
 PACKAGES = ("jax", "dynamax", "statsmodels", "scoringrules", "vega_datasets")
@@ -25,7 +26,7 @@ COLUMNS = ("log_density", "difference", "difference_se", "crps", "rmse", "covera
 
 
 OURS = (*MECHANISMS, "average")
-THEIRS = {*BASELINES, *ATTENTION_REGRESSIONS}
+THEIRS = (*BASELINES,)
 
 
 def row(cells):
@@ -76,7 +77,7 @@ def against(comparisons):
     print()
 
 
-def coverage(comparisons):
+def coverage_of_the_average(comparisons):
     print("## Coverage\n")
     print("Shares of held-out values inside the central intervals of the average, and whether they")
     print("lie in the 95 % interval of the binomial law that calibration gives. Columns of a step")
@@ -108,7 +109,7 @@ def page(comparisons):
     print(", ".join(f"{name} {version(name)}" for name in PACKAGES) + ".\n")
     best_of_each_kind(comparisons)
     against(comparisons)
-    coverage(comparisons)
+    coverage_of_the_average(comparisons)
     for name, comparison in comparisons.items():
         split = comparison.split
         print(f"\n## {name}\n")

@@ -19,11 +19,16 @@ import optax
 from scipy import stats
 
 import ssmlin
-from ssmlin.comparison import Candidate, evaluate, score
-from ssmlin.comparison.scores import LEVELS, standard_error
-from ssmlin.comparison.split import train_test_split
-from ssmlin.demonstration.datasets import DATASETS
-from ssmlin.forecasting.linear_attention import fit_attention, padded, predictive
+from ssmlin.comparison import (
+    LEVELS,
+    Candidate,
+    evaluate,
+    score,
+    standard_error,
+    train_test_split,
+)
+from ssmlin.demonstration import DATASETS
+from ssmlin.forecasting import fit_attention, padded, predictive
 
 KINDS = ("full", "diagonal", "isotropic", "reset")
 DIM = 16

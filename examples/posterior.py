@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import ssmlin
-from ssmlin.comparison import plots
-from ssmlin.comparison.split import train_test_split
+from ssmlin.comparison import plots, train_test_split
 from ssmlin.demonstration import load_sunspots
 
 parser = argparse.ArgumentParser(description=__doc__)

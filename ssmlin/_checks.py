@@ -1,11 +1,10 @@
-"""Argument checks shared by every public function.
+"""Argument checks that all public functions share.
 
-Shapes and dtypes are always checked. Values (finiteness, ranges) are checked when they are
-concrete: under a trace there is nothing to look at.
+Shapes and dtypes are always checked. Values (finiteness, ranges) are checked only when they are
+concrete: inside a traced function they are not known.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,23 +12,25 @@ import numpy as np
 from jaxtyping import Array
 
 
-def is_concrete(x: Any) -> bool:
-    """Whether the values of `x` can be read now (it is not being traced)."""
+def is_concrete(x: object) -> bool:
+    """Whether the values of `x` are known, which they are not while JAX traces a function."""
     return not isinstance(x, jax.core.Tracer)
 
 
-def describe(x: Any) -> str:
-    """Say what an argument is, for an error message: dtype and shape, or the type's name."""
+def describe(x: object) -> str:
+    """Describe an argument for an error message: dtype and shape, or type and value."""
     if hasattr(x, "dtype") and hasattr(x, "shape"):
         return f"{x.dtype} array of shape {tuple(x.shape)}"
     return f"{type(x).__name__} {x!r}"
 
 
-def float_array(name: str, x: Any) -> Array:
-    """Return `x` as a float32 or float64 array; Python numbers are taken, integer arrays are not.
+def float_array(name: str, x: object) -> Array:
+    """Return `x` as a float32 or float64 array.
+
+    Python numbers and lists of floats are converted. Arrays of integers are refused.
 
     Raises:
-        TypeError: if `x` is not an array of (or convertible to) floating point numbers.
+        TypeError: `x` is not an array of floating point numbers.
     """
     expected = f"{name}: expected a float32 or float64 array"
     if x is None:
@@ -49,10 +50,16 @@ def float_array(name: str, x: Any) -> Array:
 
 
 def shaped(name: str, x: Array, dims: Sequence[str], sizes: dict[str, int]) -> Array:
-    """Check `x` against named dimensions; a name met for the first time is bound in `sizes`.
+    """Check that `x` has the named dimensions.
+
+    Args:
+        name: the argument's name, for the message.
+        x: the array.
+        dims: the names of its dimensions.
+        sizes: the sizes known so far, by name. Sizes that are new are added.
 
     Raises:
-        ValueError: naming the argument, the expected and the given shape.
+        ValueError: the shape is another one.
     """
     ok = x.ndim == len(dims)
     if ok:
@@ -69,7 +76,7 @@ def broadcast(name: str, x: Array, dims: Sequence[str], sizes: dict[str, int]) -
     """Broadcast a scalar, or an array with as many axes as `dims`, to the sizes of `dims`.
 
     Raises:
-        ValueError: naming the argument, the expected and the given shape.
+        ValueError: the shape cannot be broadcast.
     """
     shape = tuple(sizes[dim] for dim in dims)
     if x.ndim == 0 or (
@@ -109,7 +116,7 @@ def covariance(name: str, x: Array) -> Array:
     if is_concrete(x):
         values = np.asarray(x, dtype=np.float64)
         scale = max(float(np.abs(values).max(initial=0.0)), np.finfo(np.float64).tiny)
-        tolerance = 100 * float(jnp.finfo(x.dtype).eps) * scale * max(len(values), 1)
+        tolerance = 100 * float(np.finfo(x.dtype).eps) * scale * max(len(values), 1)
         if np.abs(values - values.T).max(initial=0.0) > tolerance:
             raise ValueError(f"{name}: expected a symmetric matrix, got an asymmetric one")
         smallest = float(np.linalg.eigvalsh(values).min(initial=0.0))
@@ -121,15 +128,15 @@ def covariance(name: str, x: Array) -> Array:
     return x
 
 
-def one_of(name: str, x: Any, choices: Sequence[str]) -> str:
+def one_of(name: str, x: object, choices: Sequence[str]) -> str:
     """Raise ValueError if `x` is not among `choices`."""
-    if x not in choices:
+    if not isinstance(x, str) or x not in choices:
         known = ", ".join(repr(choice) for choice in choices)
         raise ValueError(f"{name}: expected one of {known}, got {x!r}")
     return x
 
 
-def positive_int(name: str, x: Any, minimum: int = 1) -> int:
+def positive_int(name: str, x: object, minimum: int = 1) -> int:
     """Raise TypeError or ValueError if `x` is not an integer of at least `minimum`."""
     if isinstance(x, bool) or not isinstance(x, (int, np.integer)):
         raise TypeError(f"{name}: expected an integer, got {describe(x)}")

@@ -1,4 +1,7 @@
-"""Files are written whole or not at all; those of arrays are checked when read, never run."""
+"""Writing files completely or not at all, and files of arrays with a checksum.
+
+Reading a file of arrays never runs code from it.
+"""
 
 import contextlib
 import errno
@@ -16,7 +19,7 @@ _FORMAT = 1
 
 
 def _checksum(arrays: Mapping[str, np.ndarray], description: str) -> str:
-    """SHA-256 of everything in the file that has a meaning."""
+    """SHA-256 of the arrays and the description."""
     digest = hashlib.sha256(description.encode())
     for name in sorted(arrays):
         x = arrays[name]
@@ -26,15 +29,15 @@ def _checksum(arrays: Mapping[str, np.ndarray], description: str) -> str:
 
 
 def write_arrays(
-    path: Path, kind: str, arrays: Mapping[str, np.ndarray], description: Mapping[str, Any]
+    path: Path, kind: str, arrays: Mapping[str, np.ndarray], description: Mapping[str, object]
 ) -> None:
-    """Replace the file at `path` at once; whatever fails, the old file stays as it was.
+    """Write arrays to a file. If writing fails, an older file stays unchanged.
 
     Args:
         path: the file; its folder must exist.
-        kind: what the file holds.
+        kind: the kind of thing that the file holds.
         arrays: the arrays, by name.
-        description: what JSON can hold.
+        description: further values that JSON can hold.
 
     Raises:
         OSError: the file cannot be written.
@@ -50,16 +53,16 @@ def write_arrays(
 
 @contextlib.contextmanager
 def written_whole(path: Path, *, new: bool = False) -> Iterator[Path]:
-    """A temporary path in the same folder to write to, which becomes `path` at the end.
+    """Yield a temporary path in the same folder, which is renamed to `path` at the end.
 
-    Whatever fails, nothing is left of it, and what was at `path` stays as it was.
+    If anything fails, the temporary file is removed, and an older file at `path` stays unchanged.
 
     Args:
         path: the file; its folder must exist.
-        new: whether there must be no file at `path`.
+        new: whether a file at `path` is an error.
 
     Raises:
-        FileExistsError: there is one, and there must be none.
+        FileExistsError: there is a file at `path`, with `new`.
         OSError: the file cannot be written.
     """
     if new and path.exists():
@@ -76,7 +79,7 @@ def written_whole(path: Path, *, new: bool = False) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     if hasattr(os, "O_DIRECTORY"):
-        # So that the new name outlives a loss of power, too; some file systems cannot.
+        # Then the new name survives a power failure, too. Some file systems cannot do this.
         with contextlib.suppress(OSError):
             folder = os.open(path.parent, os.O_DIRECTORY)
             try:
@@ -86,9 +89,9 @@ def written_whole(path: Path, *, new: bool = False) -> Iterator[Path]:
 
 
 def _move_to_new(temporary: Path, path: Path) -> None:
-    """Give a file its name, unless another one has it meanwhile."""
+    """Rename a file, unless another file has the name by now."""
     try:
-        os.link(temporary, path)  # unlike a rename it never replaces
+        os.link(temporary, path)  # unlike a rename, this never replaces a file
     except FileExistsError:
         raise
     except OSError:  # a file system without links
@@ -98,7 +101,7 @@ def _move_to_new(temporary: Path, path: Path) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Try what :func:`written_whole` will do, before the work that is to be written.
+    """Check that :func:`written_whole` can write a file, before the work begins.
 
     Raises:
         OSError: the file cannot be written.
@@ -111,17 +114,17 @@ def check_writable(path: Path) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    """A name of its own, with the same ending, since some writers go by the ending."""
+    """A new name with the same ending, since some writers choose the format by the ending."""
     return path.with_name(f"{_temporary_prefix(path)}{secrets.token_hex(8)}{path.suffix}")
 
 
 def _temporary_prefix(path: Path) -> str:
-    """How the names begin of what is not yet the file at `path`."""
+    """The beginning of the names of temporary files for `path`."""
     return f".{path.name}."
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what writers of the file at `path` left unfinished when they were killed."""
+    """Remove temporary files of the file at `path` whose writers were killed."""
     prefix = _temporary_prefix(path)
     with contextlib.suppress(OSError):
         for other in path.parent.iterdir():
@@ -133,16 +136,16 @@ def read_arrays(name: str, path: Path, kind: str) -> tuple[dict[str, np.ndarray]
     """Read a file that :func:`write_arrays` wrote.
 
     Args:
-        name: the argument that named the file, for messages.
+        name: the argument with the path, for messages.
         path: the file.
-        kind: what it should hold.
+        kind: the kind of thing that it should hold.
 
     Returns:
         The arrays and the description.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is damaged, or holds something else.
+        ValueError: the file is damaged, or holds something else.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -159,8 +162,8 @@ def read_arrays(name: str, path: Path, kind: str) -> tuple[dict[str, np.ndarray]
         raise ValueError(f"{expected}, got a damaged or foreign one: {path} ({error})") from error
     if metadata.get("sha256") != _checksum(arrays, text):
         raise ValueError(f"{expected}, got a damaged one: {path} (its checksum differs)")
-    if (found := description.pop("kind")) != kind:
-        raise ValueError(f"{expected}, got one with a {found}: {path}")
+    if (other := description.pop("kind")) != kind:
+        raise ValueError(f"{expected}, got one with a {other}: {path}")
     if (version := description.pop("format")) != _FORMAT:
         raise ValueError(f"{expected} of format {_FORMAT}, got format {version}: {path}")
     return arrays, description

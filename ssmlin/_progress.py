@@ -1,4 +1,4 @@
-"""Progress bars for long work."""
+"""Progress bars for long computations."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress_bar(show: bool) -> Iterator[Progress]:
-    """A bar with count, elapsed and remaining time; silent if `show` is False."""
-    # Imported when it is needed, so that importing the package stays quick.
+    """A progress bar with count, elapsed and remaining time; hidden if `show` is False."""
+    # Imported here, so that importing the package stays fast.
     from rich import progress
 
     columns = (

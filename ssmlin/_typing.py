@@ -2,6 +2,13 @@
 
 import numpy as np
 from jax import Array
+from jaxtyping import Float
 
-#: What public functions take: arrays of JAX or of NumPy. ``Float[AnyArray, "T m"]`` for one.
+#: Arrays that public functions take, of JAX or of NumPy: ``Float[AnyArray, "T m"]``.
 AnyArray = Array | np.ndarray
+
+#: A real number, or an array that holds one.
+Scalar = float | int | Float[AnyArray, ""]
+
+#: What is broadcast over time, or to the shape that an argument documents.
+Broadcastable = float | int | Float[AnyArray, "..."]

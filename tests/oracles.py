@@ -16,6 +16,7 @@ MECHANISMS = (
     "deltanet",
     "gated_deltanet",
     "kda",
+    "gated_deltanet2",
     "longhorn",
     "rwkv7",
     "deltaproduct",
@@ -31,6 +32,7 @@ GATES = {
     "deltanet": ("beta",),
     "gated_deltanet": ("alpha", "beta"),
     "kda": ("decay", "beta"),
+    "gated_deltanet2": ("decay", "erase", "write"),
     "longhorn": ("beta",),
     "rwkv7": ("decay", "removal_key", "removal_rate"),
     "deltaproduct": ("beta",),
@@ -42,6 +44,7 @@ SIGNED = {
     "deltanet": "beta",
     "gated_deltanet": "beta",
     "kda": "beta",
+    "gated_deltanet2": "erase",
     "deltaproduct": "beta",
     "gated_deltaproduct": "beta",
 }
@@ -60,6 +63,8 @@ def random_tokens(name, steps=6, d=3, m=2, n_h=2, seed=0, dtype=np.float64, sign
         "alpha": (steps,),
         "beta": (steps, *micro),
         "decay": (steps, d),
+        "erase": (steps, d),
+        "write": (steps, m),
         "removal_rate": (steps, d),
     }
     for gate in GATES[name]:
@@ -98,6 +103,12 @@ def dense_operators(name, tokens):
             front = {"deltanet": eye, "kda": None if decay is None else np.diag(decay)}.get(name)
             front = alpha * eye if name == "gated_deltanet" else front
             a, b = front @ (eye - beta * np.outer(kn, kn)), beta * np.outer(v, kn)
+        elif name == "gated_deltanet2":
+            kn, erase, write = unit(k), gate["erase"], gate["write"]
+            faded = np.diag(decay)
+            # What the faded memory holds along b ⊙ k̂ is taken away, and w ⊙ v put there.
+            a = faded - faded @ np.outer(erase * kn, kn)
+            b = np.outer(write * v, kn)
         elif name == "longhorn":
             eps = beta / (1 + beta * k @ k)
             a, b = eye - eps * np.outer(k, k), eps * np.outer(v, k)

@@ -1,4 +1,4 @@
-"""The softmax side: pure functions of queries, keys and values."""
+"""Softmax attention and its alternatives: pure functions of queries, keys and values."""
 
 from ssmlin.attention.grouped import grouped_attention
 from ssmlin.attention.karat import ParamsKArAt, init_karat, karat_attention, karat_weights

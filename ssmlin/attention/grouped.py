@@ -1,36 +1,43 @@
-"""Attention over groups of tokens: earlier groups are one key and value each."""
+"""Attention over groups of tokens: each earlier group is one key and one value."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ssmlin import _checks
+from ssmlin._typing import AnyArray
 from ssmlin.attention.softmax import check_tokens
 
 
 def grouped_attention(
-    queries: Float[Array, "T d"],
-    keys: Float[Array, "T d"],
-    values: Float[Array, "T m"],
+    queries: Float[AnyArray, "T d"],
+    keys: Float[AnyArray, "T d"],
+    values: Float[AnyArray, "T m"],
     *,
     group_size: int = 4,
 ) -> Float[Array, "T m"]:
-    r"""Causal attention to the means of complete groups and to the tokens of one's own group.
+    r"""Causal attention to the means of earlier groups and to the tokens of the query's own group.
 
-    A group G of g tokens stands for $g \exp(q^\top \bar k_G / \sqrt d)$ and the mean of its
-    values, which is exact where its keys are equal. Work and cache fall by g.
+    $$o_t = \frac{\sum_G g \exp(q_t^\top \bar k_G / \sqrt d) \, \bar v_G
+    + \sum_s \exp(q_t^\top k_s / \sqrt d) \, v_s}
+    {\sum_G g \exp(q_t^\top \bar k_G / \sqrt d) + \sum_s \exp(q_t^\top k_s / \sqrt d)}$$
+
+    G runs over the earlier groups of g tokens, with mean key $\bar k_G$ and mean value
+    $\bar v_G$, and s over the tokens up to t in the group of t. This equals softmax attention if
+    the keys within each group are equal. Work and cache are smaller by the factor g.
 
     Args:
         queries: q, (T, d).
         keys: k, (T, d).
         values: v, (T, m).
-        group_size: g, tokens a group; 1 is softmax attention.
+        group_size: g >= 1, the number of tokens in a group; 1 is softmax attention.
 
     Returns:
         o, (T, m).
 
     Raises:
         ValueError: arrays whose shapes do not match.
+        TypeError: arrays that are not of floating point.
 
     Example:
         >>> import jax.numpy as jnp

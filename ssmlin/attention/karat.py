@@ -1,4 +1,4 @@
-"""Kolmogorov-Arnold attention: learnable univariate functions in the place of softmax."""
+"""Kolmogorov-Arnold attention: learnable univariate functions instead of the softmax."""
 
 from typing import NamedTuple
 
@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ssmlin._typing import AnyArray
 from ssmlin.attention.softmax import check_tokens
 
 
@@ -26,16 +27,22 @@ class ParamsKArAt(NamedTuple):
 def init_karat(
     key: Array, num_tokens: int, rank: int = 12, num_frequencies: int = 3
 ) -> ParamsKArAt:
-    """Small random parameters.
+    """Draw small random parameters for :func:`karat_attention`.
 
     Args:
         key: a PRNG key.
-        num_tokens: T.
-        rank: r.
-        num_frequencies: G.
+        num_tokens: T, the number of tokens.
+        rank: r, the number of functions a token.
+        num_frequencies: G, the number of frequencies of a function.
 
     Returns:
         The parameters.
+
+    Example:
+        >>> import jax
+        >>> from ssmlin.attention import init_karat
+        >>> init_karat(jax.random.key(0), num_tokens=5).projection.shape
+        (5, 12)
     """
     a, b, w = jax.random.split(key, 3)
     shape = (rank, num_tokens, num_frequencies)
@@ -48,9 +55,9 @@ def init_karat(
 
 
 def karat_weights(
-    params: ParamsKArAt, scores: Float[Array, "n T"], *, causal: bool = True
+    params: ParamsKArAt, scores: Float[AnyArray, "n T"], *, causal: bool = True
 ) -> Float[Array, "n T"]:
-    r"""Attention weights from scores x, which need not be positive nor sum to one.
+    r"""Attention weights from scores x; they may be negative, and their sum need not be one.
 
     $$A_t = W \phi(x_t), \quad \phi_i(x_t) = \sum_s \sum_{n=1}^{G}
     a_{isn} \cos(n x_{ts}) + b_{isn} \sin(n x_{ts})$$
@@ -58,11 +65,19 @@ def karat_weights(
     Args:
         params: the parameters.
         scores: x, (n, T), a row for each query.
-        causal: leave keys after the query out, before and after φ; for n = T.
+        causal: whether keys after the query have no weight and do not enter φ; needs n = T.
 
     Returns:
         A, (n, T).
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from ssmlin.attention import init_karat, karat_weights
+        >>> weights = karat_weights(init_karat(jax.random.key(0), 3), jnp.ones((3, 3)))
+        >>> weights.shape, float(weights[0, 1])
+        ((3, 3), 0.0)
     """
+    scores = jnp.asarray(scores)
     past = jnp.tri(len(scores), dtype=bool) if causal else jnp.ones(scores.shape, bool)
     frequencies = jnp.arange(1, params.cosines.shape[-1] + 1, dtype=scores.dtype)
     angles = jnp.where(past, scores, 0.0)[..., None] * frequencies
@@ -74,26 +89,29 @@ def karat_weights(
 
 def karat_attention(
     params: ParamsKArAt,
-    queries: Float[Array, "T d"],
-    keys: Float[Array, "T d"],
-    values: Float[Array, "T m"],
+    queries: Float[AnyArray, "T d"],
+    keys: Float[AnyArray, "T d"],
+    values: Float[AnyArray, "T m"],
     *,
     causal: bool = True,
 ) -> Float[Array, "T m"]:
-    """Attention with the weights of :func:`karat_weights` of q_tᵀ k_s / √d.
+    r"""Attention with the weights of :func:`karat_weights`.
+
+    $$o_t = \sum_s A_{ts} v_s, \quad A = A(x), \quad x_{ts} = q_t^\top k_s / \sqrt d$$
 
     Args:
         params: the parameters, made for T tokens.
         queries: q, (T, d).
         keys: k, (T, d).
         values: v, (T, m).
-        causal: whether a token sees those after it.
+        causal: whether a token attends to the tokens up to its own only.
 
     Returns:
         o, (T, m).
 
     Raises:
         ValueError: arrays whose shapes do not match.
+        TypeError: arrays that are not of floating point.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -103,7 +121,7 @@ def karat_attention(
         >>> karat_attention(params, x, x, x).shape
         (5, 2)
 
-    Source: Maity et al. (2025), arXiv 2503.10632: the Fourier basis, with rank r on the way back.
+    Source: Maity et al. (2025), arXiv 2503.10632: the Fourier basis with a projection of rank r.
     """
     q, k, v = check_tokens(queries, keys, values)
     if len(params.projection) != len(q):

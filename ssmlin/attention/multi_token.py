@@ -1,22 +1,24 @@
-"""Multi-token attention: weights from several neighbouring queries and keys, and several heads."""
+"""Multi-token attention: weights that depend on neighbouring queries, keys and heads."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ssmlin import _checks
+from ssmlin._typing import AnyArray
 
 
 class ParamsMultiToken(NamedTuple):
     """Parameters of :func:`multi_token_attention`.
 
     Attributes:
-        kernel: θ, (H, c_q, c_k): row i weighs the query i steps back, the middle column the key
-            itself.
-        mixing: how heads are mixed, (H, H).
-        norm: scale of the group norm, (H, m); None for no norm.
+        kernel: θ, (H, c_q, c_k): row i is for the query i steps before, and the middle column for
+            the key itself.
+        mixing: M, the weights of the heads, (H, H).
+        norm: the scale of the group norm, (H, m); None for no norm.
     """
 
     kernel: Float[Array, "H c_q c_k"]
@@ -27,19 +29,24 @@ class ParamsMultiToken(NamedTuple):
 def init_multi_token(
     num_heads: int, value_dim: int | None, query_size: int = 6, key_size: int = 11
 ) -> ParamsMultiToken:
-    """The identity: parameters with which it is softmax attention, but for the norm.
+    """Parameters that make multi-token attention softmax attention, apart from the norm.
 
     Args:
-        num_heads: H.
+        num_heads: H, the number of heads.
         value_dim: m, for the group norm; None for no norm.
-        query_size: c_q.
-        key_size: c_k, odd.
+        query_size: c_q >= 1, the number of queries under the kernel.
+        key_size: c_k >= 1, the number of keys under the kernel, an odd number.
 
     Returns:
         The parameters.
 
     Raises:
-        ValueError: an even c_k, which has no middle.
+        ValueError: sizes below 1, or an even c_k.
+
+    Example:
+        >>> from ssmlin.attention import init_multi_token
+        >>> init_multi_token(2, None, query_size=1, key_size=3).kernel[0].tolist()
+        [[0.0, 1.0, 0.0]]
     """
     _checks.positive_int("query_size", query_size)
     if _checks.positive_int("key_size", key_size) % 2 == 0:
@@ -51,9 +58,9 @@ def init_multi_token(
 
 def multi_token_attention(
     params: ParamsMultiToken,
-    queries: Float[Array, "T H d"],
-    keys: Float[Array, "T H d"],
-    values: Float[Array, "T H m"],
+    queries: Float[AnyArray, "T H d"],
+    keys: Float[AnyArray, "T H d"],
+    values: Float[AnyArray, "T H m"],
 ) -> Float[Array, "T H m"]:
     r"""Causal attention with scores convolved over queries and keys, and with heads mixed.
 
@@ -61,9 +68,9 @@ def multi_token_attention(
     1_{s - j \le t - i} \, x^{(h)}_{t-i, s-j}, \quad
     A^{(h)} = \sum_{h'} M_{hh'} \mathrm{softmax}(\hat x^{(h')})$$
 
-    Scores of keys after their query are zero before the convolution, which looks both ways along
-    the keys, and −∞ after it: a later token changes nothing. Outputs of each head are normalised
-    by their root mean square.
+    The convolution covers keys on both sides. Scores of keys after their query are zero before it
+    and −∞ after it, so later tokens have no influence. The outputs of each head are divided by
+    their root mean square.
 
     Args:
         params: the parameters.
@@ -76,6 +83,7 @@ def multi_token_attention(
 
     Raises:
         ValueError: arrays whose shapes do not match.
+        TypeError: arrays that are not of floating point.
 
     Example:
         >>> import jax.numpy as jnp
@@ -105,7 +113,7 @@ def multi_token_attention(
     scores = jnp.where(past, jnp.einsum("thd,shd->hts", q, k) * d**-0.5, 0.0)
     _, query_size, key_size = params.kernel.shape
     half = key_size // 2
-    # Each head has its own kernel; the library's convolution correlates, so kernels are reversed.
+    # Each head has its own kernel. JAX computes correlations, so the kernels are reversed.
     convolved = jax.lax.conv_general_dilated(
         scores[None],
         params.kernel[:, None, ::-1, ::-1].astype(scores.dtype),
@@ -119,5 +127,5 @@ def multi_token_attention(
     read = jnp.einsum("hts,shm->thm", mixed, v)
     if params.norm is None:
         return read
-    size = jnp.sqrt(jnp.mean(read**2, axis=-1, keepdims=True) + jnp.finfo(read.dtype).eps)
+    size = jnp.sqrt(jnp.mean(read**2, axis=-1, keepdims=True) + np.finfo(read.dtype).eps)
     return params.norm * read / size

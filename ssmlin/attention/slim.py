@@ -1,4 +1,4 @@
-"""Slim attention: values rebuilt from cached keys, so that the cache holds keys alone."""
+"""Slim attention: values are computed from the cached keys, so only keys are cached."""
 
 import jax
 import jax.numpy as jnp
@@ -6,15 +6,16 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ssmlin import _checks
+from ssmlin._typing import AnyArray
 
 
 def slim_projection(
-    key_weights: Float[Array, "D D"], value_weights: Float[Array, "D M"]
+    key_weights: Float[AnyArray, "D D"], value_weights: Float[AnyArray, "D M"]
 ) -> Float[Array, "D M"]:
     r"""The map from keys to values, $W_{KV} = W_K^{-1} W_V$.
 
-    With K = X W_K and V = X W_V over all heads, V = K W_KV. Rounding errors grow with the
-    condition number of W_K.
+    With K = X W_K and V = X W_V for all heads together, V = K W_KV. Rounding errors increase with
+    the condition number of W_K.
 
     Args:
         key_weights: W_K of all heads together, (D, D), before rotary embeddings.
@@ -24,8 +25,9 @@ def slim_projection(
         W_KV, (D, M).
 
     Raises:
-        ValueError: a W_K that is not square, as with grouped or multi-query attention, which have
-            fewer key heads than query heads; or one that is singular.
+        ValueError: W_K is singular, or not square, as with grouped or multi-query attention, which
+            have fewer key heads than query heads; or W_V has another number of rows.
+        TypeError: arrays that are not of floating point.
 
     Example:
         >>> import jax.numpy as jnp
@@ -53,20 +55,21 @@ def slim_projection(
                 f"key_weights: expected an invertible matrix, got one of rank {rank} for "
                 f"{len(key_weights)} columns"
             )
-    return jnp.linalg.solve(key_weights, value_weights)
+    projection: Float[Array, "D M"] = jnp.linalg.solve(key_weights, value_weights)
+    return projection
 
 
 def slim_attention(
-    queries: Float[Array, "T H d"],
-    keys: Float[Array, "T H d"],
-    projection: Float[Array, "H*d H*m"],
+    queries: Float[AnyArray, "T H d"],
+    keys: Float[AnyArray, "T H d"],
+    projection: Float[AnyArray, "D M"],
 ) -> Float[Array, "T H m"]:
-    r"""Causal softmax attention of several heads from queries and keys alone.
+    r"""Causal softmax attention of several heads, from queries and keys only.
 
     $$o^{(h)}_t = \Big(\sum_{s \le t} a^{(h)}_{ts} K_s\Big) W_{KV}^{(h)}$$
 
-    K_s are the keys of all heads in a row: the cache holds H·d numbers a token where attention
-    holds H·(d + m). The weighted keys are summed first, so values are never made.
+    K_s holds the keys of all heads. The cache has H·d numbers a token instead of H·(d + m). The
+    sum over the keys comes first, so no values are computed.
 
     Args:
         queries: q, (T, H, d).
@@ -78,6 +81,7 @@ def slim_attention(
 
     Raises:
         ValueError: arrays whose shapes do not match.
+        TypeError: arrays that are not of floating point.
 
     Example:
         >>> import jax.numpy as jnp
@@ -89,6 +93,7 @@ def slim_attention(
     """
     q = _checks.float_array("queries", queries)
     k = _checks.float_array("keys", keys)
+    projection = _checks.float_array("projection", projection)
     if q.ndim != 3:
         raise ValueError(f"queries: expected shape (T, H, d), got {q.shape}")
     if k.shape != q.shape:

@@ -1,21 +1,22 @@
-"""Causal softmax attention, the oracle for everything that stands in for it."""
+"""Causal softmax attention, which the tests compare its alternatives with."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ssmlin import _checks
+from ssmlin._typing import AnyArray, Scalar
 
 
 def softmax_attention(
-    queries: Float[Array, "T d"],
-    keys: Float[Array, "T d"],
-    values: Float[Array, "T m"],
+    queries: Float[AnyArray, "T d"],
+    keys: Float[AnyArray, "T d"],
+    values: Float[AnyArray, "T m"],
     *,
-    scale: float | Float[Array, ""] | None = None,
-    bias: Float[Array, "T T"] | None = None,
+    scale: Scalar | None = None,
+    bias: Float[AnyArray, "T T"] | None = None,
 ) -> Float[Array, "T m"]:
-    r"""Causal attention.
+    r"""Causal softmax attention.
 
     $$o_t = \sum_{s \le t} a_{ts} v_s, \quad
     a_{ts} \propto \exp(\lambda \, q_t^\top k_s + b_{ts})$$
@@ -25,7 +26,7 @@ def softmax_attention(
         keys: k, (T, d).
         values: v, (T, m).
         scale: λ; default $d^{-1/2}$.
-        bias: b, (T, T); −∞ takes a key out. Each query must be left with one.
+        bias: b, (T, T); −∞ excludes a key. At least one key must remain for each query.
 
     Returns:
         o, (T, m).
@@ -43,18 +44,25 @@ def softmax_attention(
 
     Source: Vaswani et al. (2017), arXiv 1706.03762.
     """
-    queries, keys, values = check_tokens(queries, keys, values)
-    steps, d = queries.shape
-    scores = (d**-0.5 if scale is None else scale) * (queries @ keys.T)
+    q, k, v = check_tokens(queries, keys, values)
+    steps, d = q.shape
+    scores = (d**-0.5 if scale is None else scale) * (q @ k.T)
     if bias is not None:
         if jnp.shape(bias) != (steps, steps):
             raise ValueError(f"bias: expected shape ({steps}, {steps}), got {jnp.shape(bias)}")
         scores = scores + bias
-    return jax.nn.softmax(jnp.where(jnp.tri(steps, dtype=bool), scores, -jnp.inf)) @ values
+    return jax.nn.softmax(jnp.where(jnp.tri(steps, dtype=bool), scores, -jnp.inf)) @ v
 
 
-def check_tokens(queries: Array, keys: Array, values: Array) -> tuple[Array, Array, Array]:
-    """Floating point arrays of matching shapes (T, d), (T, d), (T, m), or an error."""
+def check_tokens(
+    queries: Float[AnyArray, "T d"], keys: Float[AnyArray, "T d"], values: Float[AnyArray, "T m"]
+) -> tuple[Float[Array, "T d"], Float[Array, "T d"], Float[Array, "T m"]]:
+    """Check queries, keys and values, and return them as arrays of JAX.
+
+    Raises:
+        ValueError: arrays whose shapes do not match.
+        TypeError: arrays that are not of floating point.
+    """
     q, k, v = (
         _checks.float_array(name, x)
         for name, x in (("queries", queries), ("keys", keys), ("values", values))

@@ -103,7 +103,7 @@ def mechanisms(
     Example: ssmlin mechanisms --full > mechanisms.md
     """
     if quick or full:
-        from ssmlin.study.mechanism_page import measure, to_markdown
+        from ssmlin.study import measure, to_markdown
 
         tables = measure(quick=not full, progress=not (quiet or as_json) and sys.stdout.isatty())
         if as_json:

@@ -110,8 +110,7 @@ def compare(
 
     Example: ssmlin compare data.csv --target y --checkpoint done   # models may be added later
     """
-    from ssmlin.comparison import compare_series, pooled_frame
-    from ssmlin.comparison.comparisons import all_series
+    from ssmlin.comparison import all_series, compare_series, pooled_frame
     from ssmlin.data import Series
 
     new_file(output, "--output")
@@ -279,7 +278,7 @@ def _write_report(
         if not draws or not isinstance(fit, FittedAttention):
             continue
         gates = [name for name, gate in fit.model.mechanism.gates.items()
-                 if gate.per != "column" and gate.trainable]  # fmt: skip
+                 if not gate.is_per_channel and gate.trainable]  # fmt: skip
         if not gates:
             continue
         data = with_lags(fit.model, with_season(comparison.split.observed, fit.seasonal))

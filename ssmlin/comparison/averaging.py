@@ -17,8 +17,7 @@ from jaxtyping import Float
 from ssmlin.comparison.evaluation import Result, path_origins
 from ssmlin.comparison.scores import score, score_paths
 from ssmlin.comparison.split import Split
-from ssmlin.forecasting.interface import Ahead
-from ssmlin.forecasting.predictive import Predictive
+from ssmlin.forecasting import Ahead, Predictive
 
 FORGETTING = 0.99
 
@@ -58,8 +57,9 @@ def dynamic_weights(
     scores = np.zeros_like(log_densities)
     for t, gain in enumerate(gains):
         scores[t + 1] = forgetting * scores[t] + gain
-    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return weights / weights.sum(axis=1, keepdims=True)
+    weights: np.ndarray = np.exp(scores - scores.max(axis=1, keepdims=True))
+    weights /= weights.sum(axis=1, keepdims=True)
+    return weights
 
 
 def average(members: Sequence[Result], split: Split, horizon: int = 1, seed: int = 0) -> Result:
@@ -83,11 +83,11 @@ def average(members: Sequence[Result], split: Split, horizon: int = 1, seed: int
     weights = dynamic_weights(log_densities)
     predictive = Predictive.mixture(laws, weights)
     draws = paths = None
-    found = [r.draws for r in members if r.draws is not None]
-    if len(found) == len(members):
+    of_members = [r.draws for r in members if r.draws is not None]
+    if len(of_members) == len(members):
         steps = len(split.observed.values)
-        origins = path_origins(split.num_train, steps, horizon, len(found[0]))
-        draws = _mix_paths(np.stack(found), weights[origins - split.num_train], seed)
+        origins = path_origins(split.num_train, steps, horizon, len(of_members[0]))
+        draws = _mix_paths(np.stack(of_members), weights[origins - split.num_train], seed)
         paths = score_paths(
             draws, Ahead(origins, horizon).future(split.observed.values), split.units
         )
@@ -107,10 +107,11 @@ def average(members: Sequence[Result], split: Split, horizon: int = 1, seed: int
 def _mix_paths(
     draws: Float[np.ndarray, "k N n H m"], weights: Float[np.ndarray, "N k"], seed: int
 ) -> Float[np.ndarray, "N n H m"]:
-    """Of each model's paths a share that is its weight."""
+    """Take from each model's paths the share that is its weight."""
     rng = np.random.default_rng(seed)
     _, num_origins, n = draws.shape[:3]
     bounds = np.cumsum(weights, axis=1)[:, None, :]
     u = (np.arange(n) + rng.uniform(size=(num_origins, 1))) / n  # stratified
     which = np.minimum((u[..., None] > bounds).sum(axis=-1), len(draws) - 1)
-    return draws[which, np.arange(num_origins)[:, None], np.arange(n)]
+    mixed: np.ndarray = draws[which, np.arange(num_origins)[:, None], np.arange(n)]
+    return mixed

@@ -1,72 +1,72 @@
-"""One interface for everything that predicts a series, the choice of settings, and held-out scores.
-
-A forecaster is fitted on training data and then says, for every step of a longer series, the
-predictive law given all earlier steps, and from any step on sampled paths of the steps to come.
-"""
+"""Fit a candidate, choose its setting, and score what it says of the held-out part."""
 
 import time
 import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from ssmlin.comparison.candidate import Candidate, Setting
 from ssmlin.comparison.scores import PathScores, Scores, Units, score, score_paths
-from ssmlin.forecasting.interface import Ahead, Fit, Fitted, Observed
-from ssmlin.forecasting.predictive import Predictive
+from ssmlin.forecasting import Ahead, Fitted, Observed, Predictive
 
 #: What a fit may fail with; anything else is a mistake in the program and is raised.
 FAILURES = (ArithmeticError, RuntimeError, ValueError, np.linalg.LinAlgError)
+#: The share of the training part, at its end, on which settings are chosen.
+VALIDATION_FRACTION = 0.2
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A named way to fit, and the settings to choose among.
+class EvaluationOptions:
+    """How candidates are scored, the same for all that are compared.
 
     Args:
-        name: as it is shown.
-        fit: fits one setting.
-        settings: keyword arguments of `fit`.
-        validates_itself: whether `fit` holds out the same share of the training data by itself
-            and reports :attr:`Fitted.validation`; then no separate fit is needed to choose.
+        horizon: score sampled paths of so many steps, too, if it is more than 1.
+        num_refits: leave-future-out: cut the held-out part into num_refits + 1 blocks and fit
+            again, with the chosen setting, before each.
+        evidence: estimate the log evidence of the training part, too, where the model can.
+        seed: for random starts and draws.
     """
 
-    name: str
-    fit: Fit
-    settings: tuple[dict[str, Any], ...] = ({},)
-    validates_itself: bool = False
+    horizon: int = 1
+    num_refits: int = 0
+    evidence: bool = False
+    seed: int = 0
 
 
 class Result(NamedTuple):
-    """How a forecaster did on the held-out part.
+    """How a candidate did on the held-out part.
 
     Attributes:
-        name: the candidate.
+        name: the candidate's name.
         setting: the chosen setting.
         scores: one-step scores, or None if it failed.
         paths: scores of paths, or None if it failed or none were asked for.
         predictive: the laws of the held-out steps, or None if it failed.
         num_parameters: how many numbers were fitted.
         seconds: time for choosing, fitting and predicting.
-        details: what the fit left for a report, or None.
+        details: what the fit left for a report, or None: of a mechanism its
+            :class:`~ssmlin.forecasting.linear_attention.FittedAttention`, of the average its
+            :class:`~ssmlin.comparison.averaging.Weights`.
         failure: why it failed, or None.
         draws: the sampled paths from each origin, (N, n, H, m), or None.
         log_evidence: log p(training part), the parameters integrated out; NaN where that is not
             known or was not asked for.
-        warnings: what libraries complained about while it was fitted and predicted, each once.
+        warnings: warnings of libraries while it was fitted and predicted, each once.
     """
 
     name: str
-    setting: dict[str, Any]
+    setting: Setting
     scores: Scores | None
     paths: PathScores | None
     predictive: Predictive | None
     num_parameters: int
     seconds: float
-    details: Any = None
+    details: object = None
     failure: str | None = None
     draws: Float[np.ndarray, "N n H m"] | None = None
     log_evidence: float = np.nan
@@ -83,103 +83,131 @@ class Result(NamedTuple):
         return np.nan if self.scores is None else self.scores.summary()["rmse"]
 
 
+class _HeldOut(NamedTuple):
+    """What is known of the held-out part after predicting it."""
+
+    predictive: Predictive
+    scores: Scores
+    draws: Float[np.ndarray, "N n H m"] | None
+    path_scores: PathScores | None
+
+
 def evaluate(
     candidate: Candidate,
     observed: Observed,
     num_train: int,
     units: Units | None = None,
+    options: EvaluationOptions | None = None,
     *,
-    horizon: int = 1,
-    num_refits: int = 0,
-    validation_fraction: float = 0.2,
+    validation_fraction: float = VALIDATION_FRACTION,
     max_origins: int = 50,
-    evidence: bool = False,
-    seed: int = 0,
 ) -> Result:
     """Choose a setting on the end of the training part, refit, and score the held-out part.
 
     Nothing of the held-out part is seen before the scores. A setting that fails is passed over;
-    if all do, the result says why.
+    if all fail, the result says why.
 
     Args:
         candidate: what to fit.
         observed: the standardised series.
         num_train: the number of training steps.
         units: the way back, if the values are transformed; scores are then of those before.
-        horizon: score sampled paths of so many steps, too, if it is more than 1.
-        num_refits: leave-future-out: cut the held-out part in num_refits + 1 blocks and fit
-            anew, with the chosen setting, before each.
+        options: how to score it; default :class:`EvaluationOptions` without arguments.
         validation_fraction: the share of the training part to choose by.
         max_origins: paths start at so many steps of the held-out part, at most.
-        evidence: estimate the log evidence of the training part, too, where the model can.
-        seed: for random starts and draws.
 
     Returns:
         Scores of the held-out part.
+
+    Example:
+        >>> import numpy as np
+        >>> from ssmlin.comparison import Candidate, Fitted, Observed, Predictive, evaluate
+        >>> def fit_normal(train, seed):
+        ...     law = lambda series: Predictive.gaussian(np.zeros_like(series.values), np.eye(1))
+        ...     return Fitted(law, num_parameters=0)
+        >>> result = evaluate(Candidate("normal", fit_normal), Observed.of(np.ones((10, 1))), 6)
+        >>> round(result.log_density, 3)
+        -1.419
     """
+    options = EvaluationOptions() if options is None else options
     begin = time.perf_counter()
     caught: list[warnings.WarningMessage] = []
-    setting: dict[str, Any] = candidate.settings[0]
+    setting = candidate.settings[0]
     try:
         with warnings.catch_warnings(record=True) as caught:
             # Recorded, since some libraries, when they are imported, override what is ignored.
             warnings.simplefilter("always")
-            setting, fitted = _choose(candidate, observed.until(num_train), validation_fraction,
-                                      seed)  # fmt: skip
-            count, details = fitted.num_parameters, fitted.details
-            known = fitted.log_evidence if evidence else None
-            log_evidence = np.nan if known is None else known()
-            laws, paths, truths = [], [], []
-            steps = len(observed.values)
-            bounds = np.linspace(num_train, steps, num_refits + 2).round().astype(int)
-            origins = path_origins(num_train, steps, horizon, max_origins)
-            for start, end in zip(bounds[:-1], bounds[1:], strict=True):
-                if start > num_train:
-                    fitted = candidate.fit(observed.until(start), seed, **setting)
-                laws.append(_checked(fitted.predict(observed.until(end)).steps(slice(start, end))))
-                here = origins[(origins >= start) & (origins < end)]
-                if horizon > 1 and len(here) > 0 and fitted.simulate is not None:
-                    ahead = Ahead(here, horizon, seed=seed)
-                    paths.append(fitted.simulate(observed, ahead))
-                    truths.append(ahead.future(observed.values))
-            predictive = Predictive.join(laws)
-            scores = score(predictive, observed.values[num_train:], seed, units)
-            if not np.isfinite(scores.log_density).all():
-                raise ArithmeticError("the log density is not finite")
-            draws = np.concatenate(paths) if paths else None
-            path_scores = None
-            if draws is not None:
-                path_scores = score_paths(draws, np.concatenate(truths), units)
+            setting, fitted = _choose(
+                candidate, observed.until(num_train), validation_fraction, options.seed
+            )
+            estimate = fitted.log_evidence if options.evidence else None
+            log_evidence = np.nan if estimate is None else estimate()
+            held_out = _predict_held_out(
+                candidate, setting, fitted, observed, num_train, units, options, max_origins
+            )
     except FAILURES as error:
-        failure = f"{type(error).__name__}: {error}"
-        seconds = time.perf_counter() - begin
-        return Result(candidate.name, setting, None, None, None, 0, seconds, None, failure,
-                      warnings=_complaints(caught))  # fmt: skip
+        return Result(
+            candidate.name, setting, None, None, None, 0, time.perf_counter() - begin,
+            failure=f"{type(error).__name__}: {error}", warnings=_described(caught),
+        )  # fmt: skip
     return Result(
         name=candidate.name,
         setting=setting,
-        scores=scores,
-        paths=path_scores,
-        predictive=predictive,
-        num_parameters=count,
+        scores=held_out.scores,
+        paths=held_out.path_scores,
+        predictive=held_out.predictive,
+        num_parameters=fitted.num_parameters,
         seconds=time.perf_counter() - begin,
-        details=details,
-        draws=draws,
+        details=fitted.details,
+        draws=held_out.draws,
         log_evidence=log_evidence,
-        warnings=_complaints(caught),
+        warnings=_described(caught),
     )
 
 
-def _complaints(caught: Sequence[warnings.WarningMessage]) -> tuple[str, ...]:
+def _predict_held_out(
+    candidate: Candidate,
+    setting: Setting,
+    fitted: Fitted,
+    observed: Observed,
+    num_train: int,
+    units: Units | None,
+    options: EvaluationOptions,
+    max_origins: int,
+) -> _HeldOut:
+    """Predict and score the held-out part, with the refits that are asked for."""
+    horizon, seed, steps = options.horizon, options.seed, len(observed.values)
+    laws, paths, values = [], [], []
+    bounds = np.linspace(num_train, steps, options.num_refits + 2).round().astype(int).tolist()
+    origins = path_origins(num_train, steps, horizon, max_origins)
+    for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+        if start > num_train:
+            fitted = candidate.fit(observed.until(start), seed, **setting)
+        laws.append(_checked(fitted.predict(observed.until(end)).steps(slice(start, end))))
+        here = origins[(origins >= start) & (origins < end)]
+        if horizon > 1 and len(here) > 0 and fitted.simulate is not None:
+            ahead = Ahead(here, horizon, seed=seed)
+            paths.append(fitted.simulate(observed, ahead))
+            values.append(ahead.future(observed.values))
+    predictive = Predictive.join(laws)
+    scores = score(predictive, observed.values[num_train:], seed, units)
+    if not np.isfinite(scores.log_density).all():
+        raise ArithmeticError("the log density is not finite")
+    draws = np.concatenate(paths) if paths else None
+    path_scores = None if draws is None else score_paths(draws, np.concatenate(values), units)
+    return _HeldOut(predictive, scores, draws, path_scores)
+
+
+def _described(caught: Sequence[warnings.WarningMessage]) -> tuple[str, ...]:
     """Warnings in a line each, and how often they came; those for programmers left out."""
-    told = Counter(
+    counts = Counter(
         " ".join(f"{one.category.__name__}: {one.message}".split())
         for one in caught
         if not issubclass(
             one.category, (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
         )
     )
-    return tuple(text if n == 1 else f"{text} ({n} times)" for text, n in told.items())
+    return tuple(text if n == 1 else f"{text} ({n} times)" for text, n in counts.items())
 
 
 def path_origins(
@@ -193,26 +221,38 @@ def path_origins(
     return np.unique(np.linspace(num_train, last, count).round().astype(int))
 
 
+class _Choice(NamedTuple):
+    """A setting and what it is worth.
+
+    Attributes:
+        setting: the setting.
+        score: mean log density on the end of the training part.
+        fitted: the fit to the whole training part, if there is one already.
+    """
+
+    setting: Setting
+    score: float = 0.0
+    fitted: Fitted | None = None
+
+
 def _choose(
     candidate: Candidate, train: Observed, validation_fraction: float, seed: int
-) -> tuple[dict[str, Any], Fitted]:
+) -> tuple[Setting, Fitted]:
     """The best setting, fitted to the training part; raises the last failure if all fail."""
-    candidates: list[tuple[float, dict[str, Any], Fitted | None]] = []
+    choices: list[_Choice] = []
     failure: Exception | None = None
-    for setting in candidate.settings:
-        try:
-            if len(candidate.settings) == 1:
-                candidates.append((0.0, setting, None))
-                continue
-            # Complaints about settings that are only tried are nobody's concern.
-            with warnings.catch_warnings(record=True):
-                candidates.append(_validate(candidate, setting, train, validation_fraction, seed))
-        except FAILURES as error:
-            failure = error
-    if not candidates and failure is not None:
-        raise failure
-    # What was fitted on less may fail on all; then the next best is taken.
-    for _, setting, fitted in sorted(candidates, key=lambda candidate: -candidate[0]):
+    if len(candidate.settings) == 1:
+        choices.append(_Choice(candidate.settings[0]))
+    else:
+        for setting in candidate.settings:
+            try:
+                # Warnings about settings that are only tried are left out.
+                with warnings.catch_warnings(record=True):
+                    choices.append(_validate(candidate, setting, train, validation_fraction, seed))
+            except FAILURES as error:
+                failure = error
+    # A fit that succeeded on less data may fail on all; then the next best is taken.
+    for setting, _, fitted in sorted(choices, key=lambda choice: -choice.score):
         try:
             return setting, candidate.fit(train, seed, **setting) if fitted is None else fitted
         except FAILURES as error:
@@ -222,18 +262,14 @@ def _choose(
 
 
 def _validate(
-    candidate: Candidate,
-    setting: dict[str, Any],
-    train: Observed,
-    validation_fraction: float,
-    seed: int,
-) -> tuple[float, dict[str, Any], Fitted | None]:
-    """The score of a setting on the end of the training part; the fit, if it can be kept."""
+    candidate: Candidate, setting: Setting, train: Observed, validation_fraction: float, seed: int
+) -> _Choice:
+    """Score a setting on the end of the training part."""
     if candidate.validates_itself:
         fitted = candidate.fit(train, seed, **setting)
         if fitted.validation is None or not np.isfinite(fitted.validation):
             raise ArithmeticError(f"the validation score is {fitted.validation}")
-        return fitted.validation, setting, fitted
+        return _Choice(setting, fitted.validation, fitted)
     steps = len(train.values)
     cut = steps - int(validation_fraction * steps)
     laws = candidate.fit(train.until(cut), seed, **setting).predict(train)
@@ -241,7 +277,7 @@ def _validate(
     value = float(score(_checked(laws.steps(part)), train.values[part], seed).log_density.mean())
     if not np.isfinite(value):
         raise ArithmeticError(f"the validation score is {value}")
-    return value, setting, None
+    return _Choice(setting, value)
 
 
 def _checked(law: Predictive) -> Predictive:
@@ -251,11 +287,3 @@ def _checked(law: Predictive) -> Predictive:
         if not np.isfinite(x).all():
             raise ArithmeticError(f"{name} is not finite at {int((~np.isfinite(x)).sum())} places")
     return law
-
-
-def grid(**choices: Sequence[Any]) -> tuple[dict[str, Any], ...]:
-    """All combinations of settings, as keyword arguments."""
-    settings: list[dict[str, Any]] = [{}]
-    for name, options in choices.items():
-        settings = [one | {name: option} for one in settings for option in options]
-    return tuple(settings)

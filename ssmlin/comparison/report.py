@@ -7,19 +7,20 @@ import platform
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ssmlin._files import written_whole
-from ssmlin.comparison import figures as plots
-from ssmlin.comparison.comparisons import Comparison
-from ssmlin.comparison.plots import gate_figure, trace_figure
+from ssmlin.comparison import figures
+from ssmlin.comparison.plots import gate_figure, parameter_names, trace_figure
 from ssmlin.comparison.scores import SUMMARY
-from ssmlin.forecasting.linear_attention import FittedAttention
+from ssmlin.comparison.tables import Comparison
+from ssmlin.forecasting import FittedAttention
 from ssmlin.mechanisms import MECHANISMS
 
 if TYPE_CHECKING:
+    import matplotlib.figure
     import pandas
     import xarray
 
@@ -87,10 +88,10 @@ def write_report(
         >>> from ssmlin.comparison import Series, compare_models, write_report
         >>> y = np.cumsum(np.random.default_rng(0).normal(size=(60, 1)), axis=0)
         >>> series = Series("walk", y, np.arange(60), ("y",), "simulated")
-        >>> found = compare_models(series, ["persistence", "autoregression"], progress=False)
+        >>> comparison = compare_models(series, "persistence", progress=False)
         >>> path = pathlib.Path(tempfile.mkdtemp()) / "report.html"
-        >>> write_report(path, found)
-        >>> "autoregression" in path.read_text()
+        >>> write_report(path, comparison)
+        >>> "persistence" in path.read_text()
         True
     """
     text = _page(comparison, command, draws, drawn_from)
@@ -123,7 +124,7 @@ def _page(
         _text("log density: mean log p(y_t | all before) a step, higher is better; difference: to "
               "the best model, step by step; CRPS, energy, RMSE: lower is better; coverage: the "
               "share of values inside central intervals; PIT p: small where a law is wrong."),
-        _image(plots.leaderboard_figure(comparison), "Differences to the best model"),
+        _image(figures.leaderboard_figure(comparison), "Differences to the best model"),
     ]  # fmt: skip
     of_paths = [name for name in frame.columns if name.startswith("path_")]
     if of_paths:
@@ -142,21 +143,21 @@ def _page(
     best = [next((name for name in scored if (name in ours) == is_ours), None)
             for is_ours in (True, False)]  # fmt: skip
     for name in [name for name in best if name is not None]:
-        parts.append(_image(plots.held_out_figure(comparison, name), f"Predictions of {name}"))
+        parts.append(_image(figures.held_out_figure(comparison, name), f"Predictions of {name}"))
     if len(scored) > 1:
         parts += [
             "<h2>Where the difference was made</h2>",
-            _image(plots.gains_figure(comparison), "Log density gained, summed over steps"),
+            _image(figures.gains_figure(comparison), "Log density gained, summed over steps"),
         ]
     parts += [
         "<h2>Calibration</h2>",
         _text("Histograms of the probability integral transform with the band of a calibrated "
               "model, and below each the shares of values inside the 50, 80 and 95 % intervals."),
-        _image(plots.calibration_figure(comparison), "PIT histograms"),
+        _image(figures.calibration_figure(comparison), "PIT histograms"),
     ]  # fmt: skip
     for title, figure in (
-        ("Gates over time", plots.gates_figure(comparison)),
-        ("Weights of the average", plots.weights_figure(comparison)),
+        ("Gates over time", figures.gates_figure(comparison)),
+        ("Weights of the average", figures.weights_figure(comparison)),
     ):
         if figure is not None:
             parts += [f"<h2>{title}</h2>", _image(figure, title)]
@@ -180,7 +181,7 @@ def _text(text: str) -> str:
     return f'<p class="note">{html.escape(text)}</p>'
 
 
-def _image(figure: Any, title: str) -> str:
+def _image(figure: "matplotlib.figure.Figure", title: str) -> str:
     """A figure inside the file."""
     from matplotlib import rc_context
 
@@ -195,7 +196,7 @@ def _image(figure: Any, title: str) -> str:
     )
 
 
-def _table(headings: Sequence[str], rows: Sequence[tuple[str, Sequence[Any]]]) -> str:
+def _table(headings: Sequence[str], rows: Sequence[tuple[str, Sequence[object]]]) -> str:
     """A table whose rows have a class each; every cell knows its heading."""
     head = "".join(f"<th{_kind(x)}>{html.escape(x)}</th>" for x in headings)
     body = "".join(
@@ -205,7 +206,7 @@ def _table(headings: Sequence[str], rows: Sequence[tuple[str, Sequence[Any]]]) -
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _td(heading: str, x: Any) -> str:
+def _td(heading: str, x: object) -> str:
     label, text = html.escape(heading), html.escape(_cell(x))
     return f'<td data-label="{label}"{_kind(heading)}>{text}</td>'
 
@@ -215,7 +216,7 @@ def _kind(heading: str) -> str:
     return ' class="text"' if heading in ("", "setting") else ""
 
 
-def _cell(x: Any) -> str:
+def _cell(x: object) -> str:
     if isinstance(x, float):
         return "" if np.isnan(x) else f"{x:.3f}"
     return str(x)
@@ -234,10 +235,10 @@ def _leaderboard(frame: "pandas.DataFrame", columns: Sequence[str], ours: set[st
 
 
 def _posterior(draws: "xarray.DataTree", drawn_from: str) -> list[str]:
-    """The posterior of the gates, and whether it may be believed."""
+    """The posterior of the gates with its diagnostics."""
     import arviz
 
-    names = [str(k) for k, v in draws.posterior.data_vars.items() if "time" not in v.dims]
+    names = parameter_names(draws)
     summary = arviz.summary(draws, var_names=names)
     rows = [("", [str(index), *row]) for index, row in
             zip(summary.index, summary.to_numpy().tolist(), strict=True)]  # fmt: skip

@@ -1,4 +1,4 @@
-r"""Scores of predictive distributions on what then happened; all but the density from scoringrules.
+r"""Scores of predictive distributions, given what happened; all but the density by scoringrules.
 
 A step that is not wholly observed has no score. CRPS, errors and the probability integral
 transform (PIT) are those of single columns; densities and energy scores are of whole steps.
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from ssmlin.data import Scaling
-from ssmlin.forecasting.predictive import Predictive
+from ssmlin.forecasting import Predictive
 
 #: Probabilities of the central intervals whose coverage is reported.
 LEVELS = (0.5, 0.8, 0.95)
@@ -50,15 +50,17 @@ class Units:
 
     def back(self, values: Float[np.ndarray, "... m"]) -> Float[np.ndarray, "... m"]:
         """Values, quantiles or draws; not means."""
-        return self.scaling.invert(values) / np.array(self.spread)
+        natural: np.ndarray = self.scaling.invert(values) / np.array(self.spread)
+        return natural
 
     def log_jacobian(self, values: Float[np.ndarray, "... m"]) -> Float[np.ndarray, "..."]:
         """What the log density of whole steps gains on the way back."""
-        return (self.scaling.log_slopes(values) + np.log(np.array(self.spread))).sum(axis=-1)
+        slopes: np.ndarray = self.scaling.log_slopes(values) + np.log(np.array(self.spread))
+        return slopes.sum(axis=-1)
 
 
 class Scores(NamedTuple):
-    """One-step scores of the observed steps.
+    """One-step scores of the n wholly observed steps.
 
     Attributes:
         log_density: log p(y_t | y_{1:t-1}), (n,).
@@ -77,7 +79,7 @@ class Scores(NamedTuple):
     pit: Float[np.ndarray, "n m"]
 
     def coverage(self, level: float) -> float:
-        """The share of values inside the central intervals of a level."""
+        """The share of held-out values inside the central intervals of a level."""
         return float(np.mean(np.abs(self.pit - 0.5) <= 0.5 * level))
 
     def summary(self) -> dict[str, float]:
@@ -95,7 +97,7 @@ class Scores(NamedTuple):
 
 
 class PathScores(NamedTuple):
-    """Scores of paths sampled from several origins, for each number of steps ahead.
+    """Scores of paths sampled from N origins, for each of H numbers of steps ahead.
 
     Attributes:
         crps: (N, H, m).
@@ -175,7 +177,7 @@ def score(
 
 
 def _quantiles(law: Predictive) -> Float[np.ndarray, "n 199 m"]:
-    """Those of each step and column; of mixtures by interpolation, as a search takes long."""
+    """Quantiles of each step and column; of mixtures by interpolation, as a search takes long."""
     count, (n, m) = law.weights.shape[1], law.mean.shape
     if count == 1:
         return np.stack([law.quantile(level) for level in _QUANTILES], axis=1)
@@ -187,24 +189,27 @@ def _quantiles(law: Predictive) -> Float[np.ndarray, "n 199 m"]:
     knots = np.stack([part.quantile(p) for part in parts for p in _QUANTILES[np.unique(some)]])
     knots = np.sort(knots, axis=0)
     heights = np.stack([law.cdf(knot) for knot in knots])
-    found = np.empty((n, len(_QUANTILES), m))
+    quantiles = np.empty((n, len(_QUANTILES), m))
     for t, i in np.ndindex(n, m):
-        found[t, :, i] = np.interp(_QUANTILES, heights[:, t, i], knots[:, t, i])
-    return found
+        quantiles[t, :, i] = np.interp(_QUANTILES, heights[:, t, i], knots[:, t, i])
+    return quantiles
 
 
 def _crps(law: Predictive, y: Float[np.ndarray, "n m"], seed: int) -> Float[np.ndarray, "n m"]:
-    """In closed form; from draws for a mixture of Student-t laws."""
+    """The CRPS in closed form; from draws for a mixture of Student-t laws."""
     import scoringrules
 
+    crps: np.ndarray
     df, shape = law.df, law.means.shape
     if df is None:
         weights = np.broadcast_to(law.weights[:, :, None], shape)
-        return scoringrules.crps_mixnorm(y, law.means, law.deviations, weights, m_axis=1)
-    if shape[1] == 1:
-        return scoringrules.crps_t(y, df, law.means[:, 0], law.deviations[:, 0])
-    draws = law.sample(np.random.default_rng(seed), _ENERGY_SAMPLES)
-    return scoringrules.crps_ensemble(y, draws, m_axis=1, estimator="fair")
+        crps = scoringrules.crps_mixnorm(y, law.means, law.deviations, weights, m_axis=1)
+    elif shape[1] == 1:
+        crps = scoringrules.crps_t(y, df, law.means[:, 0], law.deviations[:, 0])
+    else:
+        draws = law.sample(np.random.default_rng(seed), _ENERGY_SAMPLES)
+        crps = scoringrules.crps_ensemble(y, draws, m_axis=1, estimator="fair")
+    return crps
 
 
 def score_paths(
@@ -240,9 +245,15 @@ def score_paths(
 
 
 def standard_error(terms: Float[np.ndarray, " n"]) -> float:
-    """Standard error of a mean of consecutive terms, robust to autocorrelation.
+    """The standard error of a mean of consecutive terms, robust to autocorrelation.
 
-    By Newey and West (1987) with statsmodels, ⌊4 (n/100)^(2/9)⌋ lags; NaN for fewer than 3 terms.
+    Args:
+        terms: the terms, in the order of time.
+
+    Returns:
+        The standard error with ⌊4 (n/100)^(2/9)⌋ lags, by statsmodels; NaN for fewer than 3 terms.
+
+    Source: Newey and West (1987), Econometrica 55.
     """
     from statsmodels.api import OLS
 
@@ -257,6 +268,6 @@ def standard_error(terms: Float[np.ndarray, " n"]) -> float:
 
 
 def uniformity(pit: Float[np.ndarray, "n m"]) -> float:
-    """The p-value of the PIT being uniform: Kolmogorov-Smirnov, the least over columns times m."""
+    """The p-value of a uniform PIT by Kolmogorov and Smirnov: m times the smallest over columns."""
     columns = [stats.kstest(column, "uniform").pvalue for column in pit.T]
     return float(min(1.0, len(columns) * min(columns)))

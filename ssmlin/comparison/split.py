@@ -9,8 +9,7 @@ from ssmlin import _checks
 from ssmlin.comparison.scores import Units
 from ssmlin.data import Columns, Scaling, Series
 from ssmlin.data.scaling import describe_powers
-from ssmlin.forecasting.interface import Observed
-from ssmlin.forecasting.regression import choose_powers
+from ssmlin.forecasting import Observed, choose_powers
 
 
 @dataclass(frozen=True)

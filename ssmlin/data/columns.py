@@ -4,13 +4,14 @@ import difflib
 from collections.abc import Sequence
 from decimal import Decimal
 from numbers import Real
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from ssmlin.data.grids import regular
 from ssmlin.data.texts import PLAIN, Marks, is_like_a_number, to_numbers
-from ssmlin.data.times import find_date_format, parse_times, regular
+from ssmlin.data.times import Times, find_date_format, parse_times
 
 if TYPE_CHECKING:
     import pandas
@@ -22,16 +23,16 @@ class Columns(NamedTuple):
     Attributes:
         values: the targets, (T, m); NaN means missing.
         inputs: (T, k); k may be 0.
-        times: labels of the steps: numbers, or dates as a pandas DatetimeIndex.
-        targets: names of the m columns.
-        input_names: names of the k columns.
-        date_format: how the times are written, by :func:`find_date_format`; None for dates that are
-            not text, or without a time column.
+        times: the times of the steps: numbers, or dates as a pandas DatetimeIndex.
+        targets: the names of the m columns.
+        input_names: the names of the k columns.
+        date_format: how the times are written, see :func:`find_date_format`; None for dates that
+            are not text, or without a time column.
     """
 
     values: Float[np.ndarray, "T m"]
     inputs: Float[np.ndarray, "T k"]
-    times: Any
+    times: Times
     targets: tuple[str, ...]
     input_names: tuple[str, ...]
     date_format: str | None = None
@@ -39,42 +40,43 @@ class Columns(NamedTuple):
 
 def select_columns(
     frame: "pandas.DataFrame",
-    targets: Sequence[str],
-    inputs: Sequence[str] = (),
-    time: str | None = None,
+    targets: Sequence[str | int],
+    inputs: Sequence[str | int] = (),
+    time: str | int | None = None,
     date_format: str | None = None,
     *,
     to_fit: bool = True,
 ) -> Columns:
     """Take targets, inputs and times from a table, and check them.
 
-    Numbers written as text are read, booleans are 0 and 1, empty cells are missing. With a time
-    column rows are brought in order, and steps that are missing from a regular grid become missing
-    values; both are told by warnings. Of dates with a time zone and one time of day, such as
-    midnights, the steps are days there, also when the clocks change; of others what has passed.
+    Numbers written as text are read, booleans are 0 and 1, and empty cells are missing. With a
+    time column the rows are sorted, and gaps in the regular grid of the times become missing
+    values; a warning tells of either. If dates have a time zone and one time of day, such as
+    midnight, steps are counted in local days, which may have 23 or 25 hours; with other dates they
+    are counted in elapsed time.
 
     Args:
-        frame: the table; columns that are named by numbers have these as text.
-        targets: names of the columns to predict.
-        inputs: names of columns that are known before each step.
-        time: name of a column of numbers or dates; without it the rows are the steps.
+        frame: the table. Columns whose names are numbers are known by these as text.
+        targets: the names of the columns to predict.
+        inputs: the names of columns that are known before each step.
+        time: the name of a column of numbers or dates; without it the rows are the steps.
         date_format: how dates are written as text: a format of strptime (with %q for a quarter),
-            "ISO8601", or "number"; default found in all rows.
-        to_fit: whether a model is to be fitted to them; one that is fitted already goes on from a
-            single row or from values that do not vary.
+            "ISO8601", or "number". By default it is inferred from all rows.
+        to_fit: whether a model is to be fitted to the data. A model that is fitted already can
+            continue from a single row or from values that do not vary.
 
     Returns:
-        Arrays.
+        The arrays, the times and the names.
 
     Raises:
-        ValueError: a column that is not there, is named twice, is not of numbers, holds infinite
-            values, is empty, or is an input with missing values; to fit, a column that does not
-            vary or fewer than two rows; times that cannot be read in one way, occur twice, are
-            irregular, or leave more than three steps out for each row. Messages name column and
-            data row, counted from 1.
+        ValueError: a column that does not exist, is named twice, does not hold numbers, holds
+            infinite values, is empty, or is an input with missing values; to fit, a column that
+            does not vary or fewer than two rows; times that cannot be read in one way, occur twice,
+            are irregular, or have more than three missing steps for each row. Messages name the
+            column and the data row, counted from 1.
 
     Warns:
-        RuntimeWarning: rows were brought in order, or steps are missing.
+        RuntimeWarning: the rows were not sorted, or steps are missing.
 
     Example:
         >>> import pandas as pd
@@ -83,12 +85,12 @@ def select_columns(
         >>> select_columns(frame, ["y"], time="day").values.tolist()
         [[1.5], [2.0]]
     """
-    targets, inputs = tuple(map(str, targets)), tuple(map(str, inputs))
-    time = None if time is None else str(time)
+    names, input_names = tuple(map(str, targets)), tuple(map(str, inputs))
+    clock = None if time is None else str(time)
     frame = frame.rename(columns=str)
-    if not targets:
+    if not names:
         raise ValueError("targets: expected at least one column, got none")
-    chosen = [*targets, *inputs, *([] if time is None else [time])]
+    chosen = [*names, *input_names, *([] if clock is None else [clock])]
     check_names(chosen, list(frame.columns))
     for name in chosen:
         if chosen.count(name) > 1:
@@ -96,47 +98,47 @@ def select_columns(
     least = 2 if to_fit else 1
     if len(frame) < least:
         raise ValueError(f"rows: expected at least {least}, got {len(frame)}")
-    values = np.column_stack([numbers(frame[name]) for name in targets])
-    outside = [numbers(frame[name]) for name in inputs]
-    for name, column in zip(inputs, outside, strict=True):
+    values = np.column_stack([numbers(frame[name]) for name in names])
+    outside = [numbers(frame[name]) for name in input_names]
+    for name, column in zip(input_names, outside, strict=True):
         if np.isnan(column).any():
             raise ValueError(
                 f"inputs: expected no missing values in column {name!r}, got one in data row "
                 f"{int(np.isnan(column).argmax()) + 1}"
             )
-    for name, column in zip(targets, values.T, strict=True):
+    for name, column in zip(names, values.T, strict=True):
         seen = column[~np.isnan(column)]
         if len(seen) == 0:
             raise ValueError(f"targets: expected values in column {name!r}, got none")
         if to_fit and np.ptp(seen) == 0:
             raise ValueError(f"targets: expected varying values in column {name!r}, got a constant")
     table = np.column_stack([values, *outside])
-    times: Any = np.arange(len(table))
-    if time is not None:
-        date_format = date_format or find_date_format(frame[time])
-        times, table = regular(parse_times(frame[time], date_format), table, time)
-        if inputs and np.isnan(table[:, len(targets) :]).any():
-            step = int(np.isnan(table[:, len(targets) :]).any(axis=1).argmax())
+    times: Times = np.arange(len(table))
+    if clock is not None:
+        date_format = date_format or find_date_format(frame[clock])
+        times, table = regular(parse_times(frame[clock], date_format), table, clock)
+        if inputs and np.isnan(table[:, len(names) :]).any():
+            step = int(np.isnan(table[:, len(names) :]).any(axis=1).argmax())
             raise ValueError(
-                f"time: expected a row at {times[step]} in column {time!r}, since inputs must be "
+                f"time: expected a row at {times[step]} in column {clock!r}, since inputs must be "
                 "known at all steps; got none"
             )
     return Columns(
-        table[:, : len(targets)],
-        table[:, len(targets) :],
+        table[:, : len(names)],
+        table[:, len(names) :],
         times,
-        targets,
-        inputs,
-        None if time is None else date_format,
+        names,
+        input_names,
+        None if clock is None else date_format,
     )
 
 
 def select_panel(
     frame: "pandas.DataFrame",
-    series: str,
-    targets: Sequence[str],
-    inputs: Sequence[str] = (),
-    time: str | None = None,
+    series: str | int,
+    targets: Sequence[str | int],
+    inputs: Sequence[str | int] = (),
+    time: str | int | None = None,
     date_format: str | None = None,
     *,
     to_fit: bool = True,
@@ -145,21 +147,21 @@ def select_panel(
 
     Args:
         frame: the table, with the rows of all series.
-        series: name of the column that says which series a row is of.
-        targets: as in :func:`select_columns`, as are all further arguments.
-        inputs: names of columns that are known before each step.
-        time: name of a column of numbers or dates.
-        date_format: as in :func:`select_columns`, and found in the rows of all series.
-        to_fit: whether a model is to be fitted to them.
+        series: the name of the column that tells which series a row belongs to.
+        targets: the names of the columns to predict.
+        inputs: the names of columns that are known before each step.
+        time: the name of a column of numbers or dates.
+        date_format: as in :func:`select_columns`, but inferred from the rows of all series.
+        to_fit: as in :func:`select_columns`.
 
     Returns:
-        For each name, by :func:`series_ids` and in the order of the table, what
-        :func:`select_columns` returns.
+        For each series what :func:`select_columns` returns, by its name (see :func:`series_ids`)
+        and in the order of the table.
 
     Raises:
-        ValueError: a column that is not there, a row without a series, names that are numbers with
-            decimals, or a series that
-            :func:`select_columns` refuses, with its name; rows are then those of the series.
+        ValueError: a column that does not exist, a row without a series, names that are numbers
+            with decimals, or a series that :func:`select_columns` refuses. The message then names
+            the series, and data rows are counted within it.
 
     Warns:
         RuntimeWarning: as :func:`select_columns`.
@@ -171,16 +173,18 @@ def select_panel(
         >>> {name: len(one.values) for name, one in select_panel(frame, "shop", ["y"]).items()}
         {'a': 2, 'b': 3}
     """
-    frame, series = frame.rename(columns=str), str(series)
-    if list(frame.columns).count(series) != 1 or series in (*targets, *inputs, time):
+    frame, key = frame.rename(columns=str), str(series)
+    if list(frame.columns).count(key) != 1 or key in map(
+        str, (*targets, *inputs, *([] if time is None else [time]))
+    ):
         raise ValueError(f"series: expected a column of its own among {_known(frame.columns)}; got "
-                         f"{series!r}")  # fmt: skip
+                         f"{key!r}")  # fmt: skip
     if time is not None and date_format is None:
-        # Of all series together, since one alone may be read in two ways.
-        check_names([time], list(frame.columns))
-        date_format = find_date_format(frame[time])
+        # Of all series together, since the dates of one alone may be read in two ways.
+        check_names([str(time)], list(frame.columns))
+        date_format = find_date_format(frame[str(time)])
     panel = {}
-    for name, rows in frame.groupby(series_ids(frame[series]), sort=False):
+    for name, rows in frame.groupby(series_ids(frame[key]), sort=False):
         try:
             panel[str(name)] = select_columns(
                 rows, targets, inputs, time, date_format, to_fit=to_fit
@@ -191,7 +195,7 @@ def select_panel(
 
 
 def check_names(names: Sequence[str], known: Sequence[str]) -> None:
-    """Raise ValueError about a column that is not there once."""
+    """Raise ValueError if a column does not exist, or more than one has its name."""
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -202,24 +206,22 @@ def check_names(names: Sequence[str], known: Sequence[str]) -> None:
 
 
 def _known(names: Sequence[str]) -> str:
+    """The first names, for a message."""
     return ", ".join(names[:20])
 
 
 def series_ids(column: "pandas.Series") -> list[str]:
-    """Which series each row is of: text as it is written, or whole numbers.
+    """The name of the series that each row belongs to.
 
     Args:
         column: of text, whole numbers, booleans or dates.
 
     Returns:
-        A text for each row.
+        A text for each row: the text as it is written, or the whole number.
 
     Raises:
-        ValueError: a missing name, or a number with decimals, of which nobody knows how it was
-            written.
-
-    Raises:
-        ValueError: fewer than two times, which do not say how long a step is.
+        ValueError: a missing name, or a number with decimals, which may have been written in
+            several ways.
 
     Example:
         >>> import pandas as pd
@@ -245,15 +247,15 @@ def series_ids(column: "pandas.Series") -> list[str]:
 def numbers(
     column: "pandas.Series", offset: int = 0, marks: Marks = PLAIN
 ) -> Float[np.ndarray, " T"]:
-    """A column as numbers, NaN where they are missing.
+    """Read a column as numbers, NaN where they are missing.
 
     Args:
         column: of numbers or booleans of any type, or text.
-        offset: so many rows were before it, for messages.
+        offset: the number of rows before the column, for messages.
         marks: how numbers are written in text.
 
     Raises:
-        ValueError: what is no finite number, with its row.
+        ValueError: a value that is not a finite number; the message names its row.
     """
     import pandas as pd
 
@@ -262,7 +264,7 @@ def numbers(
         got = "durations" if kind == "m" else "dates"
         raise ValueError(f"columns: expected numbers in column {column.name!r}, got {got}")
     if kind in "biuf" or (kind != "c" and pd.api.types.is_numeric_dtype(column)):
-        parsed = column.to_numpy("float64", na_value=np.nan)
+        parsed: Float[np.ndarray, " T"] = column.to_numpy("float64", na_value=np.nan)
         bad = np.isinf(parsed)
     else:
         values, missing = column.tolist(), column.isna().to_numpy(bool)
@@ -276,10 +278,10 @@ def numbers(
         bad |= np.isinf(parsed)
     if bad.any():
         rows = np.flatnonzero(bad)
-        found = column.iloc[rows].tolist()
-        # Of a text file's column that holds a word all numbers are text still, as they are written.
-        worst = next((i for i, value in enumerate(found) if not is_like_a_number(value)), 0)
-        row, value = int(rows[worst]), found[worst]
+        refused = column.iloc[rows].tolist()
+        # In a column that holds a word, the numbers of a text file are texts, too.
+        worst = next((i for i, value in enumerate(refused) if not is_like_a_number(value)), 0)
+        row, value = int(rows[worst]), refused[worst]
         hint = "; --decimal and --thousands say how numbers are written"
         hint = hint if is_like_a_number(value) and ("," in value or "." in value) else ""
         raise ValueError(

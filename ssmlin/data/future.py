@@ -1,24 +1,24 @@
-"""Inputs of the steps to come, joined by time and series."""
+"""The inputs of future steps, joined by time and series."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ssmlin.data.columns import numbers, series_ids
-from ssmlin.data.times import future_times, parse_times
+from ssmlin.data.grids import TOLERANCE, future_times
+from ssmlin.data.times import Times, is_dates, parse_times
 
 if TYPE_CHECKING:
     import pandas
 
-_NAMED = 5  # times that a message names, at most
-_TOLERANCE = 1e-3  # of a step, as for the times of the history
+_NAMED = 5  # the largest number of times in a message
 
 
 def future_inputs(
     table: "pandas.DataFrame",
-    times: Any,
+    times: Times,
     horizon: int,
     inputs: Sequence[str],
     time: str | None = None,
@@ -26,31 +26,32 @@ def future_inputs(
     name: str = "",
     date_format: str | None = None,
 ) -> Float[np.ndarray, "horizon k"]:
-    """Inputs of the steps after a history, in the order of these steps.
+    """Take the inputs of the steps after a history, in the order of the steps.
 
-    With a time column each step takes the row of its own time, in whatever order the rows come.
-    Rows of the history and rows after the last step are left out, so a table of everything will
-    do. Without a time column the rows are the steps to come, in order.
+    With a time column each step takes the row of its own time, so the order of the rows does not
+    matter, and rows of the history or after the last step are ignored. Without a time column the
+    rows are the future steps, in order.
 
     Args:
-        table: the rows to come, and others.
-        times: of the history, as :class:`ssmlin.data.Columns` has them.
-        horizon: how many steps.
-        inputs: names of the k columns.
-        time: name of the column of times, if the history has one.
-        series: name of the column that says which series a row is of, if there are several.
-        name: of the series that is asked for; rows of others are left out.
+        table: the rows of the future steps; it may hold other rows.
+        times: the times of the history, see :class:`ssmlin.data.Columns`.
+        horizon: the number of future steps.
+        inputs: the names of the k columns.
+        time: the name of the column of times, if the history has one.
+        series: the name of the column that tells which series a row belongs to, if there are
+            several.
+        name: the name of the series; rows of other series are ignored.
         date_format: how dates are written, as in :func:`ssmlin.data.select_columns`.
 
     Returns:
-        The inputs, in the units of the table.
+        The inputs, (horizon, k), in the units of the table.
 
     Raises:
-        ValueError: a column that is not there; no row of the series; times of another kind or
-            another time zone than those of the history; a step without a row, a step with two, a
-            row between two steps; an input that is missing or no finite number; without a time
-            column fewer rows than steps, or so many that they may hold the history. Messages name
-            the time or the data row, counted from 1 among the rows of the series.
+        ValueError: a column that does not exist; no row of the series; times of another kind or
+            another time zone than those of the history; a step without a row or with two, or a
+            row between two steps; an input that is missing or not a finite number; without a time
+            column, fewer rows than steps, or so many that they may include the history. Messages
+            name the time or the data row, counted from 1 among the rows of the series.
 
     Example:
         >>> import pandas as pd
@@ -78,13 +79,13 @@ def future_inputs(
 
 def _inputs(
     rows: "pandas.DataFrame",
-    times: Any,
+    times: Times,
     horizon: int,
     inputs: Sequence[str],
     time: str | None,
     date_format: str | None,
 ) -> Float[np.ndarray, "horizon k"]:
-    """Inputs of one series from its rows."""
+    """The inputs of one series, from its rows."""
     if time is None:
         _check_count(len(rows), len(times), horizon)
         place = np.arange(horizon)
@@ -92,9 +93,9 @@ def _inputs(
         place = _places(parse_times(rows[time], date_format), times, horizon, time)
     needed = np.zeros(len(rows), bool)
     needed[place] = True
-    found = []
+    columns = []
     for name in inputs:
-        # What is in the other rows does not matter.
+        # The other rows may hold anything.
         column = numbers(rows[name].where(needed))
         bad = needed & np.isnan(column)
         if bad.any():
@@ -102,12 +103,12 @@ def _inputs(
                 f"inputs: expected no missing values in column {name!r} of the steps to come, got "
                 f"one in data row {int(bad.argmax()) + 1}"
             )
-        found.append(column[place])
-    return np.column_stack(found) if found else np.zeros((horizon, 0))
+        columns.append(column[place])
+    return np.column_stack(columns) if columns else np.zeros((horizon, 0))
 
 
 def _check_count(rows: int, steps: int, horizon: int) -> None:
-    """Without times only the number of rows says what they are."""
+    """Raise ValueError if the rows cannot be the future steps; there are no times to tell."""
     if rows < horizon:
         raise ValueError(f"rows: expected {horizon}, one for each step to come, got {rows}")
     if rows > horizon and rows >= steps:
@@ -118,36 +119,32 @@ def _check_count(rows: int, steps: int, horizon: int) -> None:
         )
 
 
-def _places(found: Any, times: Any, horizon: int, name: str) -> np.ndarray:
-    """The row of each step to come."""
-    import pandas as pd
-
-    kinds = ["dates" if isinstance(x, pd.DatetimeIndex) else "numbers" for x in (found, times)]
+def _places(given: Times, times: Times, horizon: int, name: str) -> Int[np.ndarray, " horizon"]:
+    """The row of each future step; `given` are the times of the rows."""
+    kinds = ["dates" if is_dates(x) else "numbers" for x in (given, times)]
     if kinds[0] != kinds[1]:
         raise ValueError(
             f"time: expected {kinds[1]} in column {name!r}, as the history has, got {kinds[0]}"
         )
-    zones = [str(getattr(x, "tz", None) or "no time zone") for x in (found, times)]
+    zones = [str(getattr(x, "tz", None) or "no time zone") for x in (given, times)]
     if zones[0] != zones[1]:
         raise ValueError(
             f"time: expected times of the history's zone in column {name!r}, {zones[1]}, got "
             f"{zones[0]}"
         )
     ahead = future_times(times, horizon)
-    if kinds[1] == "dates":
-        ahead = pd.DatetimeIndex(ahead)
     last = times[-1]
     step = ahead[0] - last
-    # In steps, so that numbers and dates are compared alike, and 0.1 + 0.2 is 0.3.
+    # Counted in steps, so that numbers and dates are compared alike, and 0.1 + 0.2 equals 0.3.
     grid = np.asarray((ahead - last) / step, float)
-    place = np.asarray((found - last) / step, float)
-    inside = np.flatnonzero((place > _TOLERANCE) & (place < grid[-1] + _TOLERANCE))
+    place = np.asarray((given - last) / step, float)
+    inside = np.flatnonzero((place > TOLERANCE) & (place < grid[-1] + TOLERANCE))
     nearest = np.searchsorted((grid[1:] + grid[:-1]) / 2, place[inside])
-    unknown = inside[np.abs(place[inside] - grid[nearest]) > _TOLERANCE]
+    unknown = inside[np.abs(place[inside] - grid[nearest]) > TOLERANCE]
     if len(unknown):
         raise ValueError(
             f"time: expected the times of the steps to come in column {name!r}, "
-            f"{_listed(ahead)}; got {_listed(found[unknown])} between them"
+            f"{_listed(ahead)}; got {_listed(given[unknown])} between them"
         )
     counts = np.bincount(nearest, minlength=horizon)
     if (counts > 1).any():
@@ -167,7 +164,7 @@ def _places(found: Any, times: Any, horizon: int, name: str) -> np.ndarray:
     return place
 
 
-def _listed(times: Any) -> str:
-    """The first times, and how many there are."""
+def _listed(times: Times) -> str:
+    """The first times, and their number."""
     text = ", ".join(str(one) for one in times[:_NAMED])
     return text if len(times) <= _NAMED else f"{text}, ... ({len(times)} in all)"

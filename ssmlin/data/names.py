@@ -1,19 +1,19 @@
-"""Names of columns of our own, beside those of the user."""
+"""Names of columns that ssmlin adds to the columns of a user."""
 
 from collections.abc import Iterable
 
 
 def free_name(name: str, taken: Iterable[str | None]) -> str:
-    """The name, with underscores after it while the user has it already.
+    """Append underscores to a name until the user has no column of this name.
 
-    What is the user's keeps its name, so that a file that we write can be read back by it.
+    The user's columns keep their names, so that a file that ssmlin writes can be read by them.
 
     Args:
-        name: of a column, or of a group of rows.
-        taken: the user's own names; None for none.
+        name: the name of a column, or of a group of rows.
+        taken: the user's own names; None stands for no name.
 
     Returns:
-        A name that is not among them.
+        A name that is not taken.
 
     Example:
         >>> from ssmlin.data import free_name

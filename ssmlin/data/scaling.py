@@ -1,6 +1,6 @@
-"""Standardising a series, and bringing forecasts back to its units."""
+"""Scaling a series, and converting forecasts back to its units."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,32 +10,49 @@ from scipy import special
 
 from ssmlin.data.columns import Columns
 
-#: No value that is brought back is larger: its square is still a number.
+#: The largest value that is converted back: its square is still finite.
 _LARGEST = 1e150
 
 
 def box_cox(
     values: Float[np.ndarray, "... m"], power: Sequence[float]
 ) -> Float[np.ndarray, "... m"]:
-    r"""$(y^\lambda - 1) / \lambda$, the logarithm for λ = 0; values as they are for λ = 1.
+    r"""Transform by $(y^\lambda - 1) / \lambda$: λ = 0 is the logarithm, λ = 1 changes nothing.
 
     Args:
-        values: positive wherever λ is not 1; NaN means missing.
-        power: λ of each column.
+        values: y, (..., m), positive where λ is not 1; NaN means missing.
+        power: λ >= 0 of each column.
+
+    Returns:
+        The transformed values, (..., m).
+
+    Example:
+        >>> import numpy as np
+        >>> from ssmlin.data.scaling import box_cox
+        >>> box_cox(np.array([[4.0, 1.0, 3.0]]), (0.5, 0.0, 1.0)).tolist()
+        [[2.0, 0.0, 3.0]]
 
     Source: Box and Cox (1964), Journal of the Royal Statistical Society B 26.
     """
     powers = np.array(power)
-    return np.where(powers == 1, values, special.boxcox(values, powers))
+    transformed: Float[np.ndarray, "... m"] = special.boxcox(values, powers)
+    return np.where(powers == 1, values, transformed)
 
 
 def inverse_box_cox(
     values: Float[np.ndarray, "... m"], power: Sequence[float]
 ) -> Float[np.ndarray, "... m"]:
-    """The inverse of :func:`box_cox`, defined everywhere.
+    """Invert :func:`box_cox`, for all real numbers.
 
-    What lies below all that the transformation can give comes back as 0, and nothing comes back
-    above 1e150; so it never falls, and quantiles go through it.
+    Numbers below the range of the transformation become 0, and the result is at most 1e150. The
+    inverse never decreases, so it maps quantiles to quantiles.
+
+    Args:
+        values: transformed values, (..., m).
+        power: λ >= 0 of each column.
+
+    Returns:
+        y, (..., m).
     """
     powers = np.array(power)
     divisor = np.where(powers == 0, 1.0, powers)
@@ -46,7 +63,7 @@ def inverse_box_cox(
 
 
 def describe_powers(columns: Sequence[str], power: Sequence[float]) -> str:
-    """The transformed columns in words, "" if there are none.
+    """Describe the transformed columns for a message; "" if there are none.
 
     Example:
         >>> from ssmlin.data.scaling import describe_powers
@@ -64,16 +81,19 @@ def describe_powers(columns: Sequence[str], power: Sequence[float]) -> str:
 class Scaling:
     r"""$z_t = (x_t - x_{t-\ell} - \mu) / \sigma$ with $x = f(y)$, f a Box-Cox transformation.
 
-    Without differencing, $z = (x - \mu) / \sigma$, it is increasing, so quantiles are brought back
-    exactly; with it only whole paths can be brought back.
+    Without differences, $z = (x - \mu) / \sigma$ increases with y, so quantiles can be converted
+    back exactly. With differences only whole paths can be converted back.
 
     Args:
-        mean: μ of the targets.
-        scale: σ of the targets.
-        input_mean: of the inputs, which are never transformed.
-        input_scale: of the inputs.
-        power: λ of each target, 1 (the default) for values as they are, 0 for logarithms.
-        difference: ℓ, 1 for changes, the steps a season for seasonal changes; 0 for none.
+        mean: μ of each target.
+        scale: σ > 0 of each target.
+        input_mean: the mean of each input; inputs are never transformed.
+        input_scale: the standard deviation of each input.
+        power: λ >= 0 of each target: 1 (the default) for no transformation, 0 for logarithms.
+        difference: ℓ: 1 for changes, the steps of a season for seasonal changes; 0 for none.
+
+    Raises:
+        ValueError: negative powers, or not one for each target.
 
     Example:
         >>> import pandas as pd
@@ -102,11 +122,16 @@ class Scaling:
 
     @classmethod
     def fit(cls, columns: Columns, power: Sequence[float] = (), difference: int = 0) -> "Scaling":
-        """Means and standard deviations of columns.
+        """Take means and standard deviations from data.
+
+        Args:
+            columns: the data.
+            power: λ of each target, default 1.
+            difference: ℓ, default none.
 
         Raises:
-            ValueError: powers below 0 or too few of them, a value that is not positive where the
-                power is not 1, a difference over less than 0 steps or more than there are, or
+            ValueError: negative powers, or not one for each target; a value that is not positive
+                although its power is not 1; ℓ negative or not below the number of steps; or
                 differences that do not vary.
         """
         powers = _checked(power, len(columns.targets))
@@ -135,10 +160,10 @@ class Scaling:
         )
 
     def apply(self, columns: Columns) -> tuple[Float[np.ndarray, "T m"], Float[np.ndarray, "T k"]]:
-        """Standardised values and inputs; the first ℓ values are missing.
+        """Scaled values and inputs; the first ℓ values are missing.
 
         Raises:
-            ValueError: a value that is not positive where the power is not 1.
+            ValueError: a value that is not positive although its power is not 1.
         """
         values = transformed(columns.values, self.power, columns.targets)
         values = changes(values, self.difference)
@@ -146,37 +171,50 @@ class Scaling:
         return (values - np.array(self.mean)) / np.array(self.scale), inputs
 
     def apply_inputs(self, inputs: Float[np.ndarray, "T k"]) -> Float[np.ndarray, "T k"]:
-        """Standardised inputs."""
-        return (inputs - np.array(self.input_mean)) / np.array(self.input_scale)
+        """Scaled inputs."""
+        scaled: Float[np.ndarray, "T k"] = (inputs - np.array(self.input_mean)) / np.array(
+            self.input_scale
+        )
+        return scaled
 
     def invert(self, values: Float[np.ndarray, "... m"]) -> Float[np.ndarray, "... m"]:
-        """Values, quantiles or paths in the user's units; not means, where the power is not 1.
+        """Convert scaled values, quantiles or paths to the user's units.
 
-        Defined for all numbers: see :func:`inverse_box_cox`.
+        This holds for all real numbers, see :func:`inverse_box_cox`. Means cannot be converted
+        where the power is not 1.
 
         Raises:
-            ValueError: there is a difference, see :meth:`continue_paths`.
+            ValueError: the scaling takes differences; see :meth:`continue_paths`.
         """
         if self.difference:
-            raise ValueError("difference: expected 0, since differences want what was before them")
+            raise ValueError("difference: expected 0, since differences need the values before")
         values = np.asarray(values, np.float64) * np.array(self.scale) + np.array(self.mean)
         return inverse_box_cox(values, self.power)
 
     def log_slopes(self, values: Float[np.ndarray, "... m"]) -> Float[np.ndarray, "... m"]:
-        r"""$\log dz / dy$ at standardised values: what a log density gains in the user's units."""
-        slopes = -np.log(np.array(self.scale))
+        r"""$\log dz / dy$ at scaled values: the log density in the user's units is larger by it."""
+        slopes: Float[np.ndarray, "... m"] = -np.log(np.array(self.scale))
         if not self.is_transformed:
             return np.broadcast_to(slopes, values.shape)
         powers, y = np.array(self.power), self.invert(values)
-        return slopes + (powers - 1) * np.log(np.where(powers == 1, 1.0, y))
+        powered: Float[np.ndarray, "... m"] = (powers - 1) * np.log(np.where(powers == 1, 1.0, y))
+        slopes = slopes + powered
+        return slopes
 
     def continue_paths(
         self, paths: Float[np.ndarray, "... H m"], columns: Columns
     ) -> Float[np.ndarray, "... H m"]:
-        """Paths of the steps after a table, in the user's units.
+        """Convert scaled paths of the steps after some data to the user's units.
+
+        Args:
+            paths: scaled paths of H steps, (..., H, m).
+            columns: the data before them.
+
+        Returns:
+            The paths, (..., H, m).
 
         Raises:
-            ValueError: with a difference, a value among the last ℓ that is missing.
+            ValueError: the scaling takes differences, and one of the last ℓ values is missing.
         """
         if not self.difference:
             return self.invert(paths)
@@ -185,35 +223,37 @@ class Scaling:
         if np.isnan(last).any():
             step = len(columns.values) - lag + int(np.isnan(last).any(axis=1).argmax()) + 1
             raise ValueError(
-                f"difference: expected the last {lag} values, which forecasts go on from, got a "
+                f"difference: expected the last {lag} values, which forecasts continue, got a "
                 f"missing one at step {step}"
             )
-        changes = np.asarray(paths, np.float64) * np.array(self.scale) + np.array(self.mean)
-        values = np.empty_like(changes)
-        for h in range(changes.shape[-2]):
-            before = last[h] if h < lag else values[..., h - lag, :]
-            values[..., h, :] = before + changes[..., h, :]
+        steps = np.asarray(paths, np.float64) * np.array(self.scale) + np.array(self.mean)
+        *lead, horizon, m = steps.shape
+        # A value is the one ℓ steps before plus its change: sums over whole seasons.
+        whole = [(0, 0)] * len(lead) + [(0, -horizon % lag), (0, 0)]
+        seasons = np.pad(steps, whole).reshape(*lead, -1, lag, m)
+        values = (last + np.cumsum(seasons, axis=-3)).reshape(*lead, -1, m)[..., :horizon, :]
         return inverse_box_cox(values, self.power)
 
-    def to_dict(self) -> dict[str, Any]:
-        """What JSON can hold."""
+    def to_dict(self) -> dict[str, tuple[float, ...] | int]:
+        """The fields, which JSON can hold."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "Scaling":
-        """The inverse of :meth:`to_dict`."""
-        tuples: Any = {k: tuple(x) if isinstance(x, list) else x for k, x in data.items()}
-        if tuples.pop("log", False):  # files of before there were powers
-            tuples["power"] = (0.0,) * len(tuples["mean"])
-        return cls(**tuples)
+    def from_dict(cls, data: Mapping[str, Any]) -> "Scaling":
+        """The inverse of :meth:`to_dict`, also after the fields went through JSON."""
+        fields: dict[str, Any] = {
+            k: tuple(x) if isinstance(x, list) else x for k, x in data.items()
+        }
+        if fields.pop("log", False):  # files that are older than powers
+            fields["power"] = (0.0,) * len(fields["mean"])
+        return cls(**fields)
 
 
 def _checked(power: Sequence[float], count: int) -> tuple[float, ...]:
-    """As many powers as columns, 1 by default."""
+    """One power for each of `count` columns, by default 1."""
     powers = tuple(float(p) for p in power) or (1.0,) * count
     if len(powers) != count or not all(0 <= p < np.inf for p in powers):
-        # Below 0 the transformation has an upper end, beyond which a Gaussian law would have to be
-        # brought back to infinity.
+        # With λ < 0 the transformation has an upper bound, and a Gaussian law has mass beyond it.
         raise ValueError(f"power: expected {count} numbers >= 0, got {powers}")
     return powers
 
@@ -224,10 +264,17 @@ def transformed(
     names: Sequence[str],
     first_step: int = 1,
 ) -> Float[np.ndarray, "T m"]:
-    """The Box-Cox transformation of named columns.
+    """Transform named columns by :func:`box_cox`.
+
+    Args:
+        values: y, (T, m).
+        power: λ of each column.
+        names: the names of the columns, for messages.
+        first_step: the number of the first step, for messages.
 
     Raises:
-        ValueError: a value that is not positive where the power is not 1.
+        ValueError: a value that is not positive although its power is not 1, or one whose power
+            overflows.
     """
     low = (values <= 0) & (np.array(power) != 1)
     if low.any():
@@ -237,18 +284,18 @@ def transformed(
             f"{values[row, column]} at step {first_step + row}; "
             f'{describe_powers([names[column]], [power[column]])} takes no other, "none" takes any'
         )
-    found = box_cox(values, power)
-    if np.isinf(found).any():
-        column = int(np.isinf(found).any(axis=0).argmax())
+    result = box_cox(values, power)
+    if np.isinf(result).any():
+        column = int(np.isinf(result).any(axis=0).argmax())
         raise ValueError(
-            f"transform: expected powers of numbers that a computer can hold, got "
+            f"transform: expected values whose powers are finite numbers, got "
             f"{describe_powers([names[column]], [power[column]])}"
         )
-    return found
+    return result
 
 
 def changes(values: Float[np.ndarray, "T m"], lag: int) -> Float[np.ndarray, "T m"]:
-    """Values less those `lag` steps before, which the first ones have not."""
+    """Differences to the values `lag` steps before; the first `lag` of them are NaN."""
     if lag == 0:
         return values
     return np.concatenate([np.full((lag, values.shape[1]), np.nan), values[lag:] - values[:-lag]])

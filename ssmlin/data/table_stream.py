@@ -1,34 +1,58 @@
-"""Long tables, read a piece at a time."""
+"""Tables that are longer than memory, read in pieces."""
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from ssmlin._progress import progress_bar
 from ssmlin.data.columns import numbers
+from ssmlin.data.grids import TOLERANCE, ticks
+from ssmlin.data.lags import carried_forward, lagged
 from ssmlin.data.scaling import Scaling, transformed
 from ssmlin.data.tables import ENCODING, file_marks, read_chunks
 from ssmlin.data.texts import PLAIN, Marks, convert, find_marks
-from ssmlin.data.times import NUMBER, find_date_format, parse_times, ticks
+from ssmlin.data.times import NUMBER, Times, find_date_format, is_dates, parse_times
 
 if TYPE_CHECKING:
     import pandas
 
-Piece = tuple[Float[np.ndarray, "n m"], Float[np.ndarray, "n k"]]
+
+class Piece(NamedTuple):
+    """Some rows of a table.
+
+    Attributes:
+        values: the targets, (n, m); NaN means missing.
+        inputs: (n, k).
+    """
+
+    values: Float[np.ndarray, "n m"]
+    inputs: Float[np.ndarray, "n k"]
+
+
+class Window(NamedTuple):
+    """Some steps of a scaled series, with the lags as inputs, in single precision.
+
+    Attributes:
+        emissions: (W, m); NaN means missing.
+        inputs: the lags, the latest first, and then the inputs, (W, num_lags·m + k).
+    """
+
+    emissions: Float[np.ndarray, "W m"]
+    inputs: Float[np.ndarray, "W p"]
 
 
 class Summary(NamedTuple):
-    """What a first pass over a table finds.
+    """The result of a first pass over a table.
 
     Attributes:
-        num_rows: how many rows.
-        num_values: how many values of the targets are not missing.
+        num_rows: the number of rows.
+        num_values: the number of values of the targets that are not missing.
         scaling: means and standard deviations of all columns.
-        num_partly: how many rows have some of the targets, but not all.
+        num_partly: the number of rows with some of the targets, but not all.
     """
 
     num_rows: int
@@ -38,30 +62,32 @@ class Summary(NamedTuple):
 
 
 class TableStream:
-    r"""Columns of a CSV, TSV or Parquet file of any length, in pieces of so many rows.
+    r"""Columns of a CSV, TSV or Parquet file of any length, read a number of rows at a time.
 
-    Rows are steps and must be in order. What :func:`ssmlin.data.select_columns` refuses is refused,
-    when it is met. How numbers are written is found in the first 100 000 rows, how dates are in the
-    first piece; what contradicts it later is refused, too.
+    Rows are steps and must be in order. Data that :func:`ssmlin.data.select_columns` refuses are
+    refused when they are reached. How numbers are written is inferred from the first 100 000 rows,
+    and how dates are written from the first piece. Later rows that are written otherwise are
+    refused.
 
     Args:
         path: the file.
-        targets: names of the columns to predict; empty cells are missing.
-        inputs: names of columns that are known before each step.
-        time: name of a column of numbers or dates, which must rise by equal steps.
+        targets: the names of the columns to predict; empty cells are missing.
+        inputs: the names of columns that are known before each step.
+        time: the name of a column of numbers or dates, which must increase by equal steps.
         power: λ of each target, see :class:`ssmlin.data.Scaling`; default 1.
-        chunk_rows: rows in memory at a time.
-        progress: show a progress bar for the first pass.
-        encoding: of a text file, as are the next two in :func:`ssmlin.data.read_table`.
-        decimal: the decimal mark in text.
-        thousands: the mark that parts thousands in text.
+        chunk_rows: the number of rows in memory at a time.
+        progress: whether to show a progress bar for the first pass.
+        encoding: the encoding of a text file.
+        decimal: the decimal mark in text, see :func:`ssmlin.data.read_table`.
+        thousands: the mark that separates thousands in text.
         date_format: as in :func:`ssmlin.data.select_columns`.
 
     Attributes:
-        date_format: the given one, or what was found once the table was read.
+        date_format: the given format, or the inferred one once the table has been read.
 
     Raises:
-        ValueError: a file of another kind or that cannot be read, a column that is not there.
+        ValueError: a file of another format or one that cannot be read, or a column that does not
+            exist.
 
     Example:
         >>> import tempfile, pathlib
@@ -98,7 +124,7 @@ class TableStream:
         self.power = tuple(power) or (1.0,) * len(self.targets)
 
     def pieces(self) -> Iterator[Piece]:
-        """Inputs, and transformed values, which for the power 1 are those of the file."""
+        """Read the table: transformed values and inputs, `chunk_rows` rows at a time."""
         chosen = [*self.targets, *self.inputs, *([] if self.time is None else [self.time])]
         rows, clock, marks = 0, _Clock(self.date_format), dict(self._marks)
         text = () if self.time is None else (self.time,)
@@ -113,7 +139,7 @@ class TableStream:
                 self.date_format = clock.date_format
             for name in (*self.targets, *self.inputs):
                 if marks[name] is None:
-                    # The first rows had no marks; those that come now are asked.
+                    # The rows so far had no marks, so these rows may decide.
                     marks |= find_marks({name: _texts(frame[name])}, False, first_row=rows + 1)
             columns = [
                 numbers(frame[name], rows, marks[name] or PLAIN)
@@ -129,18 +155,20 @@ class TableStream:
                 )
             values = transformed(values, self.power, self.targets, rows + 1)
             rows += len(frame)
-            yield values, outside
+            yield Piece(values, outside)
 
     @cached_property
     def _marks(self) -> dict[str, Marks | None]:
+        """How numbers are written in each column, as far as the first rows tell."""
         return file_marks(self.path, self.encoding, self.decimal, self.thousands)
 
     @cached_property
     def summary(self) -> Summary:
-        """A pass over the whole table.
+        """Means, standard deviations and counts, by a pass over the whole table.
 
         Raises:
-            ValueError: a column that cannot be used, with its name and row; or fewer than two rows.
+            ValueError: a column that cannot be used (the message names it and the row), or fewer
+                than two rows.
         """
         width = len(self.targets) + len(self.inputs)
         count, mean, square = np.zeros(width), np.zeros(width), np.zeros(width)
@@ -149,7 +177,7 @@ class TableStream:
             task = bar.add_task("read", total=None, note="")
             for piece in self.pieces():
                 table = np.concatenate(piece, axis=1)
-                # Moments of two parts together, after Chan, Golub and LeVeque.
+                # The moments of two parts are merged, after Chan, Golub and LeVeque (1983).
                 n = np.isfinite(table).sum(axis=0)
                 with np.errstate(invalid="ignore"):
                     here = np.nansum(table, axis=0) / np.maximum(n, 1)
@@ -181,68 +209,60 @@ class TableStream:
         )
         return Summary(rows, int(count[:m].sum()), scaling, partly)
 
-    def windows(self, size: int, num_lags: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Consecutive standardised windows for a model with lags, in single precision.
+    def windows(self, size: int, num_lags: int) -> Iterator[Window]:
+        """Yield consecutive windows of the scaled series, for a model with lags.
 
-        A step with a missing lag is left out of what is fitted: its values are missing. The memory
-        passes over it with the value observed last.
+        The first `num_lags` steps serve as lags only, so their values are set to missing. A step
+        with a missing lag is not fitted either: its values are set to missing, and its lag is the
+        last value that was observed.
 
         Args:
-            size: W; the last window is filled up with missing values and inputs of zero.
-            num_lags: how many lagged values are the first inputs, the latest first.
+            size: the number W of steps in a window. The last window is filled up with missing
+                values and inputs of zero.
+            num_lags: the number of lagged values among the inputs.
 
         Yields:
-            Emissions (W, m), of which the first `num_lags` are missing, as they are lags only, and
-            inputs (W, num_lags·m + k).
+            The windows.
         """
         scaling = self.summary.scaling
         mean, scale = np.array(scaling.mean), np.array(scaling.scale)
         m, k = len(self.targets), len(self.inputs)
-        before, last = np.zeros((num_lags, m)), np.zeros((1, m))
-        unknown = np.zeros(num_lags, bool)
+        before, gaps, last = np.zeros((num_lags, m)), np.zeros((num_lags, 1), bool), np.zeros(m)
         rest_y, rest_u = np.zeros((0, m)), np.zeros((0, num_lags * m + k))
         is_first = True
         for values, outside in self.pieces():
             y = (values - mean) / scale
-            missing = np.concatenate([unknown, np.isnan(y).any(axis=1)])
-            unknown = missing[len(missing) - num_lags :]
-            known = _carried(np.concatenate([last, y]))[1:]
-            last = known[-1:]
-            known = np.concatenate([before, known])
-            lags = [known[num_lags - lag : len(known) - lag] for lag in range(1, num_lags + 1)]
-            u = np.concatenate([*lags, scaling.apply_inputs(outside)], axis=1)
-            for lag in range(1, num_lags + 1):
-                y[missing[num_lags - lag : len(missing) - lag]] = np.nan
-            before = known[len(known) - num_lags :]
+            is_missing = np.isnan(y).any(axis=1, keepdims=True)
+            known = carried_forward(y, last)
+            lags, unknown_lags = lagged(known, num_lags, before), lagged(is_missing, num_lags, gaps)
+            # The lags of the step to come, the oldest first, are what the next piece begins with.
+            before, gaps, last = lags[-1, ::-1], unknown_lags[-1, ::-1], known[-1]
+            lags = lags[:-1].reshape(len(y), num_lags * m)
+            u = np.concatenate([lags, scaling.apply_inputs(outside)], axis=1)
+            y[unknown_lags[:-1].any(axis=(1, 2))] = np.nan
             if is_first:
                 y[:num_lags], is_first = np.nan, False
             rest_y, rest_u = np.concatenate([rest_y, y]), np.concatenate([rest_u, u])
             whole = len(rest_y) // size * size
             for i in range(0, whole, size):
                 part = slice(i, i + size)
-                yield rest_y[part].astype(np.float32), rest_u[part].astype(np.float32)
+                yield Window(rest_y[part].astype(np.float32), rest_u[part].astype(np.float32))
             rest_y, rest_u = rest_y[whole:], rest_u[whole:]
         if len(rest_y):
             extra = ((0, size - len(rest_y)), (0, 0))
-            yield (
+            yield Window(
                 np.pad(rest_y, extra, constant_values=np.nan).astype(np.float32),
                 np.pad(rest_u, extra).astype(np.float32),
             )
 
 
-def _carried(values: Float[np.ndarray, "n m"]) -> Float[np.ndarray, "n m"]:
-    """Values of which each missing one is the last observed before it; the first row is known."""
-    place = np.where(np.isnan(values), 0, np.arange(len(values))[:, None])
-    return np.take_along_axis(values, np.maximum.accumulate(place), axis=0)
-
-
 def _texts(column: "pandas.Series") -> list[str]:
-    """The fields of a text file; a row that is shorter than the header has none at its end."""
+    """The texts of a column, "" where a row is shorter than the header."""
     return [value if isinstance(value, str) else "" for value in column.tolist()]
 
 
 def _as_in_a_table(column: "pandas.Series", marks: Marks | None) -> "pandas.Series":
-    """A column of a text file as :func:`ssmlin.data.read_table` gives it; others as they are."""
+    """Convert a column of texts as :func:`ssmlin.data.read_table` does; return others as given."""
     import pandas as pd
 
     if column.dtype != object or pd.api.types.infer_dtype(column, skipna=True) != "string":
@@ -252,19 +272,23 @@ def _as_in_a_table(column: "pandas.Series", marks: Marks | None) -> "pandas.Seri
 
 
 class _Clock:
-    """Checks that times rise by equal steps from piece to piece."""
+    """Checks that times increase by equal steps, also from one piece to the next.
+
+    Args:
+        date_format: how the times are written; by default it is inferred from the first piece.
+    """
 
     def __init__(self, date_format: str | None) -> None:
         self.date_format = date_format
-        self.last: Any = None
-        self.steps: dict[str, Any] | None = None  # in all ways to count that are left
+        self.last: Times | None = None
+        self.steps: dict[str, float] | None = None  # by the kind of ticks, if equal so far
 
     def check(self, column: "pandas.Series", rows: int) -> None:
-        """Raise ValueError unless the times go on as they began.
+        """Raise ValueError unless the times continue by the same step.
 
         Args:
             column: the times of a piece.
-            rows: so many were before it.
+            rows: the number of rows before the piece.
         """
         if self.date_format is None:
             self.date_format = find_date_format(column)
@@ -273,17 +297,19 @@ class _Clock:
             if getattr(times, "tz", None) != getattr(self.last, "tz", None):
                 raise ValueError(f"time: expected dates of one time zone in {column.name!r}, got "
                                  f"{times[0]} in data row {rows + 1}")  # fmt: skip
-            is_dates = hasattr(times, "asi8")
-            times = self.last.append(times) if is_dates else np.concatenate([self.last, times])
+            if is_dates(self.last):
+                times = self.last.append(times)
+            else:
+                times = np.concatenate([self.last, times])
             rows -= 1
         self.last = times[-1:]
         if len(times) < 2:
             return
         counted = ticks(times)
         if self.steps is None:
-            self.steps = {kind: count[1] - count[0] for kind, count in counted.items()}
+            self.steps = {kind: float(count[1] - count[0]) for kind, count in counted.items()}
         bad = {
-            kind: ~(np.abs(np.diff(counted[kind]) - step) <= 1e-3 * step)
+            kind: ~(np.abs(np.diff(counted[kind]) - step) <= TOLERANCE * step)
             for kind, step in self.steps.items()
             if kind in counted
         }

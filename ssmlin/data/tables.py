@@ -1,4 +1,4 @@
-"""Reading tables from files of many formats, with messages in words."""
+"""Reading tables from files of many formats, with errors that name the file and the reason."""
 
 import bz2
 import codecs
@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import IO, TYPE_CHECKING, NamedTuple, NoReturn
 from urllib.parse import quote
 
 import numpy as np
@@ -31,10 +31,14 @@ from ssmlin.data.texts import (
 if TYPE_CHECKING:
     import pandas
 
-_OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-#: UTF-8, with or without the mark that says so.
+_OPENERS: dict[str, Callable[..., IO[str]]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+}
+#: UTF-8, with or without a byte order mark.
 ENCODING = "utf-8-sig"
-#: So many rows of a stream decide how its numbers are written, fewer of many columns.
+#: The number of rows of a stream that decide how its numbers are written; fewer of wide tables.
 ROWS_FOR_MARKS = 100_000
 _TEXTS = (".csv", ".tsv", ".txt")
 _DATABASES = (".db", ".sqlite", ".sqlite3", ".duckdb")
@@ -42,7 +46,7 @@ _ENDINGS = (*_TEXTS, ".parquet", ".xlsx", ".jsonl", ".ndjson", ".npy", ".npz", *
 
 
 def read_table(
-    source: Any,
+    source: "str | Path | pandas.DataFrame",
     *,
     table: str | None = None,
     query: str | None = None,
@@ -52,33 +56,34 @@ def read_table(
     thousands: str | None = None,
     text: Sequence[str] = (),
 ) -> "pandas.DataFrame":
-    r"""Read a table; nothing is ever written.
+    r"""Read a table from a file. The file is never changed.
 
-    CSV and TSV (also .txt, and packed as .gz, .bz2 or .xz), Parquet, Excel (.xlsx), JSON lines
-    (.jsonl, .ndjson), NumPy (.npy, .npz), SQLite (.db, .sqlite, .sqlite3) and DuckDB (.duckdb).
+    Formats: CSV and TSV (also .txt, and compressed as .gz, .bz2 or .xz), Parquet, Excel (.xlsx),
+    JSON lines (.jsonl, .ndjson), NumPy (.npy, .npz), SQLite (.db, .sqlite, .sqlite3) and DuckDB
+    (.duckdb).
 
-    The separator of a CSV file is found in its header, and how numbers are written in all of its
-    rows: 2,5 or 0,250 or 1.234,5 show a decimal comma. Columns whose values are all like 1,234 are
-    refused if no other column decides. A column of text becomes numbers if all values are, except
-    names such as 007, 12E3 or numbers of 19 digits, which stay as they are written.
+    The separator of a CSV file is inferred from its header. How numbers are written is inferred
+    from all rows: 2,5 or 0,250 or 1.234,5 show a decimal comma. A column whose values are all like
+    1,234 is refused if no other column decides. A column of text becomes numbers if all its values
+    are numbers, except for 007, 12E3 or numbers of 19 digits, which may be names and stay text.
 
     Args:
         source: a file, or a DataFrame, which is returned.
-        table: of a database; default its only one.
-        query: to run on a database instead.
-        sheet: of an Excel file.
-        encoding: of a text file.
-        decimal: the decimal mark in text, "." or ","; the other one then parts thousands.
-        thousands: the mark that parts thousands in text.
-        text: columns of names, such as of series, which stay as they are written.
+        table: the table of a database; default its only one.
+        query: a query to run on a database instead.
+        sheet: the sheet of an Excel file, by name or number.
+        encoding: the encoding of a text file.
+        decimal: the decimal mark in text, "." or ","; the other one then separates thousands.
+        thousands: the mark that separates thousands in text.
+        text: columns to leave as they are written, such as names of series.
 
     Returns:
         The table, with named columns and at least one row.
 
     Raises:
-        ValueError: a file that is not there, cannot be read, is empty or damaged, or needs a
-            package that is not installed; the message names the file. Numbers that can be read in
-            two ways.
+        ValueError: a file that does not exist, cannot be read, is empty or damaged, or needs a
+            package that is not installed (the message names the file); or numbers that can be read
+            in two ways.
 
     Example:
         >>> import tempfile, pathlib
@@ -107,9 +112,9 @@ def read_table(
         elif kind == ".parquet":
             frame = pd.read_parquet(path)
             if any(name is not None for name in frame.index.names):
-                frame = frame.reset_index()  # pandas wrote a column as the index
+                frame = frame.reset_index()  # pandas has written a column as the index
         elif kind == ".xlsx":
-            # As the cells are: pandas would make 7 of the text 007, and nothing of NA.
+            # Cells stay as they are: pandas would turn the text 007 into 7, and NA into NaN.
             frame = pd.read_excel(
                 path, sheet_name=sheet, dtype=object, keep_default_na=False, na_values=[""]
             ).infer_objects()
@@ -141,7 +146,7 @@ def read_table(
 
 @contextmanager
 def _in_words(path: Path, kind: str) -> Iterator[None]:
-    """Errors of the many libraries that read files, as ValueError about the file."""
+    """Turn the errors of the libraries that read files into ValueError about the file."""
     import pandas as pd
 
     try:
@@ -163,6 +168,7 @@ def _in_words(path: Path, kind: str) -> Iterator[None]:
 
 
 def _other_encoding(start: bytes) -> str:
+    """An encoding to suggest for a text that begins with these bytes."""
     return "utf-16" if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "latin-1"
 
 
@@ -172,10 +178,10 @@ def _fail(path: Path, expected: str, got: str, cause: Exception | None = None) -
 
 
 def _kind(path: Path) -> str:
-    """The ending that says what a file holds."""
+    """The ending of a file's name that tells its format."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    packed = len(suffixes) > 1 and suffixes[-1] in _OPENERS
-    return suffixes[-2] if packed else suffixes[-1] if suffixes else ""
+    is_compressed = len(suffixes) > 1 and suffixes[-1] in _OPENERS
+    return suffixes[-2] if is_compressed else suffixes[-1] if suffixes else ""
 
 
 def read_chunks(
@@ -187,25 +193,28 @@ def read_chunks(
     marks: Mapping[str, Marks | None],
     text: Sequence[str] = (),
 ) -> Iterator["pandas.DataFrame"]:
-    """Some columns of a CSV, TSV or Parquet file, so many rows at a time.
+    """Read some columns of a CSV, TSV or Parquet file, a number of rows at a time.
 
     Args:
         path: the file.
-        columns: their names.
-        rows: how many at a time.
-        encoding: of a text file.
-        marks: what :func:`file_marks` finds. Columns of one decimal mark come as numbers where all
-            values are, others as text.
-        text: columns that come as text from a text file, whatever is in them.
+        columns: the names of the columns.
+        rows: the number of rows at a time.
+        encoding: the encoding of a text file.
+        marks: how numbers are written, by :func:`file_marks`. Columns with one of the decimal
+            marks are numbers if all their values are, others are text.
+        text: columns of a text file that are always text.
+
+    Yields:
+        The rows.
 
     Raises:
-        ValueError: a file that is not there, is of another kind or cannot be read, or a column that
-            is not there; the message names the file.
+        ValueError: a file that does not exist, is of another format or cannot be read, or a column
+            that does not exist; the message names the file.
     """
     kind = _streamed_kind(path)
     with _in_words(path, kind):
         if kind == ".parquet":
-            from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
+            from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]  # has no types
 
             with ParquetFile(path) as file:
                 check_names(columns, file.schema_arrow.names)
@@ -214,9 +223,9 @@ def read_chunks(
             return
         import pandas as pd
 
-        options = _text_options(path, kind, encoding)
-        check_names(columns, options["names"])
-        # pandas knows one decimal mark in all columns; columns of the other come as text.
+        layout = _layout(path, kind, encoding)
+        check_names(columns, layout.names)
+        # pandas reads all columns with one decimal mark; columns with the other one stay text.
         decimals = {mark.decimal for name in columns if (mark := marks[name]) is not None}
         decimal = decimals.pop() if len(decimals) == 1 else "."
         as_text = [
@@ -224,18 +233,33 @@ def read_chunks(
             for name in columns
             if name in text or (one := marks[name]) is None or one.decimal != decimal
         ]
-        options |= {"usecols": list(columns), "dtype": dict.fromkeys(as_text, object)}
-        with pd.read_csv(path, chunksize=rows, decimal=decimal, **options) as chunks:
+        with pd.read_csv(
+            path,
+            chunksize=rows,
+            decimal=decimal,
+            usecols=list(columns),
+            dtype=dict.fromkeys(as_text, object),
+            **layout.for_pandas(),
+        ) as chunks:
             yield from chunks
 
 
 def file_marks(
     path: Path, encoding: str = ENCODING, decimal: str | None = None, thousands: str | None = None
 ) -> dict[str, Marks | None]:
-    """How numbers are written in each column of a text file that is read piece by piece.
+    """Infer how numbers are written in each column of a file that is read piece by piece.
 
-    Found in the first 100 000 rows, fewer of many columns. None stands for columns without decimal
-    or thousands marks there; in Parquet files all columns are as in Python if no marks are given.
+    The first 100 000 rows decide, or fewer if there are many columns.
+
+    Args:
+        path: the file.
+        encoding: the encoding of a text file.
+        decimal: the decimal mark, if the user gives it.
+        thousands: the mark that separates thousands, if the user gives it.
+
+    Returns:
+        The marks of each column; None for a column without marks in these rows. The marks of
+        Parquet files are Python's, if none are given.
     """
     kind = _streamed_kind(path)
     given = given_marks(decimal, thousands)
@@ -244,19 +268,19 @@ def file_marks(
             from pyarrow.parquet import read_schema
 
             return dict.fromkeys(read_schema(path).names, given or PLAIN)
-        options = _text_options(path, kind, encoding)
+        layout = _layout(path, kind, encoding)
         if given is not None:
-            return dict.fromkeys(options["names"], given)
-        rows = min(ROWS_FOR_MARKS, max(1000, 2_000_000 // len(options["names"])))
-        points_are_decimal = options["sep"] == ","
-        found = _read_carefully(path, options | {"nrows": rows})[2]
-        if points_are_decimal:
-            # Without quotes no comma can be in a number: points that come later are decimal.
-            found = {name: marks or PLAIN for name, marks in found.items()}
-        return found
+            return dict.fromkeys(layout.names, given)
+        rows = min(ROWS_FOR_MARKS, max(1000, 2_000_000 // len(layout.names)))
+        marks = _read_carefully(path, layout, rows=rows)[2]
+        if layout.separator == ",":
+            # No number can hold a comma without quotes, so points in later rows are decimal.
+            marks = {name: mark or PLAIN for name, mark in marks.items()}
+        return marks
 
 
 def _streamed_kind(path: Path) -> str:
+    """The format of a file that can be read piece by piece."""
     if not path.is_file():
         raise ValueError(f"source: expected a file, got none at {path}")
     kind = _kind(path)
@@ -265,8 +289,28 @@ def _streamed_kind(path: Path) -> str:
     return kind
 
 
-def _text_options(path: Path, kind: str, encoding: str) -> dict[str, Any]:
-    """How pandas is to read a CSV or TSV file, the names of its columns among it."""
+class _Layout(NamedTuple):
+    """How the rows of a CSV or TSV file are written."""
+
+    separator: str
+    names: list[str]
+    encoding: str
+
+    def for_pandas(self) -> dict[str, object]:
+        """The arguments of pandas' ``read_csv`` that the layout decides."""
+        return {
+            "sep": self.separator,
+            "names": self.names,
+            "header": 0,
+            "encoding": self.encoding,
+            "index_col": False,
+            "skipinitialspace": True,
+            "low_memory": False,
+        }
+
+
+def _layout(path: Path, kind: str, encoding: str) -> _Layout:
+    """The layout of a CSV or TSV file, from its header."""
     try:
         codecs.lookup(encoding)
     except LookupError as error:
@@ -285,19 +329,11 @@ def _text_options(path: Path, kind: str, encoding: str) -> dict[str, Any]:
         _fail(path, "columns of different names", f"{twice!r} twice")
     if len(names) == 1:
         _check_no_blank_lines(path, opener, encoding)
-    return {
-        "sep": sep,
-        "names": names,
-        "header": 0,
-        "encoding": encoding,
-        "index_col": False,
-        "skipinitialspace": True,
-        "low_memory": False,
-    }
+    return _Layout(sep, names, encoding)
 
 
-def _check_no_blank_lines(path: Path, opener: Callable[..., Any], encoding: str) -> None:
-    """Refuse blank lines between the rows of one column: missing values, or nothing at all?"""
+def _check_no_blank_lines(path: Path, opener: Callable[..., IO[str]], encoding: str) -> None:
+    """Refuse blank lines between the rows of a single column, which may be missing values."""
     blank = None
     with opener(path, "rt", encoding=encoding) as file:
         for row, line in enumerate(file):
@@ -308,28 +344,47 @@ def _check_no_blank_lines(path: Path, opener: Callable[..., Any], encoding: str)
                       "is written as NA)", f"one in data row {blank}")  # fmt: skip
 
 
-def _read_fields(path: Path, options: dict[str, Any]) -> "pandas.DataFrame":
-    """What pandas makes of a text file."""
+def _read_fields(
+    path: Path,
+    layout: _Layout,
+    rows: int | None,
+    *,
+    decimal: str = ".",
+    as_text: list[str] | None = None,
+) -> "pandas.DataFrame":
+    """A text file as pandas reads it; with `as_text` only these columns, without conversion."""
     import pandas as pd
 
     with warnings.catch_warnings():
         # A row that is longer than the header.
         warnings.simplefilter("error", pd.errors.ParserWarning)
         try:
-            return pd.read_csv(path, **options)
+            return pd.read_csv(
+                path,
+                nrows=rows,
+                decimal=decimal,
+                usecols=as_text,
+                dtype=None if as_text is None else object,
+                na_filter=as_text is None,
+                **layout.for_pandas(),
+            )
         except pd.errors.ParserWarning as error:
-            _fail(path, f"rows of {len(options['names'])} fields", "longer ones", error)
+            _fail(path, f"rows of {len(layout.names)} fields", "longer ones", error)
 
 
 def _read_carefully(
-    path: Path, options: dict[str, Any], text: Sequence[str] = (), given: Marks | None = None
+    path: Path,
+    layout: _Layout,
+    text: Sequence[str] = (),
+    given: Marks | None = None,
+    rows: int | None = None,
 ) -> tuple["pandas.DataFrame", dict[str, list[str]], dict[str, Marks | None]]:
-    """A text file: columns that can only be numbers, all others as texts, and all marks.
+    """A text file as pandas reads it, the texts of columns that it may misread, and all marks.
 
-    pandas reads numbers ten times faster than texts, so only columns of which it may have lost
-    something are read again, as they are written.
+    pandas reads numbers ten times faster than texts, so only columns in which it may have lost
+    something are read again as text.
     """
-    frame = _read_fields(path, options | {"decimal": "." if given is None else given.decimal})
+    frame = _read_fields(path, layout, rows, decimal="." if given is None else given.decimal)
     again = [
         name
         for name in frame
@@ -339,16 +394,14 @@ def _read_carefully(
     ]
     texts = {}
     if again:
-        fields = _read_fields(
-            path, options | {"usecols": again, "dtype": object, "na_filter": False}
-        )
+        fields = _read_fields(path, layout, rows, as_text=again)
         # A row that is shorter than the header has missing values at its end.
         texts = {name: fields[name].fillna("").tolist() for name in again}
     marks: dict[str, Marks | None] = dict.fromkeys(frame, given or given_marks(".", None))
     if given is None:
         numeric = {name: texts[name] for name in again if name not in text}
         decided = "." if len(again) < len(frame.columns) else ""
-        marks |= find_marks(numeric, options["sep"] == ",", decided)
+        marks |= find_marks(numeric, layout.separator == ",", decided)
     return frame, texts, marks
 
 
@@ -358,8 +411,7 @@ def _read_text(
     """A CSV or TSV file."""
     import pandas as pd
 
-    options = _text_options(path, kind, encoding)
-    frame, texts, marks = _read_carefully(path, options, text, given)
+    frame, texts, marks = _read_carefully(path, _layout(path, kind, encoding), text, given)
     columns = {
         name: as_written(texts[name])
         if name in text
@@ -372,7 +424,7 @@ def _read_text(
 
 
 def _read_numpy(path: Path) -> "pandas.DataFrame":
-    """An array whose columns are columns, or several arrays that are one each."""
+    """A .npy file of a matrix, or a .npz file with one array for each column."""
     import pandas as pd
 
     loaded = np.load(path, allow_pickle=False)

@@ -2,18 +2,18 @@
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 
-#: What files write where a number is missing.
+#: Texts that mean a missing number.
 MISSING = frozenset(
     ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN",
      "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"]
 )  # fmt: skip
 _BOOLEANS = {"True": "1", "TRUE": "1", "true": "1", "False": "0", "FALSE": "0", "false": "0"}
-# Spaces (plain, no-break, thin, narrow) and apostrophes part thousands and nothing else.
+# Spaces (plain, no-break, thin, narrow) and apostrophes only ever separate thousands.
 _SPACES = " \u00a0\u2009\u202f'\u2019"
 
 
@@ -21,8 +21,8 @@ class Marks(NamedTuple):
     """How the numbers of a column are written.
 
     Attributes:
-        decimal: the mark before the decimals.
-        thousands: the marks that may part groups of three digits.
+        decimal: the decimal mark.
+        thousands: the marks that may separate groups of three digits.
     """
 
     decimal: str = "."
@@ -33,17 +33,17 @@ PLAIN = Marks()
 
 
 def _decimal_shapes(point: str, other: str) -> str:
-    """Texts in which `point` can only be the decimal mark."""
+    """A pattern of texts in which `point` can only be the decimal mark."""
     p, o = re.escape(point), re.escape(other)
     exponent = r"(?:[eE][+-]?\d+)?"
     return "|".join(
         [
-            # 12,5; also 0,123 and 1234,567, as groups of three digits begin otherwise.
+            # 12,5; also 0,123 and 1234,567, which cannot be groups of three digits.
             rf"(?:\d*{p}(?:\d{{0,2}}|\d{{4,}})|(?:0\d*|\d{{4,}}|){p}\d+){exponent}",
             rf"\d+{p}\d*[eE][+-]?\d+",
-            # 1.234,567, where another mark parts the thousands.
+            # 1.234,567, where another mark separates the thousands.
             rf"\d{{1,3}}(?:[{o}{_SPACES}]\d{{3}})+{p}\d*",
-            # 1.234.567, where no mark is left for the decimals but this one.
+            # 1.234.567, where only this mark is left for the decimals.
             rf"\d{{1,3}}(?:{o}\d{{3}}){{2,}}",
         ]
     )
@@ -55,8 +55,8 @@ _DECIDED = {
     mark: re.compile(rf"{_SIGN}(?=.*\d)(?:{_decimal_shapes(mark, other)})\s*$", re.M)
     for mark, other in _OTHER.items()
 }
-# 12.05 may be a day or an hour, and 2020.05 or 5.2020 a month: no sign of how numbers are written
-# in other columns.
+# 12.05 may be a day or an hour, and 2020.05 or 5.2020 a month. They do not tell how the numbers of
+# other columns are written.
 _DECIDED_FOR_ALL = _DECIDED | {
     ".": re.compile(
         _DECIDED["."].pattern.replace(
@@ -69,18 +69,25 @@ _DECIDED_FOR_ALL = _DECIDED | {
 }
 _DOUBTFUL = re.compile(rf"{_SIGN}[1-9]\d{{0,2}}([.,])\d{{3}}\s*$", re.M)
 _YEARS = (1000, 2999)
-# What a name may be but no program writes as a number, of whole ones: 007, 12E3, 20 digits.
+# Whole numbers as no program writes them, which may be names: 007, 12E3, 20 digits.
 _NAME = re.compile(r"^\s*(?:[+-]?0\d|\d+[eE]\d+\s*$|[+-]?\d{19})", re.M)
-# And of all values: months as 2020.10, which the number 2020.1 is not.
+# Columns of months such as 2020.10, which as a number would be 2020.1.
 _MONTHS = re.compile(r"(?:[12]\d{3}\.(?:0?[1-9]|1[0-2])\n)+|(?:(?:0?[1-9]|1[0-2])\.[12]\d{3}\n)+")
 _INTEGERS = re.compile(r"(?:(?:0|-?[1-9]\d*)\n)+")
 
 
 def given_marks(decimal: str | None, thousands: str | None) -> Marks | None:
-    """The marks that a person names; a mark that is not named is what the other leaves.
+    """The marks that a user gives; if only one is given, the other follows from it.
+
+    Args:
+        decimal: the decimal mark, or None.
+        thousands: the mark that separates thousands, or None.
+
+    Returns:
+        The marks, or None if neither is given.
 
     Raises:
-        ValueError: marks that cannot be.
+        ValueError: not a mark, or the same mark twice.
     """
     if decimal is not None and decimal not in _OTHER:
         raise ValueError(f"decimal: expected '.' or ',', got {decimal!r}")
@@ -100,19 +107,19 @@ def find_marks(
     decided: Collection[str] = (),
     first_row: int = 1,
 ) -> dict[str, Marks | None]:
-    """How numbers are written in each column, from all that is there.
+    """Infer how numbers are written in each column, from all values.
 
-    A column's own values decide: 2,5 and 0,250 and 1.234,5 can be read in one way only. Where all
-    of them are like 1,234, what can be read in one way in other columns decides.
+    A column's own values decide: 2,5 and 0,250 and 1.234,5 can be read in one way only. If all
+    values of a column are like 1,234, other columns decide that can be read in one way.
 
     Args:
         columns: names and texts.
-        points_are_decimal: 1.234 is not in doubt, since commas separate the file's columns.
-        decided: decimal marks of columns that are no longer in doubt.
-        first_row: number of the first row, for messages.
+        points_are_decimal: whether 1.234 is clear, since commas separate the file's columns.
+        decided: the decimal marks of columns that are already clear.
+        first_row: the number of the first row, for messages.
 
     Returns:
-        For each column its marks, or None where no value has any.
+        For each column its marks, or None if no value has a mark.
 
     Raises:
         ValueError: numbers that can be read in two ways.
@@ -125,7 +132,7 @@ def find_marks(
         of_all |= {mark for mark in marks if _DECIDED_FOR_ALL[mark].search(joined)}
         own = [mark for mark in marks if _DECIDED[mark].search(joined)]
         found[name] = None
-        if own:  # if both, no number is written as the other
+        if own:  # with both marks, to_numbers refuses the values of one of them
             found[name] = Marks(own[0], _OTHER[own[0]] + _SPACES)
         elif marks and (doubt := _DOUBTFUL.search(joined)):
             doubts[name] = doubt
@@ -150,17 +157,25 @@ def find_marks(
 def to_numbers(
     texts: Sequence[str], marks: Marks = PLAIN
 ) -> tuple[Float[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
-    """Numbers, NaN where they are missing, and which texts are none."""
+    """Read texts as numbers.
+
+    Args:
+        texts: the texts.
+        marks: how numbers are written.
+
+    Returns:
+        The numbers, NaN where they are missing, and which texts are not numbers.
+    """
     import pandas as pd
 
     joined = "\n".join(texts)
     if any(mark in joined for mark in " \t" + _SPACES):
         texts = [text.strip() for text in texts]
     missing = pd.Series(texts, dtype=object).isin(MISSING).to_numpy(bool)
-    is_parted = any(mark in joined for mark in marks.thousands)
-    if marks.decimal != "." and not is_parted and "." not in joined and "\n" not in "".join(texts):
+    is_grouped = any(mark in joined for mark in marks.thousands)
+    if marks.decimal != "." and not is_grouped and "." not in joined and "\n" not in "".join(texts):
         texts = "\n".join(texts).replace(marks.decimal, ".").split("\n")
-    elif marks.decimal != "." or is_parted:
+    elif marks.decimal != "." or is_grouped:
         t, d = re.escape(marks.thousands), re.escape(marks.decimal)
         shape = re.compile(
             rf"([+-]?)([1-9]\d{{0,2}}(?:([{t}])\d{{3}}(?:\3\d{{3}})*)|\d*)"
@@ -176,7 +191,7 @@ def to_numbers(
 
 
 def _plain(text: str, shape: re.Pattern[str]) -> str:
-    """A number as programs write it."""
+    """A number in Python's notation."""
     match = shape.fullmatch(text)
     if match is None:
         return "no number" if "." in text else text
@@ -185,27 +200,30 @@ def _plain(text: str, shape: re.Pattern[str]) -> str:
     return f"{sign}{whole}.{decimals or ''}{exponent}"
 
 
-def is_like_a_number(value: Any) -> bool:
-    """Whether a value is a text that may be a number by some marks."""
+def is_like_a_number(value: object) -> bool:
+    """Whether a value is a text that is a number with some choice of marks."""
     return isinstance(value, str) and bool(re.fullmatch(rf"[\deE.,+{_SPACES}-]*", value.strip()))
 
 
 def _parsed(texts: Sequence[str]) -> Float[np.ndarray, " n"]:
+    """Texts in Python's notation as numbers, NaN for other texts."""
     import pandas as pd
 
-    return pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce").to_numpy("float64")
+    numbers = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce")
+    parsed: Float[np.ndarray, " n"] = numbers.to_numpy("float64")
+    return parsed
 
 
-def convert(texts: Sequence[str], marks: Marks | None) -> Any:
-    """A column of a text file: integers, numbers or booleans where all values are, else texts.
+def convert(texts: Sequence[str], marks: Marks | None) -> Shaped[np.ndarray, " n"]:
+    """Convert a column of a text file to integers, floats or booleans if all its values are.
 
-    Texts stay as they are written, 007 and 12E3 and months as 2020.10 too, since each may be a name
-    or a date; :func:`ssmlin.data.columns.numbers` reads them where numbers are asked for.
+    Other columns stay texts. So do 007, 12E3 and months such as 2020.10, which may be names or
+    dates; :func:`ssmlin.data.columns.numbers` reads them as numbers.
     """
     marks = marks or PLAIN
     first = next((text for text in texts if text.strip() not in MISSING), "")
     if to_numbers([first], marks)[1].any():
-        return as_written(texts)  # words, which need not be tried in full
+        return as_written(texts)  # the column holds words
     joined = "\n".join([*texts, ""])
     is_whole = "." not in joined and "," not in joined
     if not (is_whole and _NAME.search(joined)) and not _MONTHS.fullmatch(joined):
@@ -220,9 +238,9 @@ def convert(texts: Sequence[str], marks: Marks | None) -> Any:
 
 
 def may_be_misread(values: Float[np.ndarray, " n"]) -> bool:
-    """Whether what pandas has read as numbers may be names, months or parted thousands.
+    """Whether numbers that pandas has read may be names, months or groups of thousands.
 
-    All of these are whole, or have few decimals and are small.
+    All of these are whole numbers, or small ones with few decimals.
     """
     seen = values[np.isfinite(values)]
     if (seen == np.round(seen)).all():
@@ -231,6 +249,6 @@ def may_be_misread(values: Float[np.ndarray, " n"]) -> bool:
     return bool((few & (np.abs(seen) <= _YEARS[1] + 1)).all())
 
 
-def as_written(texts: Sequence[str]) -> Any:
-    """Texts as they are; an empty one is missing."""
+def as_written(texts: Sequence[str]) -> Shaped[np.ndarray, " n"]:
+    """Texts as an array of objects, None where they are empty."""
     return np.array([text or None for text in texts], dtype=object)

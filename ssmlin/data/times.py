@@ -1,41 +1,46 @@
-"""Times of steps: how they are written, and the regular grid they are on."""
+"""Times of steps: how they are written in a table, and how they are read."""
 
 import datetime
 import re
-import warnings
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeGuard, Union
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from ssmlin.data.texts import MISSING, to_numbers
 
 if TYPE_CHECKING:
     import pandas
 
+#: Times of steps: numbers, or dates.
+Times = Union[np.ndarray, "pandas.DatetimeIndex"]  # noqa: UP007 (pandas is not imported yet)
+
 #: Date formats that are not strptime's.
 NUMBER, ISO = "number", "ISO8601"
-_YEARS = (1800, 2100)  # what a date that is written as a number may lie in
-_FIRST_DOUBTFUL_YEAR, _LAST_DOUBTFUL_YEAR = 2050, 2068  # of two digits, 60 may be 1960
-_MOST_GAPS = 3  # a row, on the grid
-_CLOSE = 1e-3  # steps are equal to this share
+_YEARS = (1800, 2100)  # a number is a date only if its year is in this range
+_FIRST_DOUBTFUL_YEAR, _LAST_DOUBTFUL_YEAR = 2050, 2068  # with two digits, 60 may mean 1960
 
-# Integers of so many digits that are dates in every row are dates.
+# Integers with this number of digits are dates if they are valid dates in every row.
 _DIGITS = {6: "%Y%m", 8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
-# If these read every row, nobody can tell.
+# If one of these reads every row, numbers and dates cannot be told apart.
 _DOUBTFUL_DIGITS = {5: ("%Y%q",), 6: ("%y%m%d",), 7: ("%Y%j",), 8: ("%d%m%Y", "%m%d%Y")}
 _SEPARATED = ("%d{0}%m{0}%Y", "%m{0}%d{0}%Y", "%d{0}%m{0}%y", "%m{0}%d{0}%y", "%Y{0}%m{0}%d",
               "%m{0}%Y", "%Y{0}%m", "%d{0}%b{0}%Y", "%d{0}%b{0}%y", "%b{0}%d{0}%Y", "%Y{0}%b{0}%d",
               "%b{0}%Y", "%b{0}%y", "%Y{0}%b", "Q%q{0}%Y", "%Y{0}Q%q")  # fmt: skip
 _WRITTEN = ("%d%b%Y", "%d%b%y", "%b%Y", "%b%y", "%b %d, %Y", "%d. %b %Y", "%a, %d %b %Y", "%YQ%q",
             "Q%q%Y", "%y-%m-%d")  # fmt: skip
-_CLOCK_WORDS = {"now", "today"}  # pandas reads them, whatever the format
+_CLOCK_WORDS = {"now", "today"}  # pandas reads them with any format
 _CLOCKS = ("%H:%M", "%H:%M:%S", "%H:%M:%S.%f", "%I:%M %p", "%I:%M:%S %p", "%H:%M%z", "%H:%M:%S%z")
 
 
+def is_dates(times: Times) -> "TypeGuard[pandas.DatetimeIndex]":
+    """Whether times are dates rather than numbers."""
+    return hasattr(times, "asi8")
+
+
 def _formats(first: str) -> list[str]:
-    """Date formats that can read a text."""
+    """The date formats that can read a text."""
     whole = re.fullmatch(r"(.+?)([ T])(\d{1,2}:.+)", first)
     date, gap, clock = (first, "", "") if whole is None else whole.groups()
     formats = [one.format(mark) for one in _SEPARATED for mark in "-/. " if mark in date]
@@ -50,6 +55,7 @@ def _formats(first: str) -> list[str]:
 
 
 def _reads(text: str, date_format: str) -> bool:
+    """Whether a text is of a format."""
     (text,), date_format = _without_quarters([text], date_format)
     try:
         datetime.datetime.strptime(text, date_format)
@@ -59,7 +65,7 @@ def _reads(text: str, date_format: str) -> bool:
 
 
 def _without_quarters(texts: Sequence[str], date_format: str) -> tuple[Sequence[str], str]:
-    """Quarters (%q), which strptime does not know, as their first months."""
+    """Replace quarters (%q), which strptime does not know, by their first months."""
     if "%q" not in date_format:
         return texts, date_format
     pieces = [piece for piece in re.split("(%.)", date_format) if piece]
@@ -67,11 +73,12 @@ def _without_quarters(texts: Sequence[str], date_format: str) -> tuple[Sequence[
     shapes["%q"] = "[1-4]"
     shape = re.compile("".join(f"({shapes[piece]})" for piece in pieces))
     place = pieces.index("%q")
-    # Marks keep the month apart from the digits of a year.
+    # The marks separate the month from the digits of a year.
     return [_with_month(text, shape, place) for text in texts], date_format.replace("%q", "|%m|")
 
 
 def _with_month(text: str, shape: re.Pattern[str], place: int) -> str:
+    """A text with the month of its quarter instead of the quarter."""
     match = shape.fullmatch(text)
     if match is None:
         return "no quarter"
@@ -81,7 +88,7 @@ def _with_month(text: str, shape: re.Pattern[str], place: int) -> str:
 
 
 def _parse(texts: Sequence[str], date_format: str, offset: int = 0) -> "pandas.Series":
-    """Dates, NaT where a text is not of the format; `offset` rows were before them."""
+    """Texts as dates, NaT where a text is not of the format; `offset` rows precede them."""
     import pandas as pd
 
     if not _CLOCK_WORDS.isdisjoint(texts):
@@ -90,7 +97,7 @@ def _parse(texts: Sequence[str], date_format: str, offset: int = 0) -> "pandas.S
     cause: Exception | None = None
     try:
         dates = pd.to_datetime(pd.Series(texts, dtype=object), errors="coerce", format=date_format)
-        if dates.dtype != object:  # which pandas 2 gives for mixed zones
+        if dates.dtype != object:  # pandas 2 returns objects for mixed time zones
             return dates
     except (ValueError, TypeError) as error:
         cause = error
@@ -107,11 +114,13 @@ def _parse(texts: Sequence[str], date_format: str, offset: int = 0) -> "pandas.S
 
 
 def _within_years(dates: "pandas.Series") -> Bool[np.ndarray, " T"]:
-    return dates.dt.year.between(*_YEARS).to_numpy(bool)
+    """Which dates are in years in which a number is taken for a date."""
+    inside: Bool[np.ndarray, " T"] = dates.dt.year.between(*_YEARS).to_numpy(bool)
+    return inside
 
 
 def _typed_dates(column: "pandas.Series") -> "pandas.DatetimeIndex | None":
-    """Times that are dates already, not text."""
+    """The times of a column that holds dates, not text; None for other columns."""
     import pandas as pd
 
     kind = getattr(column.dtype, "kind", "O")
@@ -149,26 +158,30 @@ def _texts(column: "pandas.Series") -> list[str]:
     if pd.api.types.infer_dtype(column) == "string":
         return [value.strip() for value in values]
 
-    def text(x: Any) -> str:
-        is_whole = isinstance(x, float | np.floating) and float(x).is_integer()
-        return str(int(x)) if is_whole else str(x).strip()
+    def text(x: object) -> str:
+        if isinstance(x, float | np.floating) and float(x).is_integer():
+            return str(int(x))
+        return str(x).strip()
 
     return [text(value) for value in values]
 
 
 def find_date_format(column: "pandas.Series") -> str | None:
-    """How the times of a column are written; one format must read all rows.
+    """Find how the times of a column are written: one format must read all rows.
 
-    ISO 8601 comes first. Otherwise, among the usual formats, those that read every row must agree.
-    Integers that are months (202001), days (20200120) or later hours, minutes and seconds in every
-    row, of 1800 to 2100, are dates; others, such as years, are numbers.
+    ISO 8601 is tried first. Otherwise all usual formats that read every row must agree.
+    Integers are dates if they are valid months (202001), days (20200120), hours, minutes or
+    seconds of the years 1800 to 2100 in every row. Other integers, such as years, are numbers.
+
+    Args:
+        column: numbers, dates or text.
 
     Returns:
-        A format of strptime (with %q for a quarter), "ISO8601" or "number"; None for dates that are
-        not text.
+        A format of strptime (with %q for a quarter), "ISO8601" or "number"; None for dates that
+        are not text.
 
     Raises:
-        ValueError: times that can be read in two ways, or in none.
+        ValueError: times that can be read in two ways, or in no way.
 
     Example:
         >>> import pandas as pd
@@ -222,6 +235,7 @@ def find_date_format(column: "pandas.Series") -> str | None:
 
 
 def _require_times(column: "pandas.Series") -> None:
+    """Raise ValueError if a time is missing."""
     missing = column.isna().to_numpy(bool)
     if getattr(column.dtype, "kind", "O") == "O":
         missing = missing | column.isin(MISSING).to_numpy(bool)
@@ -233,6 +247,7 @@ def _require_times(column: "pandas.Series") -> None:
 def _parse_in(
     column: "pandas.Series", texts: Sequence[str], date_format: str, offset: int = 0
 ) -> "pandas.Series":
+    """As :func:`_parse`, with the column's name in messages."""
     try:
         return _parse(texts, date_format, offset)
     except ValueError as error:
@@ -241,8 +256,8 @@ def _parse_in(
         raise ValueError(f"time: column {column.name!r}: {error}") from error
 
 
-def _find_for_digits(texts: Sequence[str], name: Any) -> str:
-    """The format of times of digits alone."""
+def _find_for_digits(texts: Sequence[str], name: object) -> str:
+    """The format of times that consist of digits."""
     lengths = set(map(len, texts))
     if len(lengths) != 1:
         return NUMBER
@@ -271,7 +286,7 @@ def _find_for_digits(texts: Sequence[str], name: Any) -> str:
 
 
 def _refuse_months_as_numbers(values: Float[np.ndarray, " T"], column: "pandas.Series") -> None:
-    """Raise ValueError for 2020.01 ... 2020.12, where 2020.1 may be October."""
+    """Raise ValueError for the numbers 2020.01 ... 2020.12, where 2020.1 may mean October."""
     hundreds = values * 100
     months = np.round(hundreds)
     year, month = np.divmod(months, 100)
@@ -284,14 +299,14 @@ def _refuse_months_as_numbers(values: Float[np.ndarray, " T"], column: "pandas.S
         )
 
 
-def parse_times(column: "pandas.Series", date_format: str | None = None, offset: int = 0) -> Any:
-    """A column as numbers or dates.
+def parse_times(column: "pandas.Series", date_format: str | None = None, offset: int = 0) -> Times:
+    """Read a column as numbers or dates.
 
     Args:
         column: numbers, dates or text.
-        date_format: a format of strptime (with %q for a quarter), "ISO8601" or "number"; default as
-            :func:`find_date_format` finds. Dates that are not text need none.
-        offset: so many rows were before it, for messages.
+        date_format: a format of strptime (with %q for a quarter), "ISO8601" or "number"; by default
+            that of :func:`find_date_format`. Dates that are not text need none.
+        offset: the number of rows before the column, for messages.
 
     Returns:
         An array of numbers, or a DatetimeIndex.
@@ -311,6 +326,7 @@ def parse_times(column: "pandas.Series", date_format: str | None = None, offset:
     dates = _typed_dates(column)
     if dates is not None:
         return dates
+    values: Times
     date_format = date_format or find_date_format(column)
     if date_format == NUMBER and pd.api.types.is_numeric_dtype(column):
         values = column.to_numpy("float64")
@@ -320,7 +336,7 @@ def parse_times(column: "pandas.Series", date_format: str | None = None, offset:
         bad |= np.isinf(values)
     else:
         texts = _texts(column)
-        if pd.api.types.is_numeric_dtype(column):  # of a month 2020.10 only 2020.1 is left
+        if pd.api.types.is_numeric_dtype(column):  # the number 2020.1 may have been 2020.10
             texts = [text if text.isdigit() else "" for text in texts]
         parsed = _parse_in(column, texts, str(date_format), offset)
         bad = parsed.isna().to_numpy(bool)
@@ -333,7 +349,7 @@ def parse_times(column: "pandas.Series", date_format: str | None = None, offset:
             f"{column.iloc[[row]].tolist()[0]!r} in data row {offset + row + 1}; date_format= "
             "(--date-format) says another one"
         )
-    if "%y" in str(date_format):
+    if "%y" in str(date_format) and is_dates(values):
         years = np.asarray(values.year)
         doubtful = (years >= _FIRST_DOUBTFUL_YEAR) & (years <= _LAST_DOUBTFUL_YEAR)
         if doubtful.any():
@@ -344,158 +360,3 @@ def parse_times(column: "pandas.Series", date_format: str | None = None, offset:
                 f"{years[row] - 100} or {years[row]}"
             )
     return values
-
-
-# ------------------------------------------------------------------------------------------ grids
-
-
-def in_order(times: Any) -> Int[np.ndarray, " T"]:
-    """The order of numbers or dates."""
-    return np.argsort(_numbers(times), kind="stable")
-
-
-def _numbers(times: Any) -> np.ndarray:
-    """Numbers in the order of the times."""
-    return times.asi8 if hasattr(times, "asi8") else np.asarray(times)
-
-
-def ticks(times: Any) -> dict[str, np.ndarray]:
-    """Times counted in the ways in which steps may be equal, the likeliest first.
-
-    Numbers count themselves. Dates count months, if all have the same place in their month; days of
-    the clock on the wall, which have 23 hours when it is set forward, if they have a zone and one
-    time of day; what has passed; and the clock on the wall, for two a day and the like.
-    """
-    if not hasattr(times, "asi8"):
-        return {"numbers": np.asarray(times)}
-    wall = times if times.tz is None else times.tz_localize(None)
-    found = {}
-    clock = (wall - wall.normalize()).asi8
-    same_clock = bool((clock == clock[0]).all())
-    months = np.asarray(wall.year * 12 + wall.month)
-    one_place = len(set(wall.day)) == 1 or bool(np.asarray(wall.is_month_end).all())
-    if one_place and same_clock and (np.diff(months) > 0).all():
-        found["months"] = months
-    if times.tz is not None and same_clock:
-        found["wall"] = wall.asi8
-    found["passed"] = times.asi8
-    if times.tz is not None:
-        found.setdefault("wall", wall.asi8)
-    return found
-
-
-def _grid(times: Any) -> tuple[str, Int[np.ndarray, " T"]] | None:
-    """In which ticks the times are on a grid, and their places on it.
-
-    The grid's step is the smallest one.
-    """
-    for kind, counted in ticks(times).items():
-        ratio = np.diff(counted) / np.diff(counted).min()
-        if np.abs(ratio - np.round(ratio)).max() <= _CLOSE:
-            return kind, np.concatenate([[0], np.cumsum(np.round(ratio)).astype(int)])
-    return None
-
-
-def regular(times: Any, table: np.ndarray, name: str) -> tuple[Any, np.ndarray]:
-    """In order, and on a regular grid, missing where there was no row.
-
-    Raises:
-        ValueError: times that occur twice or are irregular, or a grid with far more gaps than rows.
-    """
-    order = in_order(times)
-    if (np.diff(order) < 0).any():
-        warnings.warn(f"time: rows were brought in the order of {name!r}", RuntimeWarning, 3)
-        times, table = times[order], table[order]
-    twice = np.flatnonzero(np.diff(_numbers(times)) == 0)
-    if len(twice):
-        rows = sorted(int(order[i]) + 1 for i in (twice[0], twice[0] + 1))
-        raise ValueError(
-            f"time: expected each time once in column {name!r}, got {times[twice[0]]} in data rows "
-            f"{rows[0]} and {rows[1]}"
-        )
-    if len(times) == 1:
-        return times, table
-    found = _grid(times)
-    if found is None:
-        counted = next(iter(ticks(times).values()))
-        ratio = np.diff(counted) / np.diff(counted).min()
-        worst = int(np.abs(ratio - np.round(ratio)).argmax())
-        least = int(ratio.argmin())
-        raise ValueError(
-            f"time: expected regular steps in column {name!r}, got {times[worst]} followed by "
-            f"{times[worst + 1]} where the smallest step is from {times[least]} to "
-            f"{times[least + 1]}; without a time column the rows are the steps"
-        )
-    kind, position = found
-    count = int(position[-1]) + 1
-    missing = count - len(position)
-    if missing == 0:
-        return times, table
-    if missing > _MOST_GAPS * len(position):
-        worst = int(np.diff(position).argmax())
-        raise ValueError(
-            f"time: expected at most {_MOST_GAPS} missing steps for each row in column {name!r}, "
-            f"got {missing} for {len(position)} rows, {position[worst + 1] - position[worst] - 1} "
-            f"of them between {times[worst]} and {times[worst + 1]}; without a time column the "
-            "rows are the steps, and date_format= (--date-format) says how dates are written"
-        )
-    warnings.warn(
-        f"time: {missing} steps are missing in column {name!r}; they are missing values now",
-        RuntimeWarning,
-        3,
-    )
-    whole = np.full((count, table.shape[1]), np.nan)
-    whole[position] = table
-    return _on_grid(times, kind, np.arange(count)), whole
-
-
-def _on_grid(times: Any, kind: str, places: Int[np.ndarray, " n"]) -> Any:
-    """The times at some places of a grid; place 0 is the first time."""
-    import pandas as pd
-
-    counted = ticks(times)[kind]
-    if kind == "numbers":
-        place = int(np.diff(counted).argmin())
-        return counted[0] + places * (counted[place + 1] - counted[place])
-    step = int(np.diff(counted).min())
-    if kind == "passed":
-        passed = (counted[0] + step * places).view(f"M8[{times.unit}]")
-        utc = pd.DatetimeIndex(passed)
-        return utc if times.tz is None else utc.tz_localize("UTC").tz_convert(times.tz)
-    wall = times if times.tz is None else times.tz_localize(None)
-    if kind == "months":
-        at_end = bool(np.asarray(wall.is_month_end).all()) and len(set(wall.day)) > 1
-        offset: Callable[[int], Any] = (
-            pd.offsets.MonthEnd if at_end else lambda n: pd.DateOffset(months=n)
-        )
-        dates = pd.DatetimeIndex([wall[0] + offset(step * int(i)) for i in places])
-    else:
-        dates = pd.DatetimeIndex((counted[0] + step * places).view(f"M8[{times.unit}]"))
-    if times.tz is None:
-        return dates
-    # An hour that the clock skips is the next one, and of an hour it repeats the first is meant.
-    first: Bool[np.ndarray, " n"] = np.ones(len(dates), bool)
-    return dates.tz_localize(times.tz, ambiguous=first, nonexistent="shift_forward")
-
-
-def future_times(times: Any, horizon: int) -> Any:
-    """The times of the next steps of a regular grid, as :class:`Columns` has.
-
-    Raises:
-        ValueError: fewer than two times, which do not say how long a step is.
-
-    Example:
-        >>> import numpy as np
-        >>> from ssmlin.data import future_times
-        >>> future_times(np.array([1990.0, 1991.0]), 2).tolist()
-        [1992.0, 1993.0]
-    """
-    if len(times) < 2:
-        raise ValueError(
-            f"times: expected at least 2, which say how long a step is, got {len(times)}"
-        )
-    found = _grid(times)
-    if found is None:
-        raise ValueError("times: expected regular steps, got others")
-    kind, position = found
-    return _on_grid(times, kind, position[-1] + 1 + np.arange(horizon))

@@ -1,14 +1,18 @@
 """Real series that ship with packages."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float
 
 from ssmlin.data import Series
 
+if TYPE_CHECKING:
+    import pandas
+
 
 def load_sunspots() -> Series:
-    """Yearly sunspot numbers 1700-2008, square roots taken (they are counts)."""
+    """Square roots of the yearly sunspot numbers 1700-2008, since the numbers are counts."""
     from statsmodels.api import datasets
 
     data = datasets.sunspots.load_pandas().data
@@ -24,8 +28,8 @@ def load_sunspots() -> Series:
 def load_macro() -> Series:
     """US quarterly series 1959-2009: growth of output and consumption, inflation, two rates.
 
-    Growth rates are 100 × the difference of logarithms; inflation, unemployment and the treasury
-    bill rate are in percent, as they come.
+    Growth rates are 100 × the difference of logarithms. Inflation, unemployment and the treasury
+    bill rate are in percent.
     """
     from statsmodels.api import datasets
 
@@ -66,9 +70,9 @@ def load_co2() -> Series:
 
 
 def load_elnino() -> Series:
-    """Monthly temperature of the sea surface, Niño 1+2, 1950-2010, less its mean seasons.
+    """Monthly temperature of the sea surface, Niño 1+2, 1950-2010, minus its mean season.
 
-    The seasons are those of the first 70 %.
+    The season is estimated on the first 70 %.
     """
     from statsmodels.api import datasets
 
@@ -119,7 +123,7 @@ def load_employment() -> Series:
     return Series("employment", values, times, names, source, period=12)
 
 
-def _vega(name: str) -> Any:
+def _vega(name: str) -> "pandas.DataFrame":
     """A data set of the package vega_datasets."""
     try:
         from vega_datasets import local_data
@@ -127,15 +131,17 @@ def _vega(name: str) -> Any:
         raise ValueError(
             f"name: expected the package vega_datasets for {name}; pip install ssmlin[results]"
         ) from error
-    return getattr(local_data, name)()
+    data: pandas.DataFrame = getattr(local_data, name)()
+    return data
 
 
-def _years(dates: Any) -> np.ndarray:
+def _years(dates: "pandas.Index | pandas.Series") -> Float[np.ndarray, " T"]:
     """Dates as fractions of years."""
     import pandas as pd
 
     index = pd.DatetimeIndex(dates)
-    return index.year.to_numpy() + (index.day_of_year.to_numpy() - 1) / 365.25
+    years: np.ndarray = index.year.to_numpy() + (index.day_of_year.to_numpy() - 1) / 365.25
+    return years
 
 
 #: The series of the results in the documentation.

@@ -1,17 +1,18 @@
-"""The main job in small: fit, compare on held-out data, report."""
+"""A small comparison on two real series: fit, compare on held-out data, write table and figure."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from ssmlin._files import written_whole
-from ssmlin.comparison.comparisons import Comparison, compare_series
-from ssmlin.comparison.plots import prediction_figure
-from ssmlin.demonstration import load_macro, load_sunspots
-from ssmlin.forecasting.linear_attention import FittedAttention
+from ssmlin.comparison import Comparison, compare_series, stacked_frame
+from ssmlin.demonstration.datasets import load_macro, load_sunspots
+from ssmlin.demonstration.figures import SeriesPanel, prediction_figure
+from ssmlin.forecasting import FittedAttention
 
 _MEMORY, _DELTA = "bayesian_memory", "gated_deltanet"
 _MODELS = ("autoregression", "hmm", "arhmm", "lds", _MEMORY, _DELTA)
+#: The series that are shown, and the column of each.
+_SHOWN = {"sunspots": 0, "macro": 3}
 
 
 def run_demo(
@@ -24,8 +25,8 @@ def run_demo(
 ) -> dict[str, Comparison]:
     """Compare linear attentions with an AR, an HMM, an ARHMM and an LDS on two real series.
 
-    Each series is standardised on its first 70 %, every model is fitted there, and the rest is
-    predicted one step ahead. The number of lags is chosen by the corrected Akaike criterion of an
+    Each series is standardised by its first 70 %. Every model is fitted there and predicts the
+    rest one step ahead. The number of lags is chosen by the corrected Akaike criterion of an
     autoregression, other settings on the last fifth of the training part.
 
     Args:
@@ -34,15 +35,15 @@ def run_demo(
         workers: how many models are fitted at the same time, each in a process of its own; with
             1 all are fitted in this one.
         progress: show a progress bar.
-        report: takes the lines that name the files written.
+        report: is called with each line that names a file written.
 
     Returns:
-        For each series the comparison.
+        The comparison of each series, by name.
     """
     comparisons = compare_series(
         [load_sunspots(), load_macro()],
         _MODELS,
-        transform="none",  # they come transformed
+        transform="none",  # the series are transformed already
         seed=seed,
         workers=workers,
         progress=progress,
@@ -51,25 +52,17 @@ def run_demo(
     folder.mkdir(parents=True, exist_ok=True)
     table = folder / "comparison.csv"
     with written_whole(table) as temporary:
-        to_frame(comparisons).to_csv(temporary, index=False)
+        stacked_frame(comparisons).to_csv(temporary, index=False)
     report(f"wrote {table}")
     panels = []
-    for name, column in (("sunspots", 0), ("macro", 3)):
-        found = {r.name: r.details for r in comparisons[name].results if r.details is not None}
-        if isinstance(found.get(_MEMORY), FittedAttention) and _DELTA in found:
-            panels.append((comparisons[name].split, column, found[_MEMORY], found[_DELTA]))
+    for name, column in _SHOWN.items():
+        fits = {r.name: r.details for r in comparisons[name].results}
+        memory, delta = fits.get(_MEMORY), fits.get(_DELTA)
+        if isinstance(memory, FittedAttention) and isinstance(delta, FittedAttention):
+            panels.append(SeriesPanel(comparisons[name].split, column, memory, delta))
     if panels:
         figure = folder / "predictions.png"
         with written_whole(figure) as temporary:
             prediction_figure(panels).savefig(temporary, dpi=120)
         report(f"wrote {figure}")
     return comparisons
-
-
-def to_frame(comparisons: dict[str, Comparison]) -> Any:
-    """The tables of several series below each other."""
-    import pandas as pd
-
-    frames = [c.to_frame().assign(series=name) for name, c in comparisons.items()]
-    frame = pd.concat(frames, ignore_index=True)
-    return frame[["series", *(column for column in frame if column != "series")]]

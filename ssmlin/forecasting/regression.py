@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from ssmlin.data import lagged
 from ssmlin.data.scaling import box_cox, changes
 from ssmlin.forecasting.interface import Ahead, Observed, Values
 from ssmlin.models.autoregression import (
@@ -29,10 +30,9 @@ def lags_and_inputs(observed: Observed, num_lags: int) -> Float[np.ndarray, "T p
 
     The lags of a missing value are missing, too.
     """
-    steps = len(observed.values)
-    known = _from_zeros(observed.values, num_lags)
-    lags = [known[num_lags - lag : num_lags - lag + steps] for lag in range(1, num_lags + 1)]
-    return np.concatenate([*lags, observed.inputs], axis=1)
+    steps, m = observed.values.shape
+    lags = lagged(observed.values, num_lags)[:-1].reshape(steps, num_lags * m)
+    return np.concatenate([lags, observed.inputs], axis=1)
 
 
 def known_lags(observed: Observed, num_lags: int, who: str) -> Observed:
@@ -48,13 +48,7 @@ def known_lags(observed: Observed, num_lags: int, who: str) -> Observed:
 
 def last_values(values: Values, ahead: Ahead, num_lags: int) -> Float[np.ndarray, "N num_lags m"]:
     """The values before each origin, the latest first; zero where there are none."""
-    known = _from_zeros(values, num_lags)
-    return known[ahead.origins[:, None] + num_lags - 1 - np.arange(num_lags)]
-
-
-def _from_zeros(values: Values, num_lags: int) -> Float[np.ndarray, "num_lags+T m"]:
-    """Zeros, then the values."""
-    return np.concatenate([np.zeros((num_lags, values.shape[1])), values])
+    return lagged(values, num_lags)[ahead.origins]
 
 
 def least_squares(

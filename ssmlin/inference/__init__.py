@@ -1,19 +1,21 @@
-"""Filter, smoother and sampler, exact, for matrix states and dynamax's dense ones.
+"""Exact filters, smoothers and samplers, for matrix states and for dynamax's dense models.
 
 The approximate filters keep less of the covariance.
 """
 
-from ssmlin.inference.dense.api import lgssm_filter, lgssm_posterior_sample, lgssm_smoother
-from ssmlin.inference.matrix.api import (
+from ssmlin.inference.dense import lgssm_filter, lgssm_posterior_sample, lgssm_smoother
+from ssmlin.inference.matrix import (
+    PosteriorRowCov,
+    RowCovLaw,
+    integrate_row_cov,
+    matrix_lgssm_approximate_filter,
     matrix_lgssm_filter,
     matrix_lgssm_posterior_sample,
     matrix_lgssm_sample,
     matrix_lgssm_smoother,
-    symmetric_root,
 )
-from ssmlin.inference.matrix.approximate import matrix_lgssm_approximate_filter
-from ssmlin.inference.matrix.unknown_row_cov import PosteriorRowCov, RowCovLaw, integrate_row_cov
 from ssmlin.inference.results import PosteriorMatrixLGSSM
+from ssmlin.inference.roots import symmetric_root
 
 __all__ = [
     "PosteriorMatrixLGSSM",

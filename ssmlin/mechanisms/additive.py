@@ -1,4 +1,4 @@
-"""Mechanisms that decay the memory and add to it: no low-rank part in A_t."""
+"""Mechanisms that decay the memory and add to it: A_t has no low-rank part."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,24 @@ from ssmlin.mechanisms.base import Gate, Mechanism, Tokens
 
 
 def diagonal_transition(diag: Float[Array, "... d"]) -> DPLR:
-    """Return diag(w) as a DPLR of rank 0."""
+    """Return diag(w) as a DPLR of rank 0.
+
+    Args:
+        diag: w, shape (..., d).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from ssmlin.mechanisms import diagonal_transition
+        >>> diagonal_transition(jnp.array([0.5, 1.0])).to_dense().tolist()
+        [[0.5, 0.0], [0.0, 1.0]]
+    """
     none = jnp.zeros((*diag.shape, 0), diag.dtype)
     return DPLR(diag, none, none)
 
 
-def _constant_columns(gate: Float[Array, "..."], like: Float[Array, "... d"]) -> Array:
+def _constant_columns(
+    gate: Float[Array, "..."], like: Float[Array, "... d"]
+) -> Float[Array, "... d"]:
     """Repeat a scalar gate over the d columns."""
     return jnp.broadcast_to(gate[..., None], like.shape)
 
@@ -87,7 +99,7 @@ class GLA(Vanilla):
 class BayesianMemory(Mechanism):
     """The memory as a regression of values on keys: the Kalman gain writes the value.
 
-    Here h_t = k_t and y_t = v_t; nothing is added by the recurrence itself.
+    Here h_t = k_t and y_t = v_t, and the recurrence itself adds nothing.
     """
 
     name = "bayesian_memory"
@@ -99,7 +111,7 @@ class BayesianMemory(Mechanism):
     source = "Quintana and West 1987; test-time regression, arXiv 2501.12352"
 
     def transition(self, tokens: Tokens) -> DPLR:
-        """The decay of the memory between two writes."""
+        """The decay of the memory: α in all columns, or one for each column."""
         if "decay" in tokens.gates:
             return diagonal_transition(tokens.decay)
         return diagonal_transition(_constant_columns(tokens.alpha, tokens.keys))

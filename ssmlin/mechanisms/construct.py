@@ -1,13 +1,12 @@
 r"""From a mechanism's tokens to the matrix-state linear Gaussian state space model."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from ssmlin import _checks
+from ssmlin._typing import AnyArray, Broadcastable, Scalar
 from ssmlin.lgssm import DiagPlusLowRank, MatrixLGSSM
 from ssmlin.mechanisms.base import Mechanism, make_tokens
 from ssmlin.mechanisms.recurrence import token_operators
@@ -17,45 +16,46 @@ from ssmlin.mechanisms.registry import get_mechanism
 def matrix_lgssm(
     mechanism: str | Mechanism,
     *,
-    keys: Float[Array, "T d"],
-    values: Float[Array, "T m"] | None = None,
-    queries: Float[Array, "T d"] | None = None,
-    process_noise: Float[Array, "..."] | float | DiagPlusLowRank = 0.0,
-    write_noise: Float[Array, " T"] | float | None = None,
-    emission_noise: Float[Array, " T"] | float = 1.0,
-    initial_mean: Float[Array, "m d"] | None = None,
-    initial_cov: Float[Array, "d d"] | None = None,
-    row_cov: Float[Array, "m m"] | None = None,
-    emission_bias: Float[Array, "T m"] | None = None,
+    keys: Float[AnyArray, "T *n_h d"],
+    values: Float[AnyArray, "T *n_h m"] | None = None,
+    queries: Float[AnyArray, "T d"] | None = None,
+    process_noise: Broadcastable | DiagPlusLowRank = 0.0,
+    write_noise: Float[AnyArray, " T"] | Scalar | None = None,
+    emission_noise: Float[AnyArray, " T"] | Scalar = 1.0,
+    initial_mean: Float[AnyArray, "m d"] | None = None,
+    initial_cov: Float[AnyArray, "d d"] | None = None,
+    row_cov: Float[AnyArray, "m m"] | Float[AnyArray, " m"] | None = None,
+    emission_bias: Float[AnyArray, "T m"] | Float[AnyArray, " m"] | None = None,
     value_dim: int | None = None,
     negative_eigenvalues: bool = False,
-    **gates: Float[Array, "T ..."] | float | None,
+    **gates: Broadcastable | None,
 ) -> MatrixLGSSM:
-    r"""Build the state space model of a linear attention with noise in its memory.
+    r"""Build the state space model of a linear attention whose memory is noisy.
 
     $$S_t = S_{t-1} A_t + B_t + W_t,\ W_t \sim \mathrm{MN}(0, \Sigma, Q_t); \qquad
       y_t = S_t h_t + c_t + \varepsilon_t,\ \varepsilon_t \sim N(0, r_t \Sigma)$$
 
-    With h_t the query. For ``bayesian_memory`` h_t is the key (unless queries are given) and the
-    emissions y_t are the values: of `values` only the shape is used, to tell m.
+    Here h_t is the query. For ``bayesian_memory`` h_t is the key (unless queries are given) and
+    the emissions y_t are the values: only the shape of `values` is used, which tells m.
 
     Args:
         mechanism: a name in ``ssmlin.MECHANISMS``, or an instance.
-        keys: see :func:`ssmlin.linear_attention`, as for all tokens and gates.
-        values: tokens.
-        queries: tokens.
+        keys: k_t, (T, d), or (T, n_h, d) for a mechanism of several steps a token; see
+            :func:`ssmlin.linear_attention` for all tokens and gates.
+        values: v_t, (T, m) or (T, n_h, m).
+        queries: q_t, (T, d).
         process_noise: q >= 0, the diagonal of Q_t: a scalar, (T,) per step, (d,) per column or
-            (T, d); (T, 1) and (1, d) say which is meant where T = d. Or a whole
+            (T, d). If T = d, write (T, 1) or (1, d) to say which is meant. Or a
             :class:`ssmlin.lgssm.DiagPlusLowRank` with leading axis T.
-        write_noise: σ² >= 0, scalar or (T,): adds the covariance of independent errors of that
-            variance in every value written, σ² R_t R_tᵀ for B_t = L_t R_tᵀ.
-        emission_noise: r >= 0, scalar or (T,). Where it is zero the predictive variance
-            hᵀP⁻h must not be.
+        write_noise: σ² >= 0, scalar or (T,): every value that is written has an independent error
+            of this variance. This adds σ² R_t R_tᵀ to Q_t, where B_t = L_t R_tᵀ.
+        emission_noise: r >= 0, scalar or (T,). Where it is zero, the predictive variance
+            hᵀP⁻h must be positive.
         initial_mean: M_0, (m, d), of the state before the first transition; default 0.
-        initial_cov: P_0, (d, d); default the identity. May be singular, also zero.
+        initial_cov: P_0, (d, d); default the identity. It may be singular or zero.
         row_cov: Σ, (m, m) or its diagonal (m,); default the identity.
         emission_bias: c_t, (T, m) or (m,); default none.
-        value_dim: m, for ``bayesian_memory`` where nothing else gives it.
+        value_dim: m, for ``bayesian_memory`` if no other argument gives it.
         negative_eigenvalues: widen the gates' ranges, see :func:`ssmlin.linear_attention`.
         **gates: the gates of the mechanism by name, see :func:`ssmlin.linear_attention`.
 
@@ -63,8 +63,8 @@ def matrix_lgssm(
         The model, time-varying, of length T.
 
     Raises:
-        ValueError: an unknown mechanism; an argument missing, superfluous, of the wrong shape,
-            out of range, not finite or not a covariance.
+        ValueError: an unknown mechanism; an argument that is missing, superfluous, out of range,
+            not finite, not a covariance, or of the wrong shape.
         TypeError: an argument that is not a float32 or float64 array.
 
     Example:
@@ -74,6 +74,8 @@ def matrix_lgssm(
         ...     process_noise=0.01, emission_noise=0.1)
         >>> lgssm.num_timesteps, lgssm.value_dim, lgssm.key_dim
         (5, 1, 2)
+
+    Source: the matrix-variate dynamic linear model of Quintana and West (1987).
     """
     mech = get_mechanism(mechanism, negative_eigenvalues)
     mean = None
@@ -127,17 +129,20 @@ def matrix_lgssm(
         independent_rows=independent,
     )
     common = jnp.result_type(*jax.tree.leaves(lgssm))
-    return jax.tree.map(lambda x: x.astype(common), lgssm)
+    same: MatrixLGSSM = jax.tree.map(lambda x: x.astype(common), lgssm)
+    return same
 
 
-def _nonnegative(name: str, x: Any, dims: tuple[str, ...], sizes: dict[str, int]) -> Array:
+def _nonnegative(name: str, x: object, dims: tuple[str, ...], sizes: dict[str, int]) -> Array:
     """Check and broadcast a variance."""
     array = _checks.finite(name, _checks.float_array(name, x))
     return _checks.between(name, _checks.broadcast(name, array, dims, sizes), 0.0, np.inf)
 
 
-def _process_noise(x: Any, sizes: dict[str, int], dtype: Any) -> DiagPlusLowRank:
-    """Q_t from the forms that the constructor takes."""
+def _process_noise(
+    x: Broadcastable | DiagPlusLowRank, sizes: dict[str, int], dtype: np.dtype
+) -> DiagPlusLowRank:
+    """Q_t from the forms that :func:`matrix_lgssm` takes."""
     steps, d = sizes["T"], sizes["d"]
     if isinstance(x, DiagPlusLowRank):
         diag = x.diag
@@ -167,7 +172,9 @@ def _process_noise(x: Any, sizes: dict[str, int], dtype: Any) -> DiagPlusLowRank
     return DiagPlusLowRank(diag, no_factor)
 
 
-def _row_covariance(x: Any, sizes: dict[str, int], dtype: Any) -> tuple[Array, bool]:
+def _row_covariance(
+    x: Float[AnyArray, "..."] | None, sizes: dict[str, int], dtype: np.dtype
+) -> tuple[Float[Array, "m m"], bool]:
     """Σ as a matrix, and whether it is known to be diagonal."""
     if x is None:
         return jnp.eye(sizes["m"], dtype=dtype), True

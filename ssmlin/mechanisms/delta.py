@@ -71,6 +71,42 @@ class KDA(DeltaNet):
 
 
 @dataclass(frozen=True)
+class GatedDeltaNet2(Mechanism):
+    r"""Gated DeltaNet-2: KDA with separate gates for what is erased and what is written.
+
+    $$S_t = S_{t-1} \mathrm{diag}(a_t) \big(I - (b_t \odot \hat k_t) \hat k_t^\top\big)
+      + (w_t \odot v_t) \hat k_t^\top$$
+
+    The gate `erase`, b in [0, 1]^d, acts on the columns, and `write`, w in [0, 1]^m, on the values.
+    b = β 1 and w = β 1 give KDA, and a decay that is equal in all columns gives Gated DeltaNet. The
+    eigenvalues of A_t are real and in [0, 1] ([-1, 1] with negative eigenvalues, b in [0, 2]), but
+    ‖A_t‖₂ may exceed 1. It is at most 2/√3 (√2 with negative eigenvalues): with c = k̂ᵀ(b ⊙ k̂), all
+    but the plane of k̂ and b ⊙ k̂ is kept, and there the matrix is [[1 − c, 0], [−s, 1]] with
+    s² ≤ c(1 − c), or s² ≤ c(2 − c). With `write_noise` the errors are those of w ⊙ v.
+    """
+
+    name = "gated_deltanet2"
+    transition_formula = "diag(a) (I − (b ⊙ k̂) k̂ᵀ)"
+    drift_formula = "(w ⊙ v) k̂ᵀ"
+    gates = {
+        "decay": _CHANNEL_DECAY,
+        "erase": Gate("rate", per="column", signed=(0.0, 2.0)),
+        "write": Gate("rate", per="row"),
+    }
+    step_rank = 1
+    source = "Hatamizadeh et al. 2026, arXiv 2605.22791"
+
+    def transition(self, tokens: Tokens) -> DPLR:
+        """Decay, then erase along the key what is read along b ⊙ k̂."""
+        key = unit(tokens.keys)
+        return DPLR(tokens.decay, _column(tokens.decay * tokens.erase * key), _column(key))
+
+    def drift(self, tokens: Tokens) -> LowRank:
+        """The gated value w ⊙ v, under the normalised key."""
+        return LowRank(_column(tokens.write * tokens.values), _column(unit(tokens.keys)))
+
+
+@dataclass(frozen=True)
 class Longhorn(Mechanism):
     """The implicit (proximal) step of online regression; keys keep their length."""
 

@@ -1,7 +1,7 @@
-r"""The deterministic recurrence $S_t = S_{t-1} A_t + B_t$, $o_t = S_t q_t$, by three drivers."""
+r"""The deterministic recurrence $S_t = S_{t-1} A_t + B_t$, $o_t = S_t q_t$, by three methods."""
 
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from ssmlin import _checks
+from ssmlin._typing import AnyArray, Broadcastable
 from ssmlin.lgssm import DPLR, LowRank
 from ssmlin.mechanisms.base import Mechanism, Tokens, make_tokens
 from ssmlin.mechanisms.registry import get_mechanism
@@ -20,16 +21,16 @@ _CHUNK = 64
 
 
 def _step_operators(mechanism: Mechanism, tokens: Tokens) -> tuple[DPLR, LowRank]:
-    """The operators of every token, or micro-step, as the mechanism says; their shapes are checked.
+    """The mechanism's operators of every token or micro-step, with their shapes checked.
 
-    An axis of one would be broadcast in some places and not in others.
+    An axis of length one would be broadcast in some places and not in others.
     """
     transition, drift = mechanism.transition(tokens), mechanism.drift(tokens)
-    for name, found, cls in (("transition", transition, DPLR), ("drift", drift, LowRank)):
-        if not isinstance(found, cls):
+    for name, operator, cls in (("transition", transition, DPLR), ("drift", drift, LowRank)):
+        if not isinstance(operator, cls):
             raise TypeError(
                 f"{type(mechanism).__name__}.{name}: expected a {cls.__name__}, got "
-                f"{_checks.describe(found)}"
+                f"{_checks.describe(operator)}"
             )
     lead, m = tokens.keys.shape[:-1], tokens.values.shape[-1]
     d, rank = tokens.keys.shape[-1], drift.left.shape[-1]
@@ -50,25 +51,38 @@ def _step_operators(mechanism: Mechanism, tokens: Tokens) -> tuple[DPLR, LowRank
 
 
 def token_operators(mechanism: Mechanism, tokens: Tokens) -> tuple[DPLR, LowRank]:
-    """The operators (A_t, B_t) of whole tokens; micro-steps are composed first.
+    """The operators (A_t, B_t) of whole tokens: a token's micro-steps are composed.
 
     Args:
         mechanism: the mechanism.
-        tokens: its tokens, leading axis T.
+        tokens: its tokens, with leading axis T.
 
     Returns:
-        A_t of rank ``mechanism.rank(n_h)`` and B_t, leading axis T.
+        A_t of rank ``mechanism.rank(n_h)`` and B_t, with leading axis T.
+
+    Raises:
+        TypeError: the mechanism returns something else than a DPLR and a LowRank.
+        ValueError: the mechanism returns operators of the wrong shape.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from ssmlin.mechanisms import MECHANISMS, Tokens, token_operators
+        >>> tokens = Tokens(jnp.ones((3, 2)), jnp.ones((3, 1)), gates={"alpha": jnp.ones(3)})
+        >>> transition, drift = token_operators(MECHANISMS["mamba2"](), tokens)
+        >>> transition.to_dense().shape, drift.to_dense().shape
+        ((3, 2, 2), (3, 1, 2))
     """
     transition, drift = _step_operators(mechanism, tokens)
     if not mechanism.multi_step:
         return transition, drift
 
-    def step(tree: Any, j: int) -> Any:
-        return jax.tree.map(lambda x: x[:, j], tree)
+    def step(j: int) -> tuple[DPLR, LowRank]:
+        operators: tuple[DPLR, LowRank] = jax.tree.map(lambda x: x[:, j], (transition, drift))
+        return operators
 
-    total_a, total_b = step((transition, drift), 0)
+    total_a, total_b = step(0)
     for j in range(1, tokens.keys.shape[1]):
-        next_a, next_b = step((transition, drift), j)
+        next_a, next_b = step(j)
         total_a, total_b = (
             total_a.compose(next_a),
             total_b.apply_transition(next_a).add(next_b),
@@ -82,9 +96,9 @@ def _sequential(
     state: Float[Array, "m d"],
     queries: Float[Array, "T d"] | None = None,
 ) -> Float[Array, "T m d"] | Float[Array, "T m"]:
-    """All states by one scan over time; with queries what they read, and no state is kept.
+    """All states, by one scan over time; with queries only the outputs, so no state is kept.
 
-    Operators with axes (T, n_h) in front are those of micro-steps, taken one after the other.
+    Operators with leading axes (T, n_h) are those of micro-steps, applied one after the other.
     """
     num_steps = transition.diag.shape[1] if transition.diag.ndim == 3 else None
 
@@ -103,21 +117,22 @@ def _sequential(
 def _associative(
     transition: DPLR, drift: LowRank, state: Float[Array, "m d"]
 ) -> Float[Array, "T m d"]:
-    """All states by the blocked-matrix product [[A, 0], [B, I]] under an associative scan."""
+    """All states, by an associative scan over the blocked matrices [[A, 0], [B, I]]."""
 
     def combine(first: tuple[Array, Array], then: tuple[Array, Array]) -> tuple[Array, Array]:
         (a1, b1), (a2, b2) = first, then
         return a1 @ a2, b1 @ a2 + b2
 
-    a, b = lax.associative_scan(combine, (transition.to_dense(), drift.to_dense()))
-    return state @ a + b
+    dense = transition.to_dense(), drift.to_dense()
+    products: tuple[Array, Array] = lax.associative_scan(combine, dense)
+    return state @ products[0] + products[1]
 
 
 def _chunked(transition: DPLR, drift: LowRank, state: Float[Array, "m d"]) -> Float[Array, "T m d"]:
-    """All states by scans inside chunks, run side by side, whose ends are then chained.
+    """All states, by scans inside chunks that run in parallel and a scan over the chunks' ends.
 
-    Inside a chunk the recurrence runs on the stack [S; C] from [0; I] with drift [B; 0], so C
-    gathers the product of the transitions; the state that enters the chunk is added as S_in C.
+    Inside a chunk the recurrence runs on the stack [S; C] from [0; I] with drift [B; 0], so C is
+    the product of the transitions. The state S_in at the start of the chunk then adds S_in C.
     """
     steps = transition.diag.shape[0]
     m, d = state.shape
@@ -128,7 +143,7 @@ def _chunked(transition: DPLR, drift: LowRank, state: Float[Array, "m d"]) -> Fl
         padded = jnp.pad(x, [(0, num * size - steps)] + [(0, 0)] * (x.ndim - 1))
         return padded.reshape(num, size, *x.shape[1:])
 
-    # Padding is zero, and comes last: what is computed there is dropped.
+    # The padding comes last, and what is computed there is dropped.
     a, b = jax.tree.map(cut, (transition, drift))
     stacked = LowRank(jnp.pad(b.left, [(0, 0), (0, 0), (0, d), (0, 0)]), b.right)
     start = jnp.concatenate([jnp.zeros_like(state), jnp.eye(d, dtype=state.dtype)])
@@ -155,7 +170,7 @@ def _run(
     multi_step: str,
     return_states: bool,
 ) -> tuple[Float[Array, "T m"], Float[Array, "T m d"] | None]:
-    """Outputs and, if asked for, all states, one a token."""
+    """The outputs and, with `return_states`, the state after every token."""
     queries = tokens.keys if tokens.queries is None else tokens.queries
     micro_steps = mechanism.multi_step and multi_step == "reindexed"
     a, b = _step_operators(mechanism, tokens) if micro_steps else token_operators(mechanism, tokens)
@@ -175,40 +190,43 @@ def _run(
 def linear_attention(
     mechanism: str | Mechanism,
     *,
-    keys: Float[Array, "T d"],
-    values: Float[Array, "T m"] | None = None,
-    queries: Float[Array, "T d"] | None = None,
-    initial_state: Float[Array, "m d"] | None = None,
+    keys: Float[AnyArray, "T *n_h d"],
+    values: Float[AnyArray, "T *n_h m"] | None = None,
+    queries: Float[AnyArray, "T d"] | None = None,
+    initial_state: Float[AnyArray, "m d"] | None = None,
     method: Method = "auto",
     multi_step: Steps = "auto",
     negative_eigenvalues: bool = False,
     return_states: bool = False,
-    **gates: Float[Array, "T ..."] | float | None,
+    **gates: Broadcastable | None,
 ) -> Float[Array, "T m"] | tuple[Float[Array, "T m"], Float[Array, "T m d"]]:
     r"""Run a linear attention: $S_t = S_{t-1} A_t + B_t$, $o_t = S_t q_t$, t = 1..T.
 
-    Queries are not scaled. Batches: ``jax.vmap``. ``bayesian_memory`` adds nothing by itself (its
-    Kalman gain writes, see :func:`ssmlin.matrix_lgssm_filter`), so here it only decays, and it is
-    read with its keys unless queries are given.
+    Queries are not scaled. For batches, use ``jax.vmap``. The memory of ``bayesian_memory`` is
+    written by the Kalman gain, see :func:`ssmlin.matrix_lgssm_filter`. So here it only decays; it
+    is read with its keys unless queries are given.
 
     Args:
         mechanism: a name in ``ssmlin.MECHANISMS``, or an instance.
-        keys: k_t, (T, d); (T, n_h, d) for the multi-step mechanisms.
-        values: v_t, (T, m); (T, n_h, m) for the multi-step mechanisms.
+        keys: k_t, (T, d), or (T, n_h, d) for a mechanism of several steps a token.
+        values: v_t, (T, m), or (T, n_h, m) for a mechanism of several steps a token.
         queries: q_t, (T, d).
         initial_state: S_0, (m, d); zero by default.
-        method: "sequential" (a scan over time), "associative" (the blocked-matrix product under
-            an associative scan), "chunked" (scans inside chunks, side by side), or "auto", which
-            is the sequential one.
+        method: "sequential" (a scan over time), "associative" (an associative scan over blocked
+            matrices), "chunked" (scans inside chunks, in parallel), or "auto", which is the
+            sequential one.
         multi_step: "combined" composes a token's micro-steps first, "reindexed" runs over all
-            T·n_h of them; both give the same. "auto" reindexes in the sequential driver, where
-            that is several times as fast, and combines in the others, where blocks are dense.
-        negative_eigenvalues: widen the gates' ranges, see the gates.
-        return_states: also return the states.
+            T·n_h of them; the results are the same. "auto" reindexes with the sequential method,
+            where that is several times as fast, and combines with the others.
+        negative_eigenvalues: allow wider ranges of some gates, see the gates.
+        return_states: whether to return the states, too.
         **gates: the gates of the mechanism by name; a scalar is broadcast. Those of the family:
             alpha, scalar decay in [0, 1] ([-1, 1] for mamba2 with negative eigenvalues), (T,);
             beta, learning rate in [0, 1] ([0, 2] with negative eigenvalues), (T,) or (T, n_h);
-            decay, per-channel decay in [0, 1], (T, d): a_t of gla and kda, w_t of rwkv7;
+            decay, per-channel decay in [0, 1], (T, d): a_t of gla, kda and gated_deltanet2, w_t of
+            rwkv7;
+            erase, b_t of gated_deltanet2 in [0, 1] ([0, 2] with negative eigenvalues), (T, d);
+            write, w_t of gated_deltanet2 in [0, 1], (T, m);
             removal_key, κ_t of rwkv7 (normalised inside), (T, d); removal_rate, a_t of rwkv7 in
             [0, 1], (T, d).
 
@@ -216,8 +234,8 @@ def linear_attention(
         The outputs o, (T, m), or (outputs, states) with states (T, m, d).
 
     Raises:
-        ValueError: an unknown mechanism; an argument missing, superfluous, of the wrong shape,
-            out of range or not finite.
+        ValueError: an unknown mechanism; an argument that is missing, superfluous, out of range,
+            not finite, or of the wrong shape.
         TypeError: an argument that is not a float32 or float64 array.
 
     Example:

@@ -1,11 +1,10 @@
-"""The one registry of mechanisms."""
+"""The registry of mechanisms: all that the rest of the package knows by name."""
 
 from collections.abc import Mapping
 from functools import cache
 from inspect import signature
 from keyword import iskeyword
 from types import MappingProxyType
-from typing import Any
 
 from ssmlin.mechanisms.additive import GLA, BayesianMemory, Mamba2, RetNet, Vanilla
 from ssmlin.mechanisms.base import Gate, Mechanism
@@ -15,6 +14,7 @@ from ssmlin.mechanisms.delta import (
     DeltaNet,
     DeltaProduct,
     GatedDeltaNet,
+    GatedDeltaNet2,
     GatedDeltaProduct,
     Longhorn,
 )
@@ -27,6 +27,7 @@ _FAMILY: tuple[type[Mechanism], ...] = (
     DeltaNet,
     GatedDeltaNet,
     KDA,
+    GatedDeltaNet2,
     Longhorn,
     RWKV7,
     DeltaProduct,
@@ -41,22 +42,22 @@ MECHANISMS: Mapping[str, type[Mechanism]] = MappingProxyType(_REGISTERED)
 
 
 def register_mechanism[T: type[Mechanism]](cls: T) -> T:
-    """Make a mechanism of your own known by its name, wherever the names of the family are.
+    """Register a mechanism of your own, so that its name works wherever a mechanism's name does.
 
-    Only this process knows it: a file holds a mechanism's name, not its code, so register it
-    before you load a model of it. To register the same class again changes nothing; a module or a
-    notebook's cell that is run again replaces its own class.
+    Only this process knows it: a file holds a mechanism's name and not its code, so register it
+    before you load a model with it. Registering the same class again changes nothing. A module or
+    a notebook cell that is run again replaces its own class.
 
     Args:
         cls: the class, see :class:`ssmlin.mechanisms.Mechanism`.
 
     Returns:
-        The class, so that this serves as a decorator.
+        The class, so that this works as a decorator.
 
     Raises:
-        TypeError: what is no class of a mechanism, misses a method or cannot be made without
-            arguments.
-        ValueError: its name or that of a gate is taken, or its declaration is not complete.
+        TypeError: not a subclass of Mechanism, or a class that lacks a method or cannot be made
+            without arguments.
+        ValueError: its name or the name of a gate is taken, or its declaration is not complete.
 
     Example:
         >>> import jax.numpy as jnp, ssmlin
@@ -94,8 +95,8 @@ def _is_redefined(old: type, new: type) -> bool:
     return "<locals>" not in new.__qualname__ and where == (old.__module__, old.__qualname__)
 
 
-def check_declaration(cls: Any) -> None:
-    """Raise TypeError or ValueError unless a class says all that a mechanism has to say."""
+def check_declaration(cls: object) -> None:
+    """Raise TypeError or ValueError unless a class declares all that a mechanism must declare."""
     if not (isinstance(cls, type) and issubclass(cls, Mechanism)):
         hint = f"; expected {type(cls).__name__} itself" if isinstance(cls, Mechanism) else ""
         raise TypeError(
@@ -130,8 +131,8 @@ def check_declaration(cls: Any) -> None:
         ) from error
 
 
-def _check_gate(where: str, name: Any, gate: Any) -> None:
-    """Raise ValueError unless this is a gate, under a name that nothing else has."""
+def _check_gate(where: str, name: object, gate: object) -> None:
+    """Raise ValueError unless this is a gate whose name nothing else has."""
     if not isinstance(gate, Gate):
         raise ValueError(
             f"{where}[{name!r}]: expected ssmlin.mechanisms.Gate(...), with its kind and range, "
@@ -148,8 +149,8 @@ def _check_gate(where: str, name: Any, gate: Any) -> None:
 
 @cache
 def _taken_names() -> frozenset[str]:
-    """What a gate cannot be called: other arguments, and other parts of a parameter's path."""
-    # These modules look mechanisms up, so they import this one.
+    """Names that a gate cannot have: other arguments, and other parts of a parameter's path."""
+    # Imported here, since these modules import this one.
     from ssmlin.mechanisms.construct import matrix_lgssm
     from ssmlin.mechanisms.recurrence import linear_attention
 
@@ -161,7 +162,7 @@ def _taken_names() -> frozenset[str]:
     return frozenset(arguments | _PARTS)
 
 
-#: Parts of the paths of the parameters of a model, and other names in its posterior.
+#: Parts of the paths of a model's parameters, and other names in its posterior.
 _PARTS = set(
     "initial mean variances dynamics emissions input_weights bias noise row_cov coefficients basis "
     "variance weights value states gates lp".split()
@@ -169,13 +170,25 @@ _PARTS = set(
 
 
 def get_mechanism(mechanism: str | Mechanism, negative_eigenvalues: bool = False) -> Mechanism:
-    """Return a mechanism by name; an instance passes through.
+    """Return the mechanism of a name; an instance is returned as it is.
+
+    Args:
+        mechanism: a name in ``ssmlin.MECHANISMS``, or an instance.
+        negative_eigenvalues: as the field of :class:`ssmlin.mechanisms.Mechanism`.
+
+    Returns:
+        The mechanism.
 
     Raises:
         ValueError: an unknown name (the message lists the known ones), an instance whose class is
-            not complete, or negative eigenvalues asked of a mechanism that has no such form or of
-            an instance without them.
-        TypeError: neither a name nor a mechanism, or one that is not hashable.
+            not complete, or negative eigenvalues with a mechanism that has no such form or with an
+            instance that was made without them.
+        TypeError: neither a name nor a mechanism, or a mechanism that is not hashable.
+
+    Example:
+        >>> from ssmlin.mechanisms import get_mechanism
+        >>> get_mechanism("deltanet", negative_eigenvalues=True)
+        DeltaNet(negative_eigenvalues=True)
     """
     if isinstance(mechanism, Mechanism):
         if negative_eigenvalues and not mechanism.negative_eigenvalues:

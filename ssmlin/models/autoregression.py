@@ -19,6 +19,7 @@ import numpy as np
 from dynamax.linear_gaussian_ssm.inference import make_lgssm_params
 from jaxtyping import Array, Float
 
+from ssmlin.data import carried_forward, lagged
 from ssmlin.inference import lgssm_filter, lgssm_smoother
 
 _LEAST_GAIN = 1e-3  # nats an iteration
@@ -173,8 +174,6 @@ def estimate_autoregression(
     Raises:
         ValueError: a column without any value.
     """
-    import pandas as pd
-
     _, steps, m = values.shape
     flat = values.reshape(-1, m)
     for column in range(m):
@@ -183,10 +182,10 @@ def estimate_autoregression(
     centre, spread = np.nanmean(flat, axis=0), np.maximum(np.nanvar(flat, axis=0), 1e-12)
     designs, targets = [], []
     for y, x in zip(values, inputs, strict=True):
-        known = pd.DataFrame(y).ffill().fillna(pd.Series(centre)).to_numpy(float)
-        lags = [known[num_lags - lag : steps - lag] for lag in range(1, num_lags + 1)]
+        known = carried_forward(np.asarray(y, float), centre)
+        lags = lagged(known, num_lags)[num_lags:-1].reshape(steps - num_lags, num_lags * m)
         one = np.ones((steps - num_lags, 1))
-        designs.append(np.concatenate([*lags, x[num_lags:], one], axis=1))
+        designs.append(np.concatenate([lags, x[num_lags:], one], axis=1))
         targets.append(known[num_lags:])
     design, target = np.concatenate(designs), np.concatenate(targets)
     design = design if has_bias else design[:, :-1]

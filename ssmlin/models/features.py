@@ -8,6 +8,8 @@ from jaxtyping import Array, Float
 from tensorflow_probability.substrates.jax import bijectors as tfb
 
 from ssmlin import _checks
+from ssmlin._typing import AnyArray
+from ssmlin.data import lagged
 
 
 class ParamsProjection(NamedTuple):
@@ -53,12 +55,12 @@ def gate(
 
 
 def lagged_inputs(
-    emissions: Float[Array, "T m"],
+    emissions: Float[AnyArray, "T m"],
     num_lags: int,
-    prev_emissions: Float[Array, "num_lags m"] | None = None,
+    prev_emissions: Float[AnyArray, "num_lags m"] | None = None,
     *,
     include_current: bool = False,
-) -> Float[Array, "T num_lags*m"]:
+) -> Float[Array, "T p"]:
     """Stack the previous values as inputs: row t is (y_{t-1}, ..., y_{t-L}), the latest first.
 
     With ``include_current`` row t starts with y_t itself: a short window over inputs. A value that
@@ -94,8 +96,5 @@ def lagged_inputs(
         _checks.finite(
             "prev_emissions", _checks.shaped("prev_emissions", before, ("L", "m"), sizes)
         )
-    padded = jnp.concatenate([before, y])
-    lags = range(0 if include_current else 1, num_lags + 1)
-    return jnp.concatenate(
-        [padded[num_lags - lag : num_lags - lag + y.shape[0]] for lag in lags], axis=1
-    )
+    lags: Array = lagged(y, num_lags, before)[:-1].reshape(len(y), num_lags * y.shape[1])
+    return jnp.concatenate([y, lags], axis=1) if include_current else lags

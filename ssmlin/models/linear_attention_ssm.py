@@ -464,8 +464,8 @@ class LinearAttentionSSM(SSM):
             gates[name] = projection(gate_key, (d,), prior.key_scale)
         for name, gate_key in self._gate_keys(keys[4]).items():
             declared = self.mechanism.gates[name]
-            sizes = {"n_h": self.num_steps, "d": d}
-            shape = tuple(sizes[axis] for axis in declared.axes(self.mechanism.multi_step))
+            sizes = {"n_h": self.num_steps, "d": d, "m": m}
+            shape = declared.shape(sizes, self.mechanism.multi_step)
             scale = 0.1 * prior.gate_scale if self._is_driven(declared) else None
             gates[name] = make_gate(gate_key, jnp.full(shape, declared.start, dtype), p, scale)
         if self.process_noise != "none":

@@ -34,7 +34,7 @@ class ParamsAttentionInitial(NamedTuple):
 
 @jax.tree_util.register_pytree_with_keys_class
 @dataclass(frozen=True, eq=False)
-class ParamsAttentionDynamics(GatesByName):
+class ParamsAttentionDynamics(GatesByName[Any]):
     """Maps from inputs to tokens and gates; doubles as a container of properties.
 
     A gate is an attribute, too: ``dynamics.alpha``, and "dynamics.alpha.value" is a path in it. The

@@ -1,15 +1,16 @@
-"""Which words of a group a mechanism can follow: constructed and run, or refused by an argument."""
+"""Which words of a group a mechanism can track: constructed and run, or ruled out with a reason."""
 
+import functools
 import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from ssmlin.mechanisms import MECHANISMS, linear_attention
-from ssmlin.study.capabilities import spectrum
+from ssmlin.study.capabilities import Gates, transition_spectrum
 
 
 class Group(NamedTuple):
@@ -37,7 +38,8 @@ def reflections_of(matrix: Float[np.ndarray, "d d"], count: int) -> Float[np.nda
         ValueError: more than `count` are needed.
     """
     d = len(matrix)
-    left, found = matrix.astype(float).copy(), []
+    left: np.ndarray = matrix.astype(float)
+    reflections: list[np.ndarray] = []
     while True:
         moved = left - np.eye(d)
         lengths = np.linalg.norm(moved, axis=0)
@@ -52,25 +54,27 @@ def reflections_of(matrix: Float[np.ndarray, "d d"], count: int) -> Float[np.nda
             shorter = left - 2 * np.outer(k, k @ left)
             if np.linalg.matrix_rank(shorter - np.eye(d), tol=1e-9) < rank:
                 break
-        found.append(k)
+        reflections.append(k)
         left = shorter
-    if len(found) > count:
-        raise ValueError(f"count: expected at least {len(found)}, got {count}")
-    return np.array(found + [np.zeros(d)] * (count - len(found))).reshape(count, d)
+    if len(reflections) > count:
+        raise ValueError(f"count: expected at least {len(reflections)}, got {count}")
+    padding = [np.zeros(d)] * (count - len(reflections))
+    return np.array(reflections + padding).reshape(count, d)
 
 
-def _closure(generators: Sequence[np.ndarray]) -> np.ndarray:
-    """All products of matrices, of a group of at most 120 elements."""
-    found = [np.eye(len(generators[0]))]
-    for x in found:
+def _closure(generators: Sequence[Float[np.ndarray, "d d"]]) -> Float[np.ndarray, "n d d"]:
+    """All products of the generators of a group of at most 120 elements."""
+    elements = [np.eye(len(generators[0]))]
+    for x in elements:
         for g in generators:
             y = x @ g
-            if not any(np.allclose(y, z) for z in found):
-                found.append(y)
-        assert len(found) <= 120
-    return np.array(found)
+            if not any(np.allclose(y, z) for z in elements):
+                elements.append(y)
+        assert len(elements) <= 120
+    return np.array(elements)
 
 
+@functools.cache
 def groups() -> tuple[Group, ...]:
     """Parity, S3, S4, A5 and S5 with the fewest reflections a token that make all elements."""
     golden = (1 + np.sqrt(5)) / 2
@@ -81,10 +85,10 @@ def groups() -> tuple[Group, ...]:
     quarter = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
     cycle = np.array([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]])
 
-    def permutations(n: int) -> np.ndarray:
+    def permutations(n: int) -> Float[np.ndarray, "_ {n} {n}"]:
         return np.array([np.eye(n)[list(p)] for p in itertools.permutations(range(n))])
 
-    found = (
+    elements = (
         ("parity", np.array([[[1.0]], [[-1.0]]]), 1),
         ("S3", permutations(3), 2),
         ("S4", _closure([quarter, cycle]), 2),
@@ -93,7 +97,7 @@ def groups() -> tuple[Group, ...]:
     )
     return tuple(
         Group(name, x, np.array([reflections_of(element, count) for element in x]))
-        for name, x, count in found
+        for name, x, count in elements
     )
 
 
@@ -158,12 +162,13 @@ def parity_error(name: str, length: int = 4096, seed: int = 0) -> float:
     mechanism = MECHANISMS[name]
     bits = jnp.asarray(np.random.default_rng(seed).integers(0, 2, size=length), jnp.float32)
     column, ones = bits[:, None], jnp.ones((length, 1), jnp.float32)
-    gates: dict[str, Any]
+    gates: Gates
     if (signed := mechanism.signed_gate) is not None:
         decays = [name for name, gate in mechanism.gates.items() if gate.kind == "decay"]
         axes = mechanism.gates[signed].axes(mechanism.multi_step)
         turns = 2 * (column if axes else bits)
-        gates = dict.fromkeys(decays, 1.0) | {signed: 1 - turns if signed in decays else turns}
+        gates = dict.fromkeys(mechanism.gates, 1.0)
+        gates[signed] = 1 - turns if signed in decays else turns
     elif "removal_rate" in mechanism.gates:
         gates = {"decay": 1 - column, "removal_rate": column, "removal_key": ones}
     else:
@@ -186,12 +191,12 @@ def parity_error(name: str, length: int = 4096, seed: int = 0) -> float:
     return float(np.abs(np.asarray(states)[:, 0, 0] - signs).max())
 
 
-def tracks(name: str) -> dict[str, str]:
+def tracked_groups(name: str) -> dict[str, str]:
     """Which groups a mechanism tracks in one layer, and why not the others.
 
-    A word is followed by transitions that permute finitely many states, so their eigenvalues there
+    A word is tracked by transitions that permute finitely many states, so their eigenvalues there
     have modulus one, and are not all 1 where a letter changes something. The arguments, with the
-    eigenvalues that :func:`spectrum` finds:
+    eigenvalues of :func:`transition_spectrum`:
 
     * no eigenvalue of −1: at finite precision a letter of order two has no transition, and there
       is no counting modulo two (arXiv 2411.12537, theorem 1);
@@ -203,15 +208,15 @@ def tracks(name: str) -> dict[str, str]:
     Returns:
         For each group "yes" with what it takes, or "no" with the argument.
     """
-    mechanism, found = MECHANISMS[name], spectrum(name)
+    mechanism, spectrum = MECHANISMS[name], transition_spectrum(name)
     answers = {}
     for group in groups():
         # A letter of order three or more turns a plane.
         turns = np.abs(np.linalg.eigvals(group.elements).imag).max() > 1e-6
         needed = int((np.linalg.norm(group.reflections, axis=2) > 0).sum(axis=1).max())
-        if found.least > -1 + 1e-6:
+        if spectrum.smallest_real > -1 + 1e-6:
             answers[group.name] = "no (−1)"
-        elif turns and found.turn < 1e-6:
+        elif turns and spectrum.largest_imaginary < 1e-6:
             answers[group.name] = "no (real)"
         else:
             answers[group.name] = f"yes, n_h = {needed}" if mechanism.multi_step else "yes"

@@ -17,7 +17,7 @@ from ssmlin import LinearAttentionSSM
 from ssmlin._files import written_whole
 from ssmlin.cli import comparing
 from ssmlin.cli.app import app
-from ssmlin.comparison import comparisons
+from ssmlin.comparison._frames import check_labels
 from ssmlin.data import Scaling, read_table, select_columns, select_panel
 from ssmlin.forecasting import linear_attention
 from ssmlin.learning.datatree import time_labels
@@ -412,13 +412,12 @@ def test_a_series_may_be_called_all(tmp_path):
 def test_rows_of_emissions_and_inputs_are_the_same_steps():
     y = pd.Series(np.sin(np.arange(30.0)), pd.date_range("2024-01-01", periods=30))
     u = pd.DataFrame({"u": np.cos(np.arange(30.0))}, y.index)
-    check = comparisons._check_labels
     for inputs in (None, u, u.reset_index(drop=True), u.to_numpy()):
-        check(y, inputs)
-    check(y.to_numpy(), u)
+        check_labels(y, inputs)
+    check_labels(y.to_numpy(), u)
     with pytest.raises(ValueError, match="inputs: expected the labels of the emissions, got 2024-01"
                        "-02 00:00:00 in row 1 in the place of 2024-01-01"):  # fmt: skip
-        check(y, u.shift(freq="D"))
+        check_labels(y, u.shift(freq="D"))
     with pytest.raises(ValueError, match="emissions: expected dates that rise, got 2024-01-30"):
         ssmlin.compare(y[::-1], models=["persistence"], progress=False)
     with pytest.raises(ValueError, match="inputs: expected dates that rise"):

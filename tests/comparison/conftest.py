@@ -7,7 +7,7 @@ import pytest
 
 from ssmlin.comparison import Candidate, Comparison, compare_models
 from ssmlin.data import Series
-from ssmlin.forecasting.linear_attention import fit_attention
+from ssmlin.forecasting import fit_attention
 
 
 def broken(train, seed):

@@ -9,15 +9,12 @@ import pytest
 from scipy import stats
 
 from ssmlin.attention import karat_attention, slim_projection
-from ssmlin.comparison.baselines.attention_regression import (
-    ATTENTIONS,
-    ParamsAttentionRegression,
-    SoftmaxRegression,
-    fit_attention_regression,
-)
+from ssmlin.comparison.baselines.attention_models import SoftmaxRegression
+from ssmlin.comparison.baselines.attention_parameters import ParamsAttentionRegression
+from ssmlin.comparison.baselines.attention_regression import fit_attention_regression
+from ssmlin.comparison.baselines.attention_variants import ATTENTIONS
 from ssmlin.comparison.registry import DEFAULT, forecasters
-from ssmlin.forecasting.interface import Ahead, Observed
-from ssmlin.forecasting.regression import known_lags, lags_and_inputs
+from ssmlin.forecasting import Ahead, Observed, known_lags, lags_and_inputs
 
 T, M, P = 26, 2, 3
 #: Settings with which short series have several blocks, groups and windows.
@@ -238,7 +235,8 @@ def test_attentions_are_known_by_name():
              "multi_token_attention", "karat_attention")  # fmt: skip
     found = forecasters(train, names)
     assert [one.name for one in found] == list(names)
-    assert [one.fit.keywords["attention"] for one in found] == list(ATTENTIONS)
+    fits = [one.fit.keywords["fit"] for one in found]  # with or without a season
+    assert [fit.keywords["attention"] for fit in fits] == list(ATTENTIONS)
     everything = [one.name for one in forecasters(train, ("all",))]
     assert set(names) <= set(everything) and len(everything) == len(set(everything))
     assert set(DEFAULT) & set(names) == {"softmax_attention"}

@@ -10,12 +10,11 @@ from scipy import stats
 from ssmlin.attention import softmax_attention
 from ssmlin.comparison import compare_models, compare_series
 from ssmlin.comparison.averaging import average, dynamic_weights
-from ssmlin.comparison.baselines.autoregression import fit_seasonal
-from ssmlin.comparison.comparisons import pooled_frame
+from ssmlin.comparison.baselines.autoregression import fit_autoregression
+from ssmlin.comparison.baselines.baseline import fit_seasonal
+from ssmlin.comparison.tables import pooled_frame
 from ssmlin.data import Series
-from ssmlin.forecasting.interface import Ahead, Observed
-from ssmlin.forecasting.predictive import Predictive
-from ssmlin.forecasting.regression import choose_regression, with_season
+from ssmlin.forecasting import Ahead, Observed, Predictive, choose_regression, with_season
 
 
 def test_a_mixture_of_a_gaussian_and_a_student():
@@ -84,8 +83,6 @@ def test_a_season_is_found_where_there_is_one():
     assert waves.shape == (120, 11) and np.linalg.matrix_rank(waves) == 11
     assert np.allclose(waves[:12], waves[12:24]) and np.allclose(waves.sum(axis=0), 0)
     assert with_season(seasonal, 365).inputs.shape == (120, 12)
-    from ssmlin.comparison.baselines.autoregression import fit_autoregression
-
     fitted = fit_seasonal(seasonal, 0, fit=fit_autoregression, seasonal=12, num_lags=0)
     errors = seasonal.values - fitted.predict(seasonal).mean
     assert 0.2 < errors.std() < 0.4

@@ -11,9 +11,17 @@ from dynamax.hidden_markov_model import GaussianHMM, LinearAutoregressiveHMM
 from dynamax.linear_gaussian_ssm import LinearGaussianSSM
 
 import ssmlin
-from ssmlin.comparison import Candidate, compare_models, compare_series, evaluate, grid
-from ssmlin.comparison.baselines.attention_regression import ATTENTIONS, fit_attention_regression
-from ssmlin.comparison.baselines.autoregression import fit_autoregression, fit_naive
+from ssmlin.comparison import (
+    Candidate,
+    EvaluationOptions,
+    compare_models,
+    compare_series,
+    evaluate,
+    grid,
+)
+from ssmlin.comparison.baselines.attention_regression import fit_attention_regression
+from ssmlin.comparison.baselines.attention_variants import ATTENTIONS
+from ssmlin.comparison.baselines.autoregression import fit_autoregression
 from ssmlin.comparison.baselines.dynamax_models import (
     fit_arhmm,
     fit_gaussian_hmm,
@@ -21,15 +29,21 @@ from ssmlin.comparison.baselines.dynamax_models import (
     hmm_predictive,
     lds_predictive,
 )
+from ssmlin.comparison.baselines.naive import fit_naive
 from ssmlin.comparison.baselines.statsmodels_models import fit_sarimax, fit_unobserved_components
 from ssmlin.comparison.split import train_test_split
 from ssmlin.data import Series
 from ssmlin.demonstration import load_macro, load_sunspots
 from ssmlin.demonstration.datasets import DATASETS
-from ssmlin.forecasting.interface import Ahead, Fitted, Observed
-from ssmlin.forecasting.linear_attention import fit_attention
-from ssmlin.forecasting.predictive import Predictive
-from ssmlin.forecasting.regression import choose_num_lags, lags_and_inputs
+from ssmlin.forecasting import (
+    Ahead,
+    Fitted,
+    Observed,
+    Predictive,
+    choose_num_lags,
+    fit_attention,
+    lags_and_inputs,
+)
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +298,8 @@ def test_refits_see_all_steps_before_their_block():
         fitted_on.append(len(train.values))
         return constant(train, seed, mean=float(len(train.values)))
 
-    result = evaluate(Candidate("c", fit), Observed.of(np.zeros((50, 1))), 20, num_refits=2)
+    options = EvaluationOptions(num_refits=2)
+    result = evaluate(Candidate("c", fit), Observed.of(np.zeros((50, 1))), 20, options=options)
     assert fitted_on == [20, 30, 40]
     np.testing.assert_allclose(result.predictive.mean[:, 0], np.repeat([20.0, 30.0, 40.0], 10))
 

@@ -5,11 +5,19 @@ import numpy as np
 import pytest
 from statsmodels.tsa.api import SARIMAX
 
-from ssmlin.comparison.baselines.autoregression import fit_autoregression, fit_naive
-from ssmlin.forecasting.interface import Ahead, Observed
-from ssmlin.forecasting.linear_attention import _mixture, _paths, fit_attention, predictive
-from ssmlin.forecasting.predictive import Predictive
-from ssmlin.forecasting.regression import choose_num_lags, choose_powers, last_values
+from ssmlin.comparison.baselines.autoregression import fit_autoregression
+from ssmlin.comparison.baselines.naive import fit_naive
+from ssmlin.forecasting import (
+    Ahead,
+    Observed,
+    Predictive,
+    choose_num_lags,
+    choose_powers,
+    fit_attention,
+    last_values,
+    predictive,
+)
+from ssmlin.forecasting.linear_attention import _mixture, _paths
 from ssmlin.models import LinearAttentionSSM
 from ssmlin.models.missing_lags import ParticlePosterior
 

@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 import pytest
 
-from ssmlin.comparison.processes import run_in_processes
+from ssmlin.comparison._processes import run_in_processes
 
 
 def work(what, value):

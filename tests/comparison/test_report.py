@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ssmlin.comparison import figures, write_report
-from ssmlin.forecasting.linear_attention import sample_over_gaps, with_lags
+from ssmlin.forecasting import sample_over_gaps, with_lags
 
 
 @pytest.fixture(scope="module")

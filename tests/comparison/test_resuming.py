@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 
 from ssmlin.cli.app import app
 from ssmlin.comparison import Candidate, compare_models, grid
-from ssmlin.comparison.baselines.autoregression import fit_autoregression, fit_naive
+from ssmlin.comparison.baselines.autoregression import fit_autoregression
+from ssmlin.comparison.baselines.naive import fit_naive
 from ssmlin.data import Series
-from ssmlin.forecasting.linear_attention import FittedAttention, fit_attention
+from ssmlin.forecasting import FittedAttention, fit_attention
 
 SERIES = Series("walk / 1", np.cumsum(np.random.default_rng(0).normal(size=(60, 1)), axis=0),
                 np.arange(60), ("y",), "simulated")  # fmt: skip
@@ -122,9 +123,8 @@ def test_bad_folders_and_files_are_told_in_words(tmp_path):
         compare([AUTOREGRESSION], tmp_path)
     with pytest.raises(ValueError, match="checkpoint_dir: expected a directory that can be"):
         compare([AUTOREGRESSION], file)
-    odd = Candidate("odd", noted, ({"option": object()},))
     with pytest.raises(ValueError, match="checkpoint_dir: expected settings of odd that JSON"):
-        compare([odd], tmp_path)
+        compare([Candidate("odd", noted, ({"option": object()},))], tmp_path)
     assert not FITTED
 
 
@@ -138,8 +138,8 @@ if __name__ == "__main__":
     from ssmlin.cli import main
     main()
 elif "ENDLESS" in os.environ:
-    from ssmlin.comparison import regressions
-    regressions.fit_autoregression = lambda *args, **options: time.sleep(600)
+    from ssmlin.comparison.baselines import autoregression
+    autoregression.fit_autoregression = lambda *args, **options: time.sleep(600)
 """
 
 

@@ -7,7 +7,7 @@ from scipy import integrate, stats
 
 from ssmlin.comparison import score, score_paths
 from ssmlin.comparison.scores import standard_error, uniformity
-from ssmlin.forecasting.predictive import Predictive
+from ssmlin.forecasting import Predictive
 
 RNG = np.random.default_rng(0)
 STEPS, M = 5, 2

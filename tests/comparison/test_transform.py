@@ -17,14 +17,13 @@ from ssmlin.comparison import (
     score,
     score_paths,
 )
+from ssmlin.comparison._result_files import ResultFolder
 from ssmlin.comparison.averaging import average
-from ssmlin.comparison.result_files import ResultFolder
 from ssmlin.comparison.scores import _QUANTILES, Units, _quantiles
 from ssmlin.comparison.split import train_test_split
 from ssmlin.data import Scaling, Series
-from ssmlin.forecasting.interface import Observed
-from ssmlin.forecasting.predictive import Predictive
-from ssmlin.forecasting.regression import _log_likelihoods, choose_powers, choose_regression
+from ssmlin.forecasting import Observed, Predictive, choose_powers, choose_regression
+from ssmlin.forecasting.regression import _log_likelihoods
 
 #: Thousands of international airline passengers a month, 1949-1960, series G of Box and Jenkins
 #: (1976), Time Series Analysis: Forecasting and Control.

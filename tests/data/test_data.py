@@ -264,7 +264,7 @@ def test_bad_powers_and_files_of_before():
     for power in ([-1.0], [np.nan], [0.0, 1.0]):
         with pytest.raises(ValueError, match="power: expected 1 numbers >= 0"):
             Scaling.fit(columns, power)
-    with pytest.raises(ValueError, match="numbers that a computer can hold, got the power 999"):
+    with pytest.raises(ValueError, match="powers are finite numbers, got the power 999"):
         Scaling.fit(columns, [999.0])
     old = {"mean": [1.0, 2.0], "scale": [1.0, 1.0], "input_mean": [], "input_scale": []}
     assert Scaling.from_dict(old | {"log": True, "difference": 3}).power == (0.0, 0.0)
@@ -280,7 +280,7 @@ def test_differences_are_brought_back(lag, power):
     rng = np.random.default_rng(0)
     y = np.exp(np.cumsum(rng.normal(size=(40, 2)), axis=0) / 10)
     whole = select_columns(pd.DataFrame(y, columns=["a", "b"]), ["a", "b"])
-    seen = whole._replace(values=y[:30], times=whole.times[:30])
+    seen = whole._replace(values=y[:30], inputs=whole.inputs[:30], times=whole.times[:30])
     scaling = Scaling.fit(seen, power, lag)
     z, _ = scaling.apply(seen)
     assert np.isnan(z[:lag]).all() and np.allclose(np.nanmean(z, axis=0), 0)

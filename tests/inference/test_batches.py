@@ -7,7 +7,7 @@ import pytest
 from problems import make_problem
 
 import ssmlin
-from ssmlin.inference.matrix import api as module
+from ssmlin.inference.matrix import layouts
 
 B = 5
 LENGTHS = np.array([7, 5, 3, 7, 1])
@@ -28,7 +28,7 @@ def assert_equals_singles(run, tolerance=1e-11):
 # All at once; groups of two with the last one filled up; one by one.
 @pytest.mark.parametrize("elements", [2048, 18, 9])
 def test_filter_and_smoother(elements, monkeypatch):
-    monkeypatch.setattr(module, "_GROUP_ELEMENTS", elements)
+    monkeypatch.setattr(layouts, "_GROUP_ELEMENTS", elements)
     jax.clear_caches()
     for store in ("all", "loglik", "last"):
         assert_equals_singles(

@@ -17,8 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import covariance_matrix, dynamax_without_jitter
 
-from ssmlin.inference.dense import api
-from ssmlin.inference.dense.api import lgssm_filter, lgssm_posterior_sample, lgssm_smoother
+from ssmlin.inference import lgssm_filter, lgssm_posterior_sample, lgssm_smoother
+from ssmlin.inference.chunks import chunk_length
+from ssmlin.inference.dense import filter as filtering
+from ssmlin.inference.dense import smoother as smoothing
+from ssmlin.inference.dense.model import product
+from ssmlin.inference.methods import DENSE, choose_method
 
 METHODS = ("sequential", "associative", "chunked")
 T, D, N, P = 5, 3, 2, 2
@@ -382,10 +386,10 @@ def test_a_second_call_compiles_nothing():
     params, y, u = forms()["functions"]
     for function in (lgssm_filter, lgssm_smoother):
         function(params, y, u)
-    before = api._filter._cache_size(), api._smoother._cache_size()
+    before = filtering._filter._cache_size(), smoothing._smoother._cache_size()
     for function in (lgssm_filter, lgssm_smoother):
         function(params, y + 1.0, u)
-    assert before == (api._filter._cache_size(), api._smoother._cache_size())
+    assert before == (filtering._filter._cache_size(), smoothing._smoother._cache_size())
 
 
 @pytest.mark.float32
@@ -423,7 +427,7 @@ def test_products_of_small_matrices():
     for shape, other in (((16, 16), (16, 16)), ((16, 3), (3, 5)), ((4, 7, 7), (4, 7, 7)),
                          ((4, 9, 9), (4, 9, 9)), ((4, 3, 3), (3, 3))):  # fmt: skip
         a, b = rng.normal(size=shape), rng.normal(size=other)
-        np.testing.assert_allclose(api._product(a, b), a @ b, atol=1e-12)
+        np.testing.assert_allclose(product(a, b), a @ b, atol=1e-12)
 
 
 # ------------------------------------------------------------------------------- arguments
@@ -480,8 +484,11 @@ def test_an_ambiguous_emission_noise_is_static_as_in_dynamax():
 
 
 def test_auto_is_sequential_on_a_cpu_and_associative_on_an_accelerator(monkeypatch):
-    assert api._chunk_length("auto", 10_000) is None
+    def chosen(steps):
+        return choose_method("auto", DENSE, num_timesteps=steps, step_bytes=10 * 8 * 4**2)
+
+    assert chosen(10_000) == "sequential"
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert api._chunk_length("auto", 10_000) == 1
-    assert api._chunk_length("auto", 10) is None
-    assert api._chunk_length("chunked", 10) == 4
+    assert chosen(10_000) == "associative"
+    assert chosen(10) == "sequential"
+    assert [chunk_length(10, length) for length in (None, 1, 20)] == [4, 1, 10]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssmlin.lgssm import DPLR, DiagPlusLowRank, LowRank
+from ssmlin.lgssm import DPLR, DiagPlusLowRank, LowRank, Operator
 
 
 def draw_dplr(rng, lead, d, k):
@@ -53,6 +53,41 @@ def test_drift_algebra_is_that_of_the_dense_matrices(case):
         one.apply_transition(a).to_dense(), one.to_dense() @ a.to_dense(), atol=1e-12
     )
     np.testing.assert_allclose(one.add(two).to_dense(), one.to_dense() + two.to_dense(), atol=1e-12)
+
+
+def draw_operators(rng, d=3, k=2):
+    """One of each kind, all d × d."""
+    factor = jnp.asarray(rng.normal(size=(2, d, k)))
+    return [
+        draw_dplr(rng, (2,), d, k),
+        LowRank(jnp.asarray(rng.normal(size=(2, d, 1))), jnp.asarray(rng.normal(size=(2, d, 1)))),
+        DiagPlusLowRank(jnp.asarray(rng.uniform(size=(2, d))), factor),
+        DiagPlusLowRank(None, factor),
+    ]
+
+
+@pytest.mark.parametrize("kind", range(4))
+def test_all_operators_have_one_interface(kind):
+    rng = np.random.default_rng(0)
+    operators = draw_operators(rng)
+    operator, rows = operators[kind], rng.normal(size=(2, 4, 3))
+    dense = np.asarray(operator.to_dense())
+    transposed = np.swapaxes(dense, 1, 2)
+    assert isinstance(operator, Operator) and type(operator.T) is type(operator)
+    np.testing.assert_allclose(operator.T.to_dense(), transposed, atol=1e-14)
+    np.testing.assert_allclose(operator.apply(jnp.asarray(rows)), rows @ dense, atol=1e-12)
+    np.testing.assert_allclose(
+        operator.apply_transpose(jnp.asarray(rows)), rows @ transposed, atol=1e-12
+    )
+    # From the left with arrays of JAX and of NumPy, from the right with columns.
+    np.testing.assert_allclose(jnp.asarray(rows) @ operator, rows @ dense, atol=1e-12)
+    np.testing.assert_allclose(rows @ operator, rows @ dense, atol=1e-12)
+    columns = jnp.asarray(np.swapaxes(rows, 1, 2))
+    np.testing.assert_allclose(operator @ columns, dense @ columns, atol=1e-12)
+    for other in operators:
+        product = operator @ other
+        assert isinstance(product, Operator) and product.rank <= operator.rank + other.rank
+        np.testing.assert_allclose(product.to_dense(), dense @ other.to_dense(), atol=1e-12)
 
 
 @pytest.mark.parametrize("rank", [0, 1, 2])

@@ -154,13 +154,17 @@ def test_scalar_gates_are_broadcast_and_batches_are_vmapped():
     np.testing.assert_allclose(both, jnp.stack([one, one]), atol=1e-14)
 
 
-def test_transition_norms_stay_below_one_except_for_rwkv7():
+#: Single steps of these may stretch a vector.
+STRETCHING = ("rwkv7", "gated_deltanet2")
+
+
+def test_transition_norms_stay_below_one_except_where_they_are_known_not_to():
     for name in MECHANISMS:
         signed = name in SIGNED
         for seed in range(20):
             tokens = random_tokens(name, seed=seed, signed=signed)
             a, _ = dense_operators(name, tokens)
-            if name not in ("rwkv7",):
+            if name not in STRETCHING:
                 assert np.linalg.norm(a, 2, axis=(1, 2)).max() <= 1 + 1e-12, name
     extreme = {
         "keys": np.ones((1, 2)),
@@ -172,6 +176,47 @@ def test_transition_norms_stay_below_one_except_for_rwkv7():
     }
     a = ssmlin.matrix_lgssm("rwkv7", **extreme).to_dense()["A"][0]
     np.testing.assert_allclose(np.linalg.norm(a, 2), 1.1441, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("signed", "bound", "overlap"), [(False, 2 / np.sqrt(3), 1 / 3), (True, np.sqrt(2), 1 / 2)]
+)
+def test_separate_gates_stretch_by_no_more_than_their_sharp_bound(signed, bound, overlap):
+    """The largest norm is where b is at its ends and its share of the key is `overlap`."""
+    worst = {
+        "keys": np.sqrt([[overlap, 1 - overlap]]),
+        "values": np.ones((1, 1)),
+        "queries": np.ones((1, 2)),
+        "decay": np.ones((1, 2)),
+        "erase": np.array([[2.0 if signed else 1.0, 0.0]]),
+        "write": np.ones((1, 1)),
+    }
+    model = ssmlin.matrix_lgssm("gated_deltanet2", **worst, negative_eigenvalues=signed)
+    np.testing.assert_allclose(np.linalg.norm(model.to_dense()["A"][0], 2), bound, rtol=1e-12)
+    low = -1 if signed else 0
+    for d in (1, 2, 3):
+        tokens = random_tokens("gated_deltanet2", steps=2000, d=d, signed=signed)
+        # Half of the gates at the ends of their interval, where norms are largest.
+        rng = np.random.default_rng(d)
+        ends = np.where(rng.random((2000, d)) < 0.5, 0.0, 2.0 if signed else 1.0)
+        tokens["erase"] = np.where(rng.random((2000, d)) < 0.5, ends, tokens["erase"])
+        a, _ = dense_operators("gated_deltanet2", tokens)
+        assert np.linalg.norm(a, 2, axis=(1, 2)).max() <= bound + 1e-12
+        eigenvalues = np.linalg.eigvals(a)
+        assert np.abs(eigenvalues.imag).max() < 1e-6
+        assert low - 1e-9 <= eigenvalues.real.min() and eigenvalues.real.max() <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("limit", ["kda", "gated_deltanet"])
+def test_gates_that_are_equal_in_all_channels_give_the_mechanisms_with_one_gate(limit):
+    tokens = random_tokens(limit)
+    expected = ssmlin.matrix_lgssm(limit, **tokens).to_dense()
+    beta = tokens.pop("beta")[:, None]
+    decay = tokens.pop("decay") if limit == "kda" else tokens.pop("alpha")[:, None]
+    gates = {"decay": decay, "erase": beta, "write": beta}
+    found = ssmlin.matrix_lgssm("gated_deltanet2", **tokens, **gates).to_dense()
+    np.testing.assert_allclose(found["A"], expected["A"], atol=1e-14)
+    np.testing.assert_allclose(found["B"], expected["B"], atol=1e-14)
 
 
 def test_parity_needs_negative_eigenvalues_and_has_them():

@@ -14,7 +14,7 @@ from tensorflow_probability.substrates.jax import distributions as tfd
 
 import ssmlin
 from ssmlin.comparison import registry
-from ssmlin.comparison.processes import run_in_processes
+from ssmlin.comparison._processes import run_in_processes
 from ssmlin.forecasting.interface import Observed
 from ssmlin.forecasting.linear_attention import fit_attention
 from ssmlin.learning.log_posterior import choose, paths
@@ -311,7 +311,10 @@ def test_what_is_no_class_of_a_mechanism():
     ("arguments", "expected"),
     [
         ({"kind": "gate"}, "kind: expected one of 'decay', 'rate', 'key', got 'gate'"),
-        ({"kind": "rate", "per": "row"}, "per: expected one of 'token', 'step', 'column'"),
+        (
+            {"kind": "rate", "per": "head"},
+            "per: expected one of 'token', 'step', 'column', 'row', got 'head'",
+        ),
         ({"kind": "rate", "low": 1.0}, "low: expected finite bounds low < high, got 1.0, 1.0"),
         ({"kind": "rate", "high": np.inf}, "low: expected finite bounds"),
         ({"kind": "rate", "signed": (0.5, 2.0)}, r"signed: expected an interval around \[0.0, 1.0"),
@@ -368,7 +371,7 @@ def test_what_is_compared():
         forecasters(lds())
     with pytest.raises(ValueError, match="models: expected names among all.*got 'mine'"):
         forecasters("mine")
-    with pytest.raises(TypeError, match="models: expected names, Mechanisms or Forecasters, got"):
+    with pytest.raises(TypeError, match="models: expected names, Mechanisms or Candidates, got"):
         ssmlin.compare(series(30), models=[Plain], progress=False)
 
 

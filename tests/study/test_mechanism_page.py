@@ -71,17 +71,18 @@ def test_words_are_followed_and_too_few_reflections_are_refused():
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_what_is_said_to_count_counts(name):
     """And what is said not to has no eigenvalue of -1 for any gates: the argument, measured."""
-    answers, found = state_tracking.tracks(name), capabilities.spectrum(name, 2000)
+    answers = state_tracking.tracked_groups(name)
+    found = capabilities.transition_spectrum(name, 2000)
     if answers["parity"].startswith("yes"):
         assert state_tracking.parity_error(name, 64) < 1e-6
-        assert found.least == pytest.approx(-1, abs=1e-6)
+        assert found.smallest_real == pytest.approx(-1, abs=1e-6)
     else:
-        assert found.least >= -1e-9
+        assert found.smallest_real >= -1e-9
         with pytest.raises(ValueError, match="negative eigenvalues"):
             state_tracking.parity_error(name, 64)
     # Rank one: similar to a symmetric matrix. Two reflections turn a plane by any angle.
     turns = MECHANISMS[name].multi_step
-    assert (found.turn > 0.9) if turns else (found.turn < 1e-6)
+    assert (found.largest_imaginary > 0.9) if turns else (found.largest_imaginary < 1e-6)
     assert answers["S3"].startswith("yes") == turns
 
 
@@ -100,15 +101,15 @@ def test_bounds_and_shapes_of_the_measures():
     assert 1.1 < capabilities.largest_norm("rwkv7") < 1.5  # it has no bound of 1
     assert capabilities.half_life("vanilla", longest=32) == np.inf
     # α^n = 1/2, but for what overlapping keys add.
-    assert capabilities.half_life("retnet", keep=0.9, longest=32) == pytest.approx(7, abs=1)
-    assert capabilities.gradient_reach("retnet", 16, keep=0.9) == pytest.approx(0.9**15, rel=1e-6)
-    cost = capabilities.cost("vanilla", (16, 64), repeats=1)
+    assert capabilities.half_life("retnet", decay=0.9, longest=32) == pytest.approx(7, abs=1)
+    assert capabilities.gradient_reach("retnet", 16, decay=0.9) == pytest.approx(0.9**15, rel=1e-6)
+    cost = capabilities.token_cost("vanilla", (16, 64), repeats=1)
     # Decay, outer product and sum, and the product with the query.
     assert 3 * 256 <= cost.flops < 6 * 256 and cost.microseconds > 0
     # Outputs and tokens, but no state of every step, which would be 1024 bytes.
     assert 64 <= cost.memory < 256
     # A filter's step: P k, the gain and the rank-one update, at least 6 d² beside the mean's.
-    assert capabilities.cost("bayesian_memory", (16, 64), repeats=1).flops > 6 * 256
+    assert capabilities.token_cost("bayesian_memory", (16, 64), repeats=1).flops > 6 * 256
 
 
 @pytest.mark.float32

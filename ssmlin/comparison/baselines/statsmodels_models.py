@@ -1,11 +1,45 @@
-"""Baselines from statsmodels: SARIMAX and structural time series, for each column by itself."""
+"""Baselines from statsmodels: SARIMAX and structural time series, one model per column."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Float
 
-from ssmlin.forecasting.interface import Ahead, Fitted, Observed
-from ssmlin.forecasting.predictive import Predictive
+from ssmlin.comparison.baselines.baseline import Baseline, SharedRegression
+from ssmlin.comparison.candidate import Setting, grid
+from ssmlin.forecasting import Ahead, Fitted, Observed, Predictive
+
+
+class _FilterResults(Protocol):
+    """What a filter of statsmodels returns."""
+
+    forecasts: np.ndarray
+    forecasts_error_cov: np.ndarray
+
+
+class _Results(Protocol):
+    """A model of statsmodels at given parameters."""
+
+    params: np.ndarray
+    filter_results: _FilterResults
+
+    def simulate(
+        self, nsimulations: int, *, anchor: int, repetitions: int, rng: np.random.Generator
+    ) -> np.ndarray: ...
+
+
+@runtime_checkable
+class _Model(Protocol):
+    """A state space model of statsmodels with its data."""
+
+    def fit(self, *, disp: int, maxiter: int) -> _Results: ...
+
+    def filter(self, params: np.ndarray) -> _Results: ...
+
+
+#: Makes the model of one column from its values and inputs, if there are any.
+_MakeModel = Callable[[np.ndarray, np.ndarray | None], _Model]
 
 
 def fit_sarimax(
@@ -15,16 +49,32 @@ def fit_sarimax(
     order: tuple[int, int, int],
     seasonal_order: tuple[int, int, int, int] = (0, 0, 0, 0),
 ) -> Fitted:
-    """Seasonal ARIMA with inputs, by maximum likelihood."""
+    """Fit a seasonal ARIMA model with inputs by maximum likelihood.
+
+    Args:
+        train: the training series.
+        seed: not used, since nothing is random here.
+        order: orders of autoregression, differences and moving average.
+        seasonal_order: the same for the season, then its period.
+
+    Returns:
+        The fitted forecaster.
+
+    Raises:
+        ArithmeticError: an estimate is not finite.
+    """
     from statsmodels.tsa.api import SARIMAX
 
-    differenced = order[1] + seasonal_order[1] > 0
-    options = {
-        "order": order,
-        "seasonal_order": seasonal_order,
-        "trend": "n" if differenced else "c",
-    }
-    return _fit_columns(SARIMAX, options, train, seed)
+    del seed
+    trend = "n" if order[1] + seasonal_order[1] > 0 else "c"  # none where values are differenced
+
+    def make(values: np.ndarray, inputs: np.ndarray | None) -> _Model:
+        model: _Model = SARIMAX(
+            values, exog=inputs, order=order, seasonal_order=seasonal_order, trend=trend
+        )
+        return model
+
+    return _fit_columns(make, train)
 
 
 def fit_unobserved_components(
@@ -36,26 +86,42 @@ def fit_unobserved_components(
     cycle: bool = False,
     seasonal: int | None = None,
 ) -> Fitted:
-    """A structural time series: level, trend, cycle, season, inputs; by maximum likelihood."""
+    """Fit a structural time series model with inputs by maximum likelihood.
+
+    Args:
+        train: the training series.
+        seed: not used, since nothing is random here.
+        level: the level and trend, by statsmodels' names.
+        autoregressive: the order of an autoregressive component, or None.
+        cycle: whether there is a damped stochastic cycle.
+        seasonal: steps per season, or None.
+
+    Returns:
+        The fitted forecaster.
+
+    Raises:
+        ArithmeticError: an estimate is not finite.
+    """
     from statsmodels.tsa.api import UnobservedComponents
 
-    options = {
-        "level": level,
-        "autoregressive": autoregressive,
-        "cycle": cycle,
-        "stochastic_cycle": cycle,
-        "damped_cycle": cycle,
-        "seasonal": seasonal,
-    }
-    return _fit_columns(UnobservedComponents, options, train, seed)
+    del seed
+
+    def make(values: np.ndarray, inputs: np.ndarray | None) -> _Model:
+        model: _Model = UnobservedComponents(
+            values, level=level, autoregressive=autoregressive, cycle=cycle, seasonal=seasonal,
+            exog=inputs, stochastic_cycle=cycle, damped_cycle=cycle,
+        )  # fmt: skip
+        return model
+
+    return _fit_columns(make, train)
 
 
-def _fit_columns(cls: Any, options: dict[str, Any], train: Observed, seed: int) -> Fitted:
-    """One model of a column each."""
+def _fit_columns(make: _MakeModel, train: Observed) -> Fitted:
+    """Fit a model of each column."""
 
-    def model(observed: Observed, column: int) -> Any:
+    def model(observed: Observed, column: int) -> _Model:
         inputs = observed.inputs if observed.inputs.shape[1] else None
-        return cls(observed.values[:, column], exog=inputs, **options)
+        return make(observed.values[:, column], inputs)
 
     columns = range(train.values.shape[1])
     params = []
@@ -65,34 +131,53 @@ def _fit_columns(cls: Any, options: dict[str, Any], train: Observed, seed: int) 
             raise ArithmeticError(f"the fit of column {column} is not finite")
         params.append(fit.params)
 
-    def filtered(observed: Observed, column: int) -> Any:
-        return model(observed, column).filter(params[column])
-
     def predict(observed: Observed) -> Predictive:
-        results = [filtered(observed, column).filter_results for column in columns]
+        results = [
+            model(observed, column).filter(params[column]).filter_results for column in columns
+        ]
         means = np.stack([r.forecasts[0] for r in results], axis=1)
         variances = np.stack([r.forecasts_error_cov[0, 0] for r in results], axis=1)
         return Predictive.gaussian(means, variances[:, :, None] * np.eye(len(columns)))
 
-    def simulate(observed: Observed, ahead: Ahead) -> np.ndarray:
+    def simulate(observed: Observed, ahead: Ahead) -> Float[np.ndarray, "N n H m"]:
         n, horizon = ahead.num_samples, ahead.horizon
         paths = np.empty((len(ahead.origins), n, horizon, len(columns)))
         for column in columns:
-            results = filtered(observed, column)
+            results = model(observed, column).filter(params[column])
             for i, origin in enumerate(ahead.origins):
                 # The state at `anchor` is predicted from the steps before it.
-                paths[i, :, :, column] = (
-                    np.asarray(
-                        results.simulate(
-                            horizon,
-                            anchor=int(origin),
-                            repetitions=n,
-                            rng=np.random.default_rng([ahead.seed, column, i]),
-                        )
-                    )
-                    .reshape(horizon, n)
-                    .T
-                )
+                rng = np.random.default_rng([ahead.seed, column, i])
+                drawn = results.simulate(horizon, anchor=int(origin), repetitions=n, rng=rng)
+                paths[i, :, :, column] = np.asarray(drawn).reshape(horizon, n).T
         return paths
 
     return Fitted(predict, sum(len(p) for p in params), simulate)
+
+
+def _orders(shared: SharedRegression) -> tuple[Setting, ...]:
+    """Orders of SARIMAX."""
+    settings = grid(order=((shared.num_lags, 0, 0), (2, 0, 1), (1, 1, 1), (2, 1, 2), (0, 1, 1)))
+    if shared.period is not None:
+        seasons = ((1, 0, 0, shared.period), (0, 1, 1, shared.period))
+        settings += grid(order=((1, 0, 0), (2, 0, 1), (0, 1, 1)), seasonal_order=seasons)
+    return settings
+
+
+def _components(shared: SharedRegression) -> tuple[Setting, ...]:
+    """Components of the structural model."""
+    settings: tuple[Setting, ...] = (
+        {"level": "llevel"},
+        {"level": "lltrend"},
+        {"level": "llevel", "autoregressive": 2},
+        {"level": "fixed intercept", "cycle": True},
+        {"level": "fixed intercept", "cycle": True, "autoregressive": 2},
+    )
+    if shared.period is not None:
+        settings += tuple({**one, "seasonal": shared.period} for one in settings[:3])
+    return settings
+
+
+BASELINES = (
+    Baseline("sarimax", fit_sarimax, _orders),
+    Baseline("unobserved_components", fit_unobserved_components, _components),
+)

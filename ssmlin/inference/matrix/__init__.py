@@ -1,1 +1,23 @@
-"""Matrix states: the structured filter, smoother and samplers."""
+"""Matrix states: the structured filter, smoother and samplers.
+
+Drivers of one interface run the recursions over time: sequential, with the gradient by the adjoint
+recursion, and over chunks of time in parallel. The public functions check their arguments, pick the
+driver, the form of the covariance and the layout of the batch, and assemble the posterior.
+"""
+
+from ssmlin.inference.matrix.approximate import matrix_lgssm_approximate_filter
+from ssmlin.inference.matrix.filter import matrix_lgssm_filter
+from ssmlin.inference.matrix.sampling import matrix_lgssm_posterior_sample, matrix_lgssm_sample
+from ssmlin.inference.matrix.smoother import matrix_lgssm_smoother
+from ssmlin.inference.matrix.unknown_row_cov import PosteriorRowCov, RowCovLaw, integrate_row_cov
+
+__all__ = [
+    "PosteriorRowCov",
+    "RowCovLaw",
+    "integrate_row_cov",
+    "matrix_lgssm_approximate_filter",
+    "matrix_lgssm_filter",
+    "matrix_lgssm_posterior_sample",
+    "matrix_lgssm_sample",
+    "matrix_lgssm_smoother",
+]

@@ -1,13 +1,13 @@
-r"""The exact gradient of the filter by its adjoint recursion, in place of autodiff's.
+r"""The sequential driver with the exact gradient of the filter by its adjoint recursion.
 
 The filter maps the model to the predictive moments of the emissions (ŷ_t, s_t) and the last
 filtered law. Given the cotangents of these, one backward scan carries G = ∂L/∂M_t and N = ∂L/∂P_t
-and leaves the gradient of every input of every step. For the log-likelihood G and N are the
+and returns the gradient of every input of every step. For the log-likelihood G and N are the
 smoother's adjoints, G = −Σ⁻¹ λ̂ and N = ½ (λ̂ᵀ Σ⁻¹ λ̂ − m Λ̂), so a gradient costs about as much as
 smoothing. As in the filter there is no matrix-matrix product in the scan.
 
-The filter keeps its state at the start of every stretch of about √T steps only; the backward scan
-recomputes the states of a stretch when it comes to it. So memory is O(T d + √T d²), not O(T d²).
+The filter keeps its state only at the start of every chunk of about √T steps. The backward scan
+computes the states of a chunk again when it comes to it. So memory is O(T d + √T d²), not O(T d²).
 
 Source: Koopman and Shephard (1992), Biometrika 79, for the score of every time-varying parameter.
 """
@@ -15,15 +15,14 @@ Source: Koopman and Shephard (1992), Biometrika 79, for the score of every time-
 import math
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from ssmlin.inference.matrix import sequential
-from ssmlin.inference.matrix.batch_last import (
+from ssmlin.inference.batch_last import (
     columns,
     diagonal_of,
     drift_times,
@@ -36,23 +35,51 @@ from ssmlin.inference.matrix.batch_last import (
     times,
     transition_times,
 )
-from ssmlin.inference.matrix.covariance import CovarianceForm, congruence_pairs, scaled_less
-from ssmlin.inference.matrix.sequential import (
-    Forward,
-    Inputs,
+from ssmlin.inference.chunks import join, pad_end, split
+from ssmlin.inference.matrix import sequential
+from ssmlin.inference.matrix.axes import (
     at_every_step,
-    batch_first,
-    batch_last,
-    carry_rows,
-    forward_inputs,
-    forward_step,
+    batch_to_end,
+    batch_to_front,
     is_batched,
-    model_start,
     pad_time,
     scan_steps,
-    time_first,
+    swap_batch_and_time,
 )
+from ssmlin.inference.matrix.covariance import (
+    CovarianceForm,
+    carry_rows,
+    congruence_pairs,
+    scaled_less,
+)
+from ssmlin.inference.matrix.driver import KEEP_NOTHING, Forward, Keep
+from ssmlin.inference.matrix.elements import Law
+from ssmlin.inference.matrix.steps import (
+    Inputs,
+    State,
+    forward_inputs,
+    forward_step,
+    model_start,
+)
+from ssmlin.inference.roots import symmetric_part
 from ssmlin.lgssm import DPLR, DiagPlusLowRank, LowRank, MatrixLGSSM
+
+
+class _Predictive(NamedTuple):
+    """The predictive moments ŷ and s, and the last filtered law; or their cotangents."""
+
+    emission_means: Array
+    scales: Array
+    last_mean: Array
+    last_cov: Array
+
+
+class _Emission(NamedTuple):
+    """What the filter says of an emission: E[y_t] less the drift's part, s_t and g_t."""
+
+    mean_z: Array
+    scale: Array
+    gain: Array
 
 
 class _Residuals(NamedTuple):
@@ -61,12 +88,12 @@ class _Residuals(NamedTuple):
     lgssm: MatrixLGSSM
     emissions: Array
     observed: Array
-    starts: Any  # (mean, carried covariance) at the start of every stretch
-    kept: Any  # E[y_t] less the drift's part, s_t and g_t, by stretch
+    starts: State  # at the start of every chunk
+    kept: _Emission  # by chunk
 
 
 class _Cotangents(NamedTuple):
-    """∂L/∂ŷ_t and ∂L/∂s_t."""
+    """The cotangents ∂L/∂ŷ_t and ∂L/∂s_t."""
 
     emission_mean: Array
     scale: Array
@@ -85,30 +112,32 @@ class _Gradient(NamedTuple):
 
 def forward(
     lgssm: MatrixLGSSM,
-    emissions: Float[Array, "T m"],
-    observed: Float[Array, " T"],
+    emissions: Float[Array, "*B T m"],
+    observed: Float[Array, "*B T"],
+    *,
     form: CovarianceForm,
-) -> tuple[Forward, Float[Array, "d d"]]:
-    """The sequential filter, keeping nothing over time but ŷ_t and s_t; and P_T beside it."""
+    keep: Keep = KEEP_NOTHING,
+) -> Forward:
+    """Kalman filter; if nothing is kept over time, with the adjoint recursion as its gradient."""
+    if any(keep):
+        return sequential.forward(lgssm, emissions, observed, form=form, keep=keep)
     steps = lgssm.num_timesteps
-    length = _stretch_length(steps, lgssm.key_dim)
+    length = _chunk_length(steps, lgssm.key_dim)
     extra = -steps % length
-    data = pad_time(lgssm, extra), _pad(emissions, extra, -2), _pad(observed, extra, -1)
-    emission_means, scales, last_mean, last_cov = _predictive(form, length, *data)
-    return Forward(emission_means[..., :steps, :], scales[..., :steps], last_mean), last_cov
+    data = pad_time(lgssm, extra), pad_end(emissions, extra, -2), pad_end(observed, extra, -1)
+    run = _Predictive(*_predictive(form, length, *data))
+    return Forward(
+        emission_means=run.emission_means[..., :steps, :],
+        scales=run.scales[..., :steps],
+        last_mean=run.last_mean,
+        last_cov=run.last_cov,
+    )
 
 
-def _pad(x: Array, extra: int, axis: int) -> Array:
-    """Zeros after the end of an axis."""
-    widths = [(0, 0)] * x.ndim
-    widths[axis] = (0, extra)
-    return jnp.pad(x, widths) if extra else x
+def _chunk_length(steps: int, dim: int) -> int:
+    """About √T steps, or more while the states of a chunk are few enough for the cache.
 
-
-def _stretch_length(steps: int, dim: int) -> int:
-    """About √T steps, or more while the states of a stretch are few enough for the cache.
-
-    A divisor of T if there is one near, so that nothing need be padded.
+    A divisor of T if there is one near, which needs no padding.
     """
     length = max(1, math.isqrt(steps), _CACHED_ELEMENTS // dim**2)
     if length >= steps:
@@ -120,91 +149,133 @@ def _stretch_length(steps: int, dim: int) -> int:
 _CACHED_ELEMENTS = 2**15
 
 
-def _stretches(tree: Any, length: int) -> Any:
-    """Split the leading time axis of every array into stretches."""
-    return jax.tree.map(lambda x: x.reshape(x.shape[0] // length, length, *x.shape[1:]), tree)
+def _chunks[T](tree: T, length: int) -> T:
+    """Cut the leading time axis of every array into chunks."""
+    cut: T = jax.tree.map(lambda x: split(x, length), tree)
+    return cut
 
 
-def _join(tree: Any) -> Any:
-    """Undo :func:`_stretches`."""
-    return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), tree)
+def _join[T](tree: T) -> T:
+    """Undo :func:`_chunks`."""
+    joined: T = jax.tree.map(lambda x: join(x, x.shape[0] * x.shape[1]), tree)
+    return joined
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _predictive(
     form: CovarianceForm, length: int, lgssm: MatrixLGSSM, emissions: Array, observed: Array
-) -> tuple[Array, Array, Array, Array]:
-    """(ŷ, s, M_T, P_T); T is a multiple of `length`."""
+) -> _Predictive:
+    """The filter without anything kept; T is a multiple of `length`."""
     run = sequential.forward(lgssm, emissions, observed, form=form)
-    last_cov = form.to_dense(run.last_stored)
-    return _lead_vmap_axis((run.emission_means, run.scales, run.last_mean, last_cov))
+    return _lead_vmap_axis(_Predictive(run.emission_means, run.scales, run.last_mean, run.last_cov))
 
 
-def _lead_vmap_axis(tree: Any) -> Any:
-    """The same arrays, with the axis that an enclosing vmap adds brought to the front.
+def _lead_vmap_axis(predictive: _Predictive) -> _Predictive:
+    """The same arrays, with the axis that an enclosing vmap adds moved to the front.
 
-    JAX takes it to be in the same place whether or not the function is differentiated; scans that
-    are nested differently leave it in different ones, and a reshape brings it to the front.
+    JAX expects it at the same place whether or not the function is differentiated. Scans that are
+    nested differently leave it at different places, and a reshape moves it to the front.
     """
-    return jax.tree.map(lambda x: x[None].reshape(x.shape), tree)
+    return _Predictive(*(x[None].reshape(x.shape) for x in predictive))
 
 
 def _predictive_forward(
     form: CovarianceForm, length: int, lgssm: MatrixLGSSM, emissions: Array, observed: Array
-) -> tuple[tuple[Array, Array, Array, Array], _Residuals]:
+) -> tuple[_Predictive, _Residuals]:
     batched = is_batched(lgssm)
 
-    def step(carry: Any, inputs: Inputs) -> tuple[Any, Any]:
-        carry, (mean_z, update) = forward_step(form, carry, inputs)
-        return carry, (mean_z, update.scale, update.gain)
+    def step(state: State, inputs: Inputs) -> tuple[State, _Emission]:
+        state, (mean_z, update) = forward_step(form, state, inputs)
+        return state, _Emission(mean_z, update.scale, update.gain)
 
-    def stretch(carry: Any, inputs: Inputs) -> tuple[Any, Any]:
-        last, kept = scan_steps(step, carry, inputs, batched)
-        return last, (carry, kept)
+    def chunk(state: State, inputs: Inputs) -> tuple[State, tuple[State, _Emission]]:
+        last, kept = scan_steps(step, state, inputs, batched)
+        return last, (state, kept)
 
     mean, stored = model_start(lgssm, form)
-    start = mean, form.start(stored, lgssm.process_noise)
+    start = State(mean, form.start(stored, lgssm.process_noise))
     inputs, written = forward_inputs(lgssm, emissions, observed)
-    (last_mean, last_cov), (starts, kept) = lax.scan(stretch, start, _stretches(inputs, length))
-    last_mean, stored = batch_first((last_mean, form.stored(last_cov)), batched)
-    means_z, scales = _join(kept[:2])
-    emission_means, scales = time_first((means_z + written, scales), batched)
-    result = _lead_vmap_axis((emission_means, scales, last_mean, form.to_dense(stored)))
-    return result, _Residuals(lgssm, emissions, observed, starts, kept)
+    last, (starts, kept) = lax.scan(chunk, start, _chunks(inputs, length))
+    last_mean, stored = batch_to_front(Law(last.mean, last.cov.matrix), batched)
+    means_z, scales = _join((kept.mean_z, kept.scale))
+    emission_means, scales = swap_batch_and_time((means_z + written, scales), batched)
+    result = _Predictive(emission_means, scales, last_mean, form.to_dense(stored))
+    return _lead_vmap_axis(result), _Residuals(lgssm, emissions, observed, starts, kept)
+
+
+class _Before(NamedTuple):
+    """The law before a step, and products of its covariance."""
+
+    mean: Array
+    stored: Array
+    cov_z: Array
+    cov_us: list[Array]
+
+
+class _ChunkInputs(NamedTuple):
+    """What a chunk of the backward scan is given."""
+
+    start: State
+    inputs: Inputs
+    gain: Array
+    precision: Array
+    error: Array
+    cotangent: "_Cotangents"
+
+
+class _AdjointInputs(NamedTuple):
+    """What a step of the backward scan is given."""
+
+    inputs: Inputs
+    cov: Array
+    carried_us: list[Array]
+    gain: Array
+    precision: Array
+    error: Array
+    cotangent: "_Cotangents"
+
+
+class _AdjointState(NamedTuple):
+    """What the backward scan carries: G and N."""
+
+    adjoint: Array
+    information: Array
 
 
 def _predictive_backward(
-    form: CovarianceForm, length: int, residuals: _Residuals, cotangents: Any
+    form: CovarianceForm, length: int, residuals: _Residuals, cotangents: _Predictive
 ) -> tuple[MatrixLGSSM, Array, Array]:
     lgssm, emissions, observed, starts, (means_z, scales, gains) = residuals
     batched = is_batched(lgssm)
-    emission_mean, scale, mean, cov = cotangents
-    inputs = _stretches(forward_inputs(lgssm, emissions, observed)[0], length)
+    inputs = _chunks(forward_inputs(lgssm, emissions, observed)[0], length)
     # As in the filter: a scale of zero, and a missing emission, have no update.
     updated = (inputs.covariance.observed > 0) & (scales > 0)
     precisions = jnp.where(updated, 1 / jnp.where(updated, scales, 1.0), 0.0)
     errors = (inputs.emission - means_z) * inputs.covariance.observed[..., None]
-    given = _stretches(time_first(_Cotangents(emission_mean, scale), batched), length)
+    given = _Cotangents(cotangents.emission_means, cotangents.scales)
+    given = _chunks(swap_batch_and_time(given, batched), length)
 
-    def recompute(carry: Any, inputs: Inputs) -> tuple[Any, Any]:
-        mean, cov = carry
-        new, (_, update) = forward_step(form, carry, inputs)
-        return new, (mean, form.stored(cov), update.cov_z, update.cov_us)
+    def recompute(state: State, inputs: Inputs) -> tuple[State, _Before]:
+        new, (_, update) = forward_step(form, state, inputs)
+        return new, _Before(state.mean, state.cov.matrix, update.cov_z, update.cov_us)
 
-    def stretch(carry: Any, data: Any) -> tuple[Any, _Gradient]:
-        start, inputs, *rest = data
-        means, stored, cov_z, cov_us = scan_steps(recompute, start, inputs, batched)[1]
-        carried_us = at_every_step(_carried, batched)(inputs.covariance.transition, cov_us)
-        data = inputs, form.to_dense(stored), carried_us, *rest
-        carry, adjoints = scan_steps(_adjoint_step, carry, data, batched, reverse=True)
+    def chunk(state: _AdjointState, data: _ChunkInputs) -> tuple[_AdjointState, _Gradient]:
+        start, inputs, gain, precision, error, cotangent = data
+        before = scan_steps(recompute, start, inputs, batched)[1]
+        carried = at_every_step(_carried, batched)
+        carried_us = carried(inputs.covariance.transition, before.cov_us)
+        cov = form.to_dense(before.stored)
+        steps = _AdjointInputs(inputs, cov, carried_us, gain, precision, error, cotangent)
+        state, adjoints = scan_steps(_adjoint_step, state, steps, batched, reverse=True)
         gradient = at_every_step(_gradient, batched)
-        return carry, gradient(inputs, means, cov_z, cov_us, carried_us, adjoints)
+        return state, gradient(inputs, before, carried_us, adjoints)
 
-    end = batch_last((mean, 0.5 * (cov + cov.mT)), batched)
-    data = (starts, inputs, gains, precisions, errors, given)
-    start, gradient = lax.scan(stretch, end, data, reverse=True)
-    initial_mean, initial_cov = batch_first(start, batched)
-    by_step: _Gradient = time_first(_join(gradient), batched)
+    cov = cotangents.last_cov
+    end = batch_to_end(_AdjointState(cotangents.last_mean, symmetric_part(cov)), batched)
+    data = _ChunkInputs(starts, inputs, gains, precisions, errors, given)
+    start, gradient = lax.scan(chunk, end, data, reverse=True)
+    initial_mean, initial_cov = batch_to_front(start, batched)
+    by_step = swap_batch_and_time(_join(gradient), batched)
     return (
         replace(
             lgssm,
@@ -224,7 +295,7 @@ def _predictive_backward(
 
 
 class _Adjoints(NamedTuple):
-    """What the adjoint scan leaves of a step; with the names of :func:`_adjoint_step`.
+    """What the backward scan keeps of a step, with the names of :func:`_adjoint_step`.
 
     Lists have one entry for every column u or v of A, or for every column of the noise's factor.
     """
@@ -250,11 +321,11 @@ def _carried(transition: DPLR, vectors: list[Array]) -> list[Array]:
 
 
 def _stack(vectors: list[Array], like: Array) -> Array:
-    """A matrix from its columns, of which there may be none."""
+    """A matrix of these columns, or an empty one."""
     return jnp.stack(vectors, axis=1) if vectors else jnp.zeros_like(like)
 
 
-def _adjoint_step(carry: Any, data: Any) -> tuple[Any, _Adjoints]:
+def _adjoint_step(state: _AdjointState, data: _AdjointInputs) -> tuple[_AdjointState, _Adjoints]:
     r"""From (G, N) at t to (G, N) at t − 1.
 
     With e the innovation, the incoming cotangents a of ŷ and c of s, and p = P⁻h:
@@ -265,7 +336,7 @@ def _adjoint_step(carry: Any, data: Any) -> tuple[Any, _Adjoints]:
       \tilde N = N + \tfrac12 (\bar p h^\top + h \bar p^\top),\quad
       G' = \tilde G A^\top,\quad N' = A \tilde N A^\top$$
     """
-    adjoint, information = carry
+    adjoint, information = state
     inputs, cov, carried_us, gain, precision, error, cotangent = data
     transition, noise = inputs.covariance.transition, inputs.covariance.noise
     h, z = inputs.covariance.readout, inputs.covariance.carried_readout
@@ -283,7 +354,8 @@ def _adjoint_step(carry: Any, data: Any) -> tuple[Any, _Adjoints]:
 
     new_adjoint = carry_rows(predicted, w, predicted_vs, us)
     pairs = [*congruence_pairs(info_vs, w, vs, us), (-0.5 * before_p, z)]
-    return (new_adjoint, scaled_less(information, w, pairs)), _Adjoints(
+    new_information = scaled_less(information, w, pairs)
+    return _AdjointState(new_adjoint, new_information), _Adjoints(
         predicted=predicted,
         info_diag=None if noise.diag is None else diagonal_of(information),
         to_emission=to_emission,
@@ -301,16 +373,11 @@ def _adjoint_step(carry: Any, data: Any) -> tuple[Any, _Adjoints]:
 
 
 def _gradient(
-    inputs: Inputs,
-    mean: Array,
-    cov_z: Array,
-    cov_us: list[Array],
-    carried_us: list[Array],
-    adjoints: _Adjoints,
+    inputs: Inputs, before: _Before, carried_us: list[Array], adjoints: _Adjoints
 ) -> _Gradient:
-    r"""The gradient of the inputs of a step, for all steps of a stretch at once.
+    r"""The gradient of the inputs of a step.
 
-    What takes a product with P or N has been done in the scan, where it costs less.
+    Products with P or N were computed in the scan, where they cost less.
 
     With M and P the law before the step,
 
@@ -319,6 +386,7 @@ def _gradient(
       \bar h = P^- (\bar p + \bar s h) - (M^-)^\top \bar e$$
     """
     step, drift = inputs.covariance, inputs.drift
+    mean, _, cov_z, cov_us = before
     transition, noise, h = step.transition, step.noise, step.readout
     cov_p, to_p, to_scale = adjoints.cov_p, adjoints.to_p, adjoints.to_scale
     us, vs = columns(transition.left), columns(transition.right)
@@ -363,3 +431,17 @@ def _gradient(
 
 
 _predictive.defvjp(_predictive_forward, _predictive_backward)
+
+
+class Adjoint:
+    """The sequential driver with :func:`forward` in place of its own."""
+
+    takes_batches = True
+    forward = staticmethod(forward)
+    backward = staticmethod(sequential.backward)
+    root_backward = staticmethod(sequential.root_backward)
+    forward_means = staticmethod(sequential.forward_means)
+    carried_means = staticmethod(sequential.carried_means)
+
+
+ADJOINT = Adjoint()

@@ -12,15 +12,25 @@ parallel. Nothing but (I + C J), which is never singular, is inverted: C, J and 
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
-from ssmlin.inference.matrix.covariance import triangular_factor
+from ssmlin.inference.chunks import starting_with
+from ssmlin.inference.roots import symmetric_part, triangular_factor
+
+
+class Law(NamedTuple):
+    """A law of the state: its mean, and its covariance or a factor of it."""
+
+    mean: Float[Array, "*B m d"]
+    stored: Float[Array, "*B d n"]
 
 
 class Element(NamedTuple):
-    """What a stretch of time does; leading axes are batches of stretches.
+    """What a stretch of time does to the law of the state; leading axes are batches of stretches.
 
     Attributes:
         transition: A, (..., d, d), acting on rows from the right.
@@ -35,10 +45,6 @@ class Element(NamedTuple):
     cov: Float[Array, "... d d"]
     shift: Float[Array, "... m d"]
     information: Float[Array, "... d d"]
-
-
-def _symmetric_part(x: Float[Array, "... d d"]) -> Float[Array, "... d d"]:
-    return 0.5 * (x + x.mT)
 
 
 def combine(first: Element, second: Element) -> Element:
@@ -63,21 +69,20 @@ def combine(first: Element, second: Element) -> Element:
     return Element(
         first.transition @ onward,
         (first.offset + second.shift @ first.cov) @ onward + second.offset,
-        _symmetric_part(second.transition.mT @ first.cov @ onward) + second.cov,
+        symmetric_part(second.transition.mT @ first.cov @ onward) + second.cov,
         (second.shift - first.offset @ second.information) @ gain + first.shift,
-        _symmetric_part(first.transition @ back) + first.information,
+        symmetric_part(first.transition @ back) + first.information,
     )
 
 
-def condition(
-    element: Element, mean: Float[Array, "... m d"], cov: Float[Array, "... d d"]
-) -> tuple[Float[Array, "... m d"], Float[Array, "... d d"]]:
+def condition(element: Element, law: Law) -> Law:
     """Carry the law of the state at the start of a stretch to its filtered law at the end."""
+    mean, cov = law
     eye = jnp.eye(cov.shape[-1], dtype=cov.dtype)
     onward = jnp.linalg.solve(eye + element.information @ cov, element.transition)
-    return (
+    return Law(
         (mean + element.shift @ cov) @ onward + element.offset,
-        _symmetric_part(element.transition.mT @ cov @ onward) + element.cov,
+        symmetric_part(element.transition.mT @ cov @ onward) + element.cov,
     )
 
 
@@ -118,9 +123,9 @@ class _Measured(NamedTuple):
     """The law MN(b, C) of the state, C = U Uᵀ, after the measurements (Z, c).
 
     Attributes:
-        mean: its mean.
-        onward: (I + J C)⁻¹, what becomes of a difference in the mean.
-        cov_root: a factor of its covariance, transposed.
+        mean: the mean after the measurements.
+        onward: (I + J C)⁻¹, which carries a difference in the mean.
+        cov_root: a factor of the covariance after the measurements, transposed.
         information: Ξ⁻¹ Zᵀ, where Ξ Ξᵀ = I + Zᵀ C Z is the law of the measurements.
         values: the innovations, whitened by Ξ.
     """
@@ -135,7 +140,7 @@ class _Measured(NamedTuple):
 def _measure(
     mean: Float[Array, "n m d"], cov_root: Float[Array, "n d d"], element: RootElement
 ) -> _Measured:
-    """Update a law of the state at the start of a stretch by what the stretch measures."""
+    """Update a law of the state at the start of a stretch by the measurements of the stretch."""
     z = element.information_root
     crossed = z.mT @ cov_root
     innovations = element.values - mean @ z
@@ -178,10 +183,65 @@ def combine_roots(first: RootElement, second: RootElement) -> RootElement:
     )
 
 
-def condition_root(
-    element: RootElement, mean: Float[Array, "n m d"], root: Float[Array, "n d d"]
-) -> tuple[Float[Array, "n m d"], Float[Array, "n d d"]]:
+def condition_root(element: RootElement, law: Law) -> Law:
     """:func:`condition` with a factor of the covariance, before and after; one leading axis."""
-    measured = _measure(mean, root, element)
+    measured = _measure(law.mean, law.stored, element)
     cov = jnp.concatenate([element.transition.mT @ measured.cov_root.mT, element.cov_root], axis=-1)
-    return measured.mean @ element.transition + element.offset, triangular(cov)
+    return Law(measured.mean @ element.transition + element.offset, triangular(cov))
+
+
+class ChunkSummary(NamedTuple):
+    """What filtering every chunk from a state known to be zero says of the chunk.
+
+    Attributes:
+        transition: how the filtered mean at the end responds to the state at the start.
+        mean: the filtered mean at the end.
+        stored: its covariance, or a factor of it.
+        response: how every prediction responds to the state at the start, over its deviation.
+        errors: the prediction errors over their deviations.
+    """
+
+    transition: Float[Array, "chunks d d"]
+    mean: Float[Array, "chunks m d"]
+    stored: Float[Array, "chunks d n"]
+    response: Float[Array, "chunks length d"]
+    errors: Float[Array, "chunks length m"]
+
+
+def chunk_elements(chunks: ChunkSummary) -> Element:
+    """The element of every chunk."""
+    shift = chunks.errors.mT @ chunks.response
+    information = chunks.response.mT @ chunks.response
+    return Element(chunks.transition, chunks.mean, chunks.stored, shift, information)
+
+
+def root_chunk_elements(chunks: ChunkSummary) -> RootElement:
+    """The element of every chunk, in factors."""
+    dim = chunks.transition.shape[-1]
+
+    def square(x: Array) -> Array:
+        """A factor of d columns."""
+        if x.shape[-1] < dim:
+            return jnp.pad(x, ((0, 0), (0, 0), (0, dim - x.shape[-1])))
+        return triangular(x, dim)
+
+    measured = square(jnp.concatenate([chunks.response.mT, chunks.errors.mT], axis=-2))
+    root = square(chunks.stored)
+    return RootElement(chunks.transition, chunks.mean, root, measured[:, dim:], measured[:, :dim])
+
+
+def chunk_starts(chunks: ChunkSummary, initial: Law) -> Law:
+    """The law of the state at the start of every chunk."""
+    elements = jax.tree.map(lambda x: x[:-1], chunk_elements(chunks))
+    done = lax.associative_scan(combine, elements)
+    later = jax.vmap(condition, (0, None))(done, initial)
+    return Law(*map(starting_with, initial, later))
+
+
+def root_chunk_starts(chunks: ChunkSummary, initial: Law) -> Law:
+    """The law of the state at the start of every chunk, in factors."""
+    elements = jax.tree.map(lambda x: x[:-1], root_chunk_elements(chunks))
+    done = lax.associative_scan(combine_roots, elements)
+    num = len(done.transition)
+    later = condition_root(done, Law(*(jnp.broadcast_to(x, (num, *x.shape)) for x in initial)))
+    return Law(*map(starting_with, initial, later))

@@ -1,12 +1,12 @@
 r"""The unknown row covariance Σ integrated out: Student-t predictive laws.
 
-Neither the gains nor the means of the filter depend on Σ. So with the standardised residuals
-$w_t = (y_t - \hat y_t) / \sqrt{s_t}$, which given Σ are independent N(0, Σ), an inverse Wishart
-law of Σ stays one.
+Neither the gains nor the means of the filter depend on Σ. Given Σ, the standardised residuals
+$w_t = (y_t - \hat y_t) / \sqrt{s_t}$ are independent N(0, Σ). So if the law of Σ is an inverse
+Wishart law, it remains one after every step.
 """
 
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,8 @@ from tensorflow_probability.substrates.jax import distributions as tfd
 from tensorflow_probability.substrates.jax import math as tfm
 
 from ssmlin import _checks
-from ssmlin.inference.matrix.api import observed_entries
+from ssmlin._typing import AnyArray
+from ssmlin.inference.missing import observed_entries
 from ssmlin.inference.results import PosteriorMatrixLGSSM
 
 
@@ -68,7 +69,8 @@ class RowCovLaw(NamedTuple):
         self, key: Array, shape: tuple[int, ...] = ()
     ) -> Float[Array, "... m m"] | Float[Array, "... m"]:
         """Draw Σ, or its diagonal; axes of `shape` lead those of the batch."""
-        return _sample(key, self, shape)
+        draws: Array = _sample(key, self, shape)
+        return draws
 
 
 @partial(jax.jit, static_argnames="shape")
@@ -82,7 +84,11 @@ def _sample(key: Array, law: RowCovLaw, shape: tuple[int, ...]) -> Array:
     factor = wishart.sample(shape, seed=key)
     root = jnp.broadcast_to(jnp.linalg.cholesky(law.scale).mT, factor.shape)
     root = jax.scipy.linalg.solve_triangular(factor, root, lower=True)
-    return root.mT @ root
+    draw: Array = root.mT @ root
+    return draw
+
+
+Store = Literal["last", "all"]
 
 
 class PosteriorRowCov(NamedTuple):
@@ -107,13 +113,13 @@ class PosteriorRowCov(NamedTuple):
 
 def integrate_row_cov(
     posterior: PosteriorMatrixLGSSM,
-    emissions: Float[Array, "T m"],
+    emissions: Float[AnyArray, "T m"],
     prior: RowCovLaw,
     *,
     discount: float = 1.0,
-    mask: Bool[Array, " T"] | None = None,
-    length: int | Int[Array, ""] | None = None,
-    store: Literal["last", "all"] = "last",
+    mask: Bool[AnyArray, " T"] | None = None,
+    length: int | Int[AnyArray, ""] | None = None,
+    store: Store = "last",
 ) -> PosteriorRowCov:
     r"""Integrate the row covariance Σ out of a filtered model, exactly.
 
@@ -122,17 +128,17 @@ def integrate_row_cov(
     $$\nu_t = \nu_{t-1} + 1, \quad \Psi_t = \Psi_{t-1} + e_t e_t^\top / s_t, \quad
       e_t = y_t - \hat y_t$$
 
-    With a `discount` δ < 1 the row covariance changes over time: what was learned of it is
-    forgotten before each observed step, n and Ψ times δ, so about the last 1 / (1 − δ) steps count.
-    Gaps forget nothing more. The law of the states is then relative to the latest Σ.
+    With a `discount` δ < 1 the row covariance changes over time: n and Ψ are multiplied by δ before
+    every observed step, so about the last 1 / (1 − δ) observed steps count. Missing steps do not
+    discount. The law of the states is then relative to the latest Σ.
 
     The state given all data is matrix-t; its covariance is E[Σ | y] ⊗ P_t. Costs O(m²) a step in
     O(T m) memory, gradients included; O(m) on a diagonal. Differentiate as the filter with
     ``gradient="adjoint"``: in reverse, or forward over reverse.
 
     Args:
-        posterior: what :func:`ssmlin.matrix_lgssm_filter` gave for these emissions, the model's
-            noise being relative to Σ. Its `row_cov` plays no part. For a batch, use vmap.
+        posterior: the result of :func:`ssmlin.matrix_lgssm_filter` for these emissions, where the
+            noise of the model is relative to Σ. Its `row_cov` is not used. For a batch, use vmap.
         emissions: y, (T, m); NaN means missing. A partly missing emission counts as wholly
             missing unless the filter kept a covariance for each row (``missing="entries"``).
         prior: the law of Σ.
@@ -183,16 +189,17 @@ def integrate_row_cov(
             "prior: expected a diagonal Σ, scale of shape (m,), where single entries are missing; "
             f"got scale of shape {tuple(prior.scale.shape)}"
         )
-    observed = observed_entries(y, mask, length, (), sizes)
+    observed = observed_entries(y, mask, length, sizes)
     if not by_rows:
         observed = observed.all(axis=-1, keepdims=True)
     scales = scales if by_rows else scales[:, None]
     factor = None if discount == 1 else jnp.asarray(discount, means.dtype)
     y = y.astype(means.dtype)
-    return _integrate(y, means, scales, observed, prior, factor, store=store)
+    result: PosteriorRowCov = _integrate(y, means, scales, observed, prior, factor, store=store)
+    return result
 
 
-def _check_prior(prior: Any, m: int, dtype: Any) -> RowCovLaw:
+def _check_prior(prior: RowCovLaw, m: int, dtype: np.dtype) -> RowCovLaw:
     """A law of one Σ with arrays of the given type; on a diagonal, degrees for every row."""
     if not isinstance(prior, RowCovLaw):
         raise TypeError(f"prior: expected a RowCovLaw, got {_checks.describe(prior)}")
@@ -230,10 +237,10 @@ def _integrate(
     prior: RowCovLaw,
     discount: Array | None,
     *,
-    store: str,
+    store: Store,
 ) -> PosteriorRowCov:
     """Standardise the residuals, zero where missing, and integrate."""
-    # What is missing is replaced before any arithmetic, so no NaN can reach a gradient.
+    # Missing entries are replaced before any arithmetic, so no NaN can reach a gradient.
     scales = jnp.where(observed, scales, 1.0)
     white = (jnp.where(observed, emissions, means) - means) / jnp.sqrt(scales)
     seen = observed.astype(means.dtype)
@@ -250,7 +257,7 @@ def _before(x: Array) -> Array:
 def _remembered(
     start: Array, terms: Array, seen: Array, discount: Array | None
 ) -> tuple[Array, Array]:
-    """What is known before each step, and after the last: observed steps forget, then add."""
+    """The sums before each step, and after the last: observed steps discount, then add."""
     if discount is None:
         return start + _before(terms), start + terms.sum(axis=0)
 
@@ -269,11 +276,12 @@ def _log_density(df: Array, m: int, scales: Array, log_det: Array, ratios: Array
     half, rest = jnp.broadcast_arrays(jnp.asarray(0.5 * m, df.dtype), 0.5 * (df + 1 - m))
     # log Γ(rest) − log Γ(rest + half), which would cancel in single precision.
     normalizer = -tfm.log_gamma_difference(half, rest) - half * jnp.log(jnp.pi * scales)
-    return normalizer - 0.5 * log_det - 0.5 * (df + 1) * jnp.log1p(ratios)
+    density: Array = normalizer - 0.5 * log_det - 0.5 * (df + 1) * jnp.log1p(ratios)
+    return density
 
 
 def _independent(
-    white: Array, seen: Array, scales: Array, prior: RowCovLaw, store: str, discount: Array | None
+    white: Array, seen: Array, scales: Array, prior: RowCovLaw, store: Store, discount: Array | None
 ) -> PosteriorRowCov:
     """A diagonal Σ: every row by itself."""
     squares, counts = white**2, jnp.broadcast_to(seen, white.shape)
@@ -290,7 +298,7 @@ def _independent(
 
 
 def _joint(
-    white: Array, seen: Array, scales: Array, prior: RowCovLaw, store: str, discount: Array | None
+    white: Array, seen: Array, scales: Array, prior: RowCovLaw, store: Store, discount: Array | None
 ) -> PosteriorRowCov:
     """A full Σ."""
     m = white.shape[1]
@@ -319,7 +327,9 @@ def _ratios(
     return _ratios_forward(white, scale, kept)[0]
 
 
-def _ratios_forward(white: Array, scale: Array, kept: Array) -> tuple[Array, Any]:
+def _ratios_forward(
+    white: Array, scale: Array, kept: Array
+) -> tuple[Array, tuple[Array, Array, Array]]:
     """By Potter's update of a root of Ψ⁻¹, which stays positive semidefinite."""
 
     def step(root: Array, inputs: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
@@ -337,7 +347,9 @@ def _ratios_forward(white: Array, scale: Array, kept: Array) -> tuple[Array, Any
     return ratios, (white, directions, kept)
 
 
-def _ratios_backward(saved: Any, cotangents: Array) -> tuple[Array, Array, Array]:
+def _ratios_backward(
+    saved: tuple[Array, Array, Array], cotangents: Array
+) -> tuple[Array, Array, Array]:
     """With u_t = Ψ⁻¹ w_t for Ψ before step t, a ratio changes by 2 u_tᵀ dw_t − u_tᵀ dΨ u_t."""
 
     def step(adjoint: Array, inputs: tuple[Array, ...]) -> tuple[Array, Array]:

@@ -5,10 +5,9 @@ import signal
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.reduction import ForkingPickler
-from typing import Any
 
 _KILLED = "fewer of them need less memory"
 _NO_START = (
@@ -17,26 +16,26 @@ _NO_START = (
 )
 
 
-def run_in_processes(
-    function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], workers: int
-) -> Iterator[tuple[int, Any]]:
+def run_in_processes[*Arguments, R](
+    function: Callable[[*Arguments], R], calls: Sequence[tuple[*Arguments]], workers: int
+) -> Iterator[tuple[int, R]]:
     """The number and the result of every call, as they are done.
 
     However the iteration ends, by an error or by Ctrl-C, no process is left. Each has a pipe of its
     own, since one that is ended while it sends would block all others on a shared one.
 
     Args:
-        function: what can be pickled, as can its arguments and results.
+        function: can be pickled, and so can its arguments and results.
         calls: the arguments of each call.
-        workers: processes, at most.
+        workers: the largest number of processes.
 
     Raises:
-        RuntimeError: a process was ended from outside, as for want of memory.
+        RuntimeError: a process was ended from outside, for example for lack of memory.
         ValueError: arguments that cannot be sent to another process.
     """
-    context = get_context("spawn")
+    context = SpawnContext()
     left = [(number, _packed(arguments)) for number, arguments in enumerate(calls)][::-1]
-    processes: dict[Connection, Any] = {}
+    processes: dict[Connection, SpawnProcess] = {}
     running: dict[Connection, int] = {}
     try:
         for _ in range(min(workers, len(calls))):
@@ -45,7 +44,7 @@ def run_in_processes(
             process.start()
             there.close()  # so that the end of the process is the end of the pipe
             processes[here] = process
-        ready: Sequence[Any] = list(processes)
+        ready = list(processes)
         while ready:
             for here in ready:
                 try:
@@ -67,7 +66,7 @@ def run_in_processes(
                     if error is not None:
                         raise error
                     yield number, result
-            ready = wait(list(running)) if running else []
+            ready = _with_answers(list(running))
     finally:
         for process in processes.values():
             process.terminate()
@@ -75,8 +74,13 @@ def run_in_processes(
             process.join()
 
 
-def _packed(arguments: tuple[Any, ...]) -> bytes:
-    """What is sent of the arguments of a call."""
+def _with_answers(running: list[Connection]) -> list[Connection]:
+    """The connections that can be read, at least one if there are any."""
+    return [one for one in wait(running) if isinstance(one, Connection)] if running else []
+
+
+def _packed(arguments: tuple[object, ...]) -> bytes:
+    """The arguments of a call, pickled."""
     try:
         return bytes(ForkingPickler.dumps(arguments))
     except (AttributeError, TypeError, pickle.PicklingError) as error:
@@ -91,9 +95,9 @@ def _cannot_be_sent(error: Exception) -> str:
     )
 
 
-def _serve(function: Callable[..., Any], connection: Connection) -> None:
+def _serve[R](function: Callable[..., R], connection: Connection) -> None:
     """Answer calls until there are no more, each with its result or its error."""
-    # What is to be told comes with the results; a line of another process tells nobody whose it is.
+    # Warnings come with the results; a line printed by another process does not say whose it is.
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this
     while True:
@@ -101,7 +105,7 @@ def _serve(function: Callable[..., Any], connection: Connection) -> None:
             packed = connection.recv_bytes()
         except EOFError:
             return
-        answer: tuple[Any, Exception | None]
+        answer: tuple[R | None, Exception | None]
         try:
             arguments = pickle.loads(packed)  # noqa: S301
         except Exception as error:

@@ -1,8 +1,13 @@
 """Arithmetic inside the scans, for one sequence or for a batch of them with the batch axis last.
 
-One sequence: matrix-vector products, which XLA's CPU backend runs about ten times as fast as it
-would the sums below. A batch: sums along the *leading* axis of elementwise products, which run over
-the batch in vector registers. A vector is (d, *batch), a matrix (d, d, *batch).
+One sequence: matrix-vector products, which XLA's CPU backend runs about ten times as fast as the
+sums below. A batch: sums along the *leading* axis of elementwise products, which run over the batch
+in vector registers. A vector is (d, *batch), a matrix (d, d, *batch).
+
+The scans use these functions and not the methods of the operators in :mod:`ssmlin.lgssm`. Those
+expect the batch axes first and multiply by all columns of the low-rank part in one matrix product.
+In a scan on a CPU a small matrix product costs more than a whole step, so here every column is a
+matrix-vector product of its own.
 """
 
 import jax.numpy as jnp
@@ -39,14 +44,14 @@ def times(
 def left_times(
     x: Float[Array, " n *batch"], rows: Float[Array, " n d *batch"]
 ) -> Float[Array, " d *batch"]:
-    """A vector times a matrix of any shape; of the products with a symmetric one the faster."""
+    """A vector times a matrix of any shape; the faster way to multiply by a symmetric matrix."""
     if rows.ndim == 2 and rows.size > _FUSED_ELEMENTS:
         return x @ rows
     return jnp.sum(x[:, None] * rows, axis=0)
 
 
-# Up to this size the sum, which XLA fuses with what makes its operands, is as fast as the product
-# or faster; beyond, sometimes ten times as slow.
+# Up to this size the sum is at least as fast as the product, since XLA fuses it with the code that
+# computes its operands. Beyond, it can be ten times as slow.
 _FUSED_ELEMENTS = 1024
 
 
@@ -91,8 +96,8 @@ def drift_times(drift: LowRank, x: Float[Array, " d *batch"]) -> Float[Array, " 
 
 
 def _eye(like: Float[Array, " d *shape"], ndim: int) -> Float[Array, " d d *ones"]:
-    """The identity, of as many axes as asked for."""
-    # A constant: XLA would turn jnp.eye into comparisons of indices, made anew at every step.
+    """The identity with axes of length one appended, `ndim` in all."""
+    # A constant. XLA would turn jnp.eye into comparisons of indices and repeat them at every step.
     eye = jnp.asarray(np.eye(like.shape[0], dtype=like.dtype))
     return eye.reshape(*eye.shape, *(1,) * (ndim - 2))
 
@@ -105,5 +110,6 @@ def diagonal(x: Float[Array, " d *batch"]) -> Float[Array, " d d *batch"]:
 def diagonal_of(matrix: Float[Array, " d d *batch"]) -> Float[Array, " d *batch"]:
     """The diagonal of a matrix."""
     if matrix.ndim == 2 and matrix.size > _FUSED_ELEMENTS:
-        return jnp.diagonal(matrix)
+        entries: Array = jnp.diagonal(matrix)
+        return entries
     return jnp.sum(_eye(matrix, matrix.ndim) * matrix, axis=0)

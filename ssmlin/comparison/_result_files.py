@@ -4,29 +4,28 @@ import json
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ssmlin._files import read_arrays, remove_leftovers, write_arrays
-from ssmlin.comparison.evaluation import Candidate, Result
+from ssmlin.comparison.candidate import Candidate, SettingValue
+from ssmlin.comparison.evaluation import EvaluationOptions, Result
 from ssmlin.comparison.scores import PathScores, Scores, Units
-from ssmlin.forecasting.interface import Observed
-from ssmlin.forecasting.linear_attention import FittedAttention
-from ssmlin.forecasting.predictive import Predictive
+from ssmlin.forecasting import FittedAttention, Observed, Predictive
 from ssmlin.learning.checkpoint import digest
 from ssmlin.models import load
 
 _KIND = "result of a comparison"
-_PARTS: dict[str, Any] = {"scores": Scores, "paths": PathScores, "predictive": Predictive}
+#: Parts of a result that are arrays by name.
+_PARTS = ("scores", "paths", "predictive")
 
 
 class ResultFolder:
     """A folder with a file for each result, named after everything that the result depends on.
 
-    Other arguments have other names, so a folder may serve several comparisons: one with more
-    models takes what it finds and fits the rest. A forecaster of the user's own is known by its
-    name, its settings and the name of its function; code of ssmlin by its version.
+    Other arguments give other names, so a folder may serve several comparisons: one with more
+    models reads the results that exist and fits the rest. A candidate of the user's own is known
+    by its name, its settings and the name of its function; code of ssmlin by its version.
 
     Args:
         directory: the folder, created if need be; None for none: nothing is read or written.
@@ -50,31 +49,43 @@ class ResultFolder:
     def path(
         self,
         series: str,
-        forecaster: Candidate,
+        candidate: Candidate,
         data: Observed,
         num_train: int,
         units: Units | None = None,
-        **options: Any,
+        options: EvaluationOptions | None = None,
     ) -> Path | None:
-        """Where the result of one model on one series belongs.
+        """Where the result of one candidate on one series belongs.
+
+        Args:
+            series: the name of the series.
+            candidate: the candidate.
+            data: the standardised series.
+            num_train: the number of training steps.
+            units: the way back, if the values are transformed.
+            options: how candidates are scored; default :class:`EvaluationOptions`.
+
+        Returns:
+            The path; None without a folder.
 
         Raises:
             ValueError: settings that JSON cannot hold.
         """
         if self._folder is None:
             return None
-        for setting in forecaster.settings:
+        for setting in candidate.settings:
             try:
-                json.dumps(setting)
+                json.dumps(dict(setting))
             except TypeError as error:
                 raise ValueError(
-                    f"checkpoint_dir: expected settings of {forecaster.name} that JSON can hold, "
+                    f"checkpoint_dir: expected settings of {candidate.name} that JSON can hold, "
                     f"got {setting}"
                 ) from error
-        what = (forecaster.name, forecaster.settings, repr(forecaster.fit), version("ssmlin"))
-        name = digest((what, num_train, units, data.values, data.inputs, sorted(options.items())))
+        options = EvaluationOptions() if options is None else options
+        fit = (candidate.name, candidate.settings, repr(candidate.fit), version("ssmlin"))
+        name = digest((fit, num_train, units, data.values, data.inputs, options))
         label = "".join(
-            c if c.isalnum() or c in "-_" else "-" for c in f"{series}-{forecaster.name}"
+            c if c.isalnum() or c in "-_" else "-" for c in f"{series}-{candidate.name}"
         )
         return self._folder / f"{label[:80]}.{name[:16]}.safetensors"
 
@@ -91,16 +102,20 @@ def write_result(path: Path, result: Result) -> None:
     """
     arrays: dict[str, np.ndarray] = {}
     for name in _PARTS:
-        part = getattr(result, name)
+        part: Scores | PathScores | Predictive | None = getattr(result, name)
         if part is not None:
             arrays |= {f"{name}.{key}": x for key, x in part._asdict().items() if x is not None}
     if result.draws is not None:
         arrays["draws"] = result.draws
-    description: dict[str, Any] = {
-        key: getattr(result, key)
-        for key in ("name", "num_parameters", "seconds", "failure", "log_evidence", "warnings")
+    description: dict[str, object] = {
+        "name": result.name,
+        "setting": list(result.setting.items()),  # their order is shown
+        "num_parameters": result.num_parameters,
+        "seconds": result.seconds,
+        "failure": result.failure,
+        "log_evidence": result.log_evidence,
+        "warnings": result.warnings,
     }
-    description["setting"] = list(result.setting.items())  # their order is shown
     fit = result.details
     try:
         remove_leftovers(path)
@@ -125,12 +140,20 @@ def read_result(path: Path) -> Result:
         details = None
         if "seasonal" in description:
             model, params, _ = load(_model_file(path))
-            details = FittedAttention(model, params, description.pop("seasonal"))
-        setting = {key: _tuples(x) for key, x in description.pop("setting")}
-        description["warnings"] = tuple(description["warnings"])
-        parts = {name: _part(cls, name, arrays) for name, cls in _PARTS.items()}
+            details = FittedAttention(model, params, description["seasonal"])
         return Result(
-            setting=setting, details=details, draws=arrays.get("draws"), **parts, **description
+            name=description["name"],
+            setting={key: _with_tuples(x) for key, x in description["setting"]},
+            scores=_part(Scores, "scores", arrays),
+            paths=_part(PathScores, "paths", arrays),
+            predictive=_part(Predictive, "predictive", arrays),
+            num_parameters=description["num_parameters"],
+            seconds=description["seconds"],
+            details=details,
+            failure=description["failure"],
+            draws=arrays.get("draws"),
+            log_evidence=description["log_evidence"],
+            warnings=tuple(description["warnings"]),
         )
     except (KeyError, TypeError, OSError) as error:
         raise ValueError(
@@ -139,12 +162,17 @@ def read_result(path: Path) -> Result:
         ) from error
 
 
-def _part(cls: Any, name: str, arrays: Mapping[str, np.ndarray]) -> Any:
-    """Scores or laws, or None."""
-    found = {key: arrays[f"{name}.{key}"] for key in cls._fields if f"{name}.{key}" in arrays}
-    return cls(**found) if found else None
+def _part[Part: (Scores, PathScores, Predictive)](
+    cls: type[Part], name: str, arrays: Mapping[str, np.ndarray]
+) -> Part | None:
+    """Scores or laws, or None where the file has none."""
+    fields = {key: arrays[f"{name}.{key}"] for key in cls._fields if f"{name}.{key}" in arrays}
+    return cls(**fields) if fields else None
 
 
-def _tuples(x: Any) -> Any:
-    """JSON knows lists alone, settings tuples."""
-    return tuple(_tuples(one) for one in x) if isinstance(x, list) else x
+def _with_tuples(x: object) -> SettingValue:
+    """Tuples for the lists that JSON has in their place."""
+    if isinstance(x, list):
+        return tuple(_with_tuples(one) for one in x)
+    value: SettingValue = x  # type: ignore[assignment]  # JSON holds nothing else
+    return value

@@ -1,0 +1,48 @@
+"""What each baseline chooses among, and which models are compared."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from ssmlin.comparison.baselines import BASELINES
+from ssmlin.comparison.baselines.baseline import SharedRegression
+from ssmlin.comparison.registry import DEFAULT, forecasters
+from ssmlin.forecasting import Observed
+
+
+def settings(name, **shared):
+    return BASELINES[name].settings(SharedRegression(**{"num_lags": 3, "period": 12} | shared))
+
+
+def test_models_that_regress_share_lags_and_season():
+    regressions = ["autoregression", *(name for name in BASELINES if name.endswith("attention"))]
+    for name in regressions:
+        assert settings(name, seasonal=12) == ({"num_lags": 3, "seasonal": 12},)
+        assert settings(name, seasonal=None) == ({"num_lags": 3},)
+    # The ARHMM may have fewer lags, and the LDS no season.
+    orders = {one["num_lags"] for one in settings("arhmm", seasonal=12)}
+    assert orders == {1, 2, 3} and all("seasonal" in one for one in settings("arhmm", seasonal=12))
+    assert {one["num_lags"] for one in settings("arhmm", num_lags=0, seasonal=None)} == {1, 2}
+    assert {one.get("seasonal") for one in settings("lds", seasonal=12)} == {None, 12}
+    assert all("seasonal" not in one for one in settings("hmm", seasonal=12))
+
+
+@pytest.mark.parametrize("name", ["seasonal_naive", "sarimax", "unobserved_components"])
+def test_seasonal_models_want_a_period(name):
+    without = settings(name, period=None, seasonal=None)
+    with_period = settings(name, period=7, seasonal=None)
+    assert all("7" not in str(one) for one in without)
+    assert [one for one in with_period if "7" in str(one)] != []
+    candidate = BASELINES[name].candidate(SharedRegression(3, None, None))
+    assert (candidate is None) == (name == "seasonal_naive")
+
+
+def test_all_that_is_compared_by_default_can_be_sent_to_a_process():
+    train = Observed.of(np.random.default_rng(0).normal(size=(40, 1)))
+    candidates = forecasters(train, DEFAULT, 4)
+    assert [one.name for one in candidates] == [name for name in DEFAULT if name != "average"]
+    again = pickle.loads(pickle.dumps(candidates))
+    assert [(one.name, one.settings) for one in again] == [
+        (one.name, one.settings) for one in candidates
+    ]
