@@ -69,10 +69,12 @@ class Objective(NamedTuple):
     Attributes:
         model: with ``filter_window`` where there are windows.
         windows: None for whole sequences.
+        prior_weight: what the log prior is multiplied by.
     """
 
     model: StepwiseModel[PyTree]
     windows: Windows | None
+    prior_weight: float = 1.0
 
     @property
     def windowed(self) -> tuple[WindowedModel[PyTree, PyTree], Windows]:
@@ -161,7 +163,7 @@ def loss(
     scale = len(data.emissions) / jnp.sum(batch.weights)
     in_train = in_train[batch.which]
     fitted = jnp.sum(jnp.where(in_train, terms, 0.0) * batch.weights[:, None]) * scale
-    prior = share * objective.model.log_prior(params)
+    prior = share * objective.prior_weight * objective.model.log_prior(params)
     value = -(prior + fitted) * num_windows / jnp.maximum(count, 1)
     # Parameters may be wider than the data; what the fit carries has the data's precision.
     dtype = data.emissions.dtype

@@ -90,6 +90,7 @@ def fit_sgd[P](
     patience: int | None = 50,
     window_size: int | None = None,
     num_restarts: int = 1,
+    prior_weight: float = 1.0,
     checkpoint_dir: str | Path | None = None,
     progress: bool = True,
 ) -> tuple[P, FitHistory]:
@@ -136,6 +137,8 @@ def fit_sgd[P](
         window_size: steps a window; None for whole sequences.
         num_restarts: how many starts are fitted, all together in one program. The best is
             returned: by the validation part, or by the loss where there is none.
+        prior_weight: what the log prior is multiplied by; n where every sequence stands n times
+            in the data.
         checkpoint_dir: a directory; a fit that was killed goes on from there if it is called again
             with the same arguments, with the same result as if it had not been, and one that ended
             can be prolonged by a larger `num_epochs`. Of the optimiser only the initial state is
@@ -188,7 +191,7 @@ def fit_sgd[P](
         windows = Windows(window_size, max(1, -(-int(ends.max()) // window_size)))
         data = padded(data, -num_steps % window_size)
     settings = EpochSettings(
-        Objective(model, windows),
+        Objective(model, windows, float(prior_weight)),
         _with_extra_args(optimizer or default_optimizer()),
         size,
         shuffle,
@@ -219,6 +222,7 @@ def fit_sgd[P](
             "patience": patience,
             "window_size": window_size,
             "num_restarts": num_restarts,
+            "prior_weight": float(prior_weight),
         },
     )
     nothing = np.zeros((*state.epoch.shape, 0), emissions.dtype)

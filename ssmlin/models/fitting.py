@@ -1,7 +1,6 @@
 """Fitting the model: the recommended recipe, gradient steps from several starts, missing lags."""
 
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -184,9 +183,8 @@ def fit_sgd(
     if _checks.positive_int("num_restarts", num_restarts) > 1:
         first = train_part(emissions, validation_fraction)
         params = _starts(model, params, props, first, inputs, key, num_restarts)
-    seen = model.given_missing(emissions)
     return learning.fit_sgd(
-        replace(seen, copies=copies) if copies > 1 else model,
+        model,
         params,
         props,
         emissions,
@@ -200,6 +198,7 @@ def fit_sgd(
         patience=patience,
         window_size=window_size,
         num_restarts=num_restarts,
+        prior_weight=copies,
         checkpoint_dir=checkpoint_dir,
         progress=progress,
     )

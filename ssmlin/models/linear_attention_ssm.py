@@ -1765,18 +1765,14 @@ class LinearAttentionSSM(SSM):
 
 @dataclass(frozen=True)
 class _Seen:
-    """The model for data whose pattern of what is missing was read before tracing.
-
-    Where every sequence stands in the data several times the prior does so, too.
-    """
+    """The model for data whose pattern of what is missing was read before tracing."""
 
     model: LinearAttentionSSM
     missing: Literal["rows", "entries"]
-    copies: int = 1
 
     def log_prior(self, params: Any) -> Float[Array, ""]:
         """Log prior density of the parameters."""
-        return self.copies * self.model.log_prior(params)
+        return self.model.log_prior(params)
 
     def prior_distributions(self, params: Any) -> dict[str, tfd.Distribution]:
         """The prior laws of the parameters by path."""
