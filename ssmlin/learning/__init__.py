@@ -9,12 +9,13 @@ from ssmlin.learning.log_posterior import num_trainable, paths, property_leaves,
 from ssmlin.learning.loss import train_part
 from ssmlin.learning.posterior_sampling import sample_posterior
 from ssmlin.learning.prediction import pointwise_log_likelihood, predict_one_step
-from ssmlin.learning.quasi_newton import lbfgs, minimise
+from ssmlin.learning.quasi_newton import QuasiNewton, lbfgs, minimise
 from ssmlin.learning.sgd import FitHistory, default_optimizer, fit_sgd
 
 __all__ = [
     "Checkpoint",
     "FitHistory",
+    "QuasiNewton",
     "default_optimizer",
     "digest",
     "fit_em",

@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Float
 
 from ssmlin import _checks, learning
-from ssmlin.learning import FitHistory, property_leaves, train_part
+from ssmlin.learning import FitHistory, QuasiNewton, property_leaves, train_part
 from ssmlin.models.parameters import ParamsLinearAttentionSSM
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def fit(
             whole = _completed(model, whole_key, start if params is None else params, y, u)
         # Parameters are judged at the start of an epoch: one more, and those after the best
         # number of epochs are among them.
-        to_the_end = _is_end(history)
+        to_the_end = isinstance(optimizer, QuasiNewton) and _is_end(history)
         params, second = fit_sgd(
             model,
             start,
