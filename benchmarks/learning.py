@@ -121,8 +121,8 @@ def _chains(problems: tuple[tuple[int, ...], ...]) -> None:
         u = jax.random.normal(keys[0], (steps, 2))
         params, props = model.initialize(keys[1])
         params = params._replace(
-            dynamics=params.dynamics._replace(
-                values=jax.tree.map(lambda x: 10 * x, params.dynamics.values)
+            tokens=params.tokens._replace(
+                values=jax.tree.map(lambda x: 10 * x, params.tokens.values)
             )
         )
         _, y = model.sample(params, keys[2], steps, u)

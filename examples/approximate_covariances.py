@@ -29,6 +29,7 @@ from ssmlin.comparison import (
 )
 from ssmlin.demonstration import DATASETS
 from ssmlin.forecasting import fit_attention, padded, predictive
+from ssmlin.models import IntegratedRowCov
 
 KINDS = ("full", "diagonal", "isotropic", "reset")
 DIM = 16
@@ -268,7 +269,7 @@ def fit_to_the_end(split, kind, num_lags, discount):
     m = split.test.shape[1]
     model = ssmlin.LinearAttentionSSM(
         "bayesian_memory", m, num_lags * m, num_lags * m + 1, num_lags=num_lags, gates="constant",
-        row_cov="full" if m > 1 else "diagonal", integrate_row_cov=True, row_cov_discount=discount,
+        row_cov=IntegratedRowCov("full" if m > 1 else "diagonal", discount=discount),
         covariance=kind,
     )  # fmt: skip
     emissions, inputs = padded(model, [split.train])

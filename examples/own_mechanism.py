@@ -42,7 +42,7 @@ if __name__ == "__main__":
     u = model.compute_inputs(y)
     params, props = model.initialize(jax.random.key(0), emissions=y, inputs=u)
     params, losses = model.fit_sgd(params, props, y, u, num_epochs=50, progress=False)
-    print(f"loss {losses[0]:.3f}, then {losses[-1]:.3f}; forget {params.dynamics.forget.value}")
+    print(f"loss {losses[0]:.3f}, then {losses[-1]:.3f}; forget {params.tokens.forget.value}")
 
     model.save("leaky.safetensors", params)
     model, params, _ = ssmlin.load("leaky.safetensors")

@@ -43,7 +43,7 @@ draws = ssmlin.sample_posterior(
     time=years[train],
     states=True,
 )
-table = arviz.summary(draws, var_names=["alpha", "beta", "emissions_row_cov"])
+table = arviz.summary(draws, var_names=["alpha", "beta", "row_cov"])
 print(table)
 assert (table["r_hat"].astype(float) < 1.01).all()
 assert (table["ess_bulk"].astype(float) > 400).all()
@@ -63,8 +63,8 @@ if options.figures:
     forecast = model.forecast(params, *last, horizon=15, key=jax.random.key(2))
     figures = {
         "losses": plots.loss_figure({"gated_deltanet": history.losses}),
-        "trace": plots.trace_figure(draws, ["alpha", "beta", "emissions_row_cov"]),
-        "pairs": plots.pair_figure(draws, ["alpha", "beta", "emissions_row_cov"]),
+        "trace": plots.trace_figure(draws, ["alpha", "beta", "row_cov"]),
+        "pairs": plots.pair_figure(draws, ["alpha", "beta", "row_cov"]),
         "gates": plots.gate_figure(draws),
         "memory": plots.state_norm_figure(draws.posterior["states"], years[train]),
         "predictions": plots.predictive_figure(

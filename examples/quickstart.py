@@ -22,7 +22,7 @@ print(f"stopped after {history.best_epoch} epochs")
 
 posterior = model.smoother(params, emissions, inputs)
 print(f"log-likelihood {posterior.marginal_loglik:.1f}")
-coefficient = params.emissions.input_weights[0, 0] + posterior.smoothed_means[:, 0, 0]
+coefficient = params.regression.weights[0, 0] + posterior.smoothed_means[:, 0, 0]
 for t in (50, 150, 250):
     print(f"t = {t}: coefficient {coefficient[t]:+.2f}, true {coefficients[t]:+.2f}")
 

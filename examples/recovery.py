@@ -13,21 +13,21 @@ SERIES, STEPS = 12, 80
 model = ssmlin.LinearAttentionSSM("gated_deltanet", 1, 2, 2, gates="constant")
 params, props = model.initialize(jax.random.key(0))
 # Writes large enough to tell the gates from the series.
-values = jax.tree.map(lambda x: 20 * x, params.dynamics.values)
-params = params._replace(dynamics=params.dynamics._replace(values=values))
+values = jax.tree.map(lambda x: 20 * x, params.tokens.values)
+params = params._replace(tokens=params.tokens._replace(values=values))
 laws = model.prior_distributions(params)
 
 covered = {"alpha": 0, "beta": 0}
 for key in jax.random.split(jax.random.key(1), SERIES):
     keys = jax.random.split(key, 5)
     truth = {
-        name: laws[f"dynamics.{name}.value"].sample(seed=k)
+        name: laws[f"tokens.{name}.value"].sample(seed=k)
         for name, k in zip(covered, keys, strict=False)
     }
     gates = {
-        name: getattr(params.dynamics, name)._replace(value=value) for name, value in truth.items()
+        name: getattr(params.tokens, name)._replace(value=value) for name, value in truth.items()
     }
-    true = params._replace(dynamics=params.dynamics._replace(**gates))
+    true = params._replace(tokens=params.tokens._replace(**gates))
     inputs = jax.random.normal(keys[2], (STEPS, 2))
     _, emissions = model.sample(true, keys[3], STEPS, inputs)
     draws = ssmlin.sample_posterior(

@@ -92,7 +92,7 @@ def gains_figure(
 def held_out_figure(
     comparison: Comparison, name: str, level: float = 0.8
 ) -> "matplotlib.figure.Figure":
-    """The held-out part and what a model said of each step before it was seen.
+    """The held-out part and a model's one-step predictions of it.
 
     Args:
         comparison: what :func:`ssmlin.comparison.compare_models` returned.

@@ -50,12 +50,12 @@ def forecasters(
     chosen = _looked_up(names)
     num_lags, seasonal = choose_regression(train, period)
     shared = SharedRegression(num_lags, period, seasonal)
-    found = (
+    candidates = (
         _linear_attention(model, shared) if isinstance(model, Mechanism)
         else BASELINES[model].candidate(shared)
         for model in chosen.values()
     )  # fmt: skip
-    return tuple(candidate for candidate in found if candidate is not None)
+    return tuple(candidate for candidate in candidates if candidate is not None)
 
 
 def _looked_up(names: tuple[str | Mechanism, ...]) -> dict[str, str | Mechanism]:

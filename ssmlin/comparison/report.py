@@ -123,7 +123,8 @@ def _page(
         _leaderboard(frame, _SCORES, ours),
         _text("log density: mean log p(y_t | all before) a step, higher is better; difference: to "
               "the best model, step by step; CRPS, energy, RMSE: lower is better; coverage: the "
-              "share of values inside central intervals; PIT p: small where a law is wrong."),
+              "share of values inside central intervals; PIT p: small for a model that is not "
+              "calibrated."),
         _image(figures.leaderboard_figure(comparison), "Differences to the best model"),
     ]  # fmt: skip
     of_paths = [name for name in frame.columns if name.startswith("path_")]
@@ -135,9 +136,9 @@ def _page(
     of_fits = ("log_evidence", "num_parameters", "seconds", "setting")
     parts += ["<h3>Fits</h3>", _leaderboard(frame, of_fits, ours)]
     for title, column in (("Failed", "failure"), ("Warnings", "warnings")):
-        told = [(row["model"], row[column]) for row in frame.to_dict("records") if row[column]]
-        if told:
-            items = "".join(f"<li>{html.escape(f'{name}: {text}')}</li>" for name, text in told)
+        listed = [(row["model"], row[column]) for row in frame.to_dict("records") if row[column]]
+        if listed:
+            items = "".join(f"<li>{html.escape(f'{name}: {text}')}</li>" for name, text in listed)
             parts += [f"<h2>{title}</h2>", f"<ul>{items}</ul>"]
     parts.append("<h2>Predictions</h2>")
     best = [next((name for name in scored if (name in ours) == is_ours), None)
@@ -243,13 +244,13 @@ def _posterior(draws: "xarray.DataTree", drawn_from: str) -> list[str]:
     rows = [("", [str(index), *row]) for index, row in
             zip(summary.index, summary.to_numpy().tolist(), strict=True)]  # fmt: skip
     attributes = draws.posterior.attrs
-    said = f"{attributes.get('algorithm', '')} by blackjax, {drawn_from}"
-    said += f"; {draws.posterior.sizes['chain']} chains of {draws.posterior.sizes['draw']} draws"
+    facts = f"{attributes.get('algorithm', '')} by blackjax, {drawn_from}"
+    facts += f"; {draws.posterior.sizes['chain']} chains of {draws.posterior.sizes['draw']} draws"
     if "diverging" in draws.sample_stats:
-        said += f"; {int(draws.sample_stats['diverging'].sum())} divergent transitions"
+        facts += f"; {int(draws.sample_stats['diverging'].sum())} divergent transitions"
     if "log_evidence" in attributes:
-        said += f"; log evidence {float(np.mean(attributes['log_evidence'])):.2f}"
-    parts = ["<h2>Posterior of the gates</h2>", _text(said)]
+        facts += f"; log evidence {float(np.mean(attributes['log_evidence'])):.2f}"
+    parts = ["<h2>Posterior of the gates</h2>", _text(facts)]
     parts.append(_table(["parameter", *summary.columns], rows))
     if any(str(name).endswith("_t") for name in draws.posterior.data_vars):
         parts.append(_image(gate_figure(draws), "Posterior of the gates over time"))

@@ -1,4 +1,4 @@
-"""Splitting a series in time, transformed and standardised by what its first part says."""
+"""A series split in time, transformed and standardised by its first part."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from ssmlin.forecasting import Observed, choose_powers
 
 @dataclass(frozen=True)
 class Split:
-    """A series transformed and standardised by what its first part says.
+    """A series, transformed and standardised by its first part.
 
     Args:
         series: the series in its own units.

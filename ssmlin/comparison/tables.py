@@ -53,7 +53,7 @@ def stacked_frame(comparisons: Mapping[str, Comparison]) -> "pandas.DataFrame":
 
     Returns:
         The columns of :func:`ssmlin.compare` and before them `series`. ``attrs["power"]`` holds
-        for each series what :func:`ssmlin.compare` says of one.
+        λ of each column, by the name of the series.
     """
     return _stacked({name: comparison.to_frame() for name, comparison in comparisons.items()})
 
@@ -153,6 +153,6 @@ def _rows(results: Sequence[Result]) -> list[dict[str, str | float]]:
         row["failure"] = r.failure or ""
         row["warnings"] = "; ".join(r.warnings)
         rows.append(row)
-    # The first row that has them all says the order of the columns.
+    # The first row with the most columns sets their order.
     order = max(rows, key=len)
     return [{key: row.get(key, np.nan) for key in order} for row in rows]

@@ -62,7 +62,7 @@ def _iteration[P](
         value_and_score: Callable[[P], tuple[Array, P]] = jax.value_and_grad(log_likelihood)
         value, score = value_and_score(params)
         before = value if before is None else before
-        params = model.m_step(
+        params = model.closed_form_update(
             params, score, names, problem.emissions, problem.inputs, use_prior=use_prior
         )
     if before is None:
@@ -116,7 +116,8 @@ def fit_em[P](
     stays.
 
     Args:
-        model: a model with ``m_steps`` and ``m_step``, as :class:`ssmlin.LinearAttentionSSM` is.
+        model: a model with ``closed_form_blocks`` and ``closed_form_update``, as
+            :class:`ssmlin.LinearAttentionSSM` is.
         params: where to start.
         props: matching properties.
         emissions: sequences of one length, (B, T, m); NaN means missing or padding.
@@ -147,7 +148,7 @@ def fit_em[P](
     trainable = choose(params, props, None)
     blocks = tuple(
         chosen
-        for names in model.m_steps(params)
+        for names in model.closed_form_blocks(params)
         if (chosen := tuple(name for name in names if name in trainable))
     )
     target = Target(model, trainable)

@@ -43,17 +43,21 @@ def check_observed(emissions: Float[Array, "..."]) -> None:
 
 
 def paths(params: PyTree) -> list[str]:
-    """The path of every parameter, "dynamics.alpha.value" for one."""
+    """The path of every parameter, "tokens.alpha.value" for one."""
     leaves, _ = jax.tree.flatten_with_path(params)
     return [".".join(str(getattr(k, "name", getattr(k, "key", k))) for k in p) for p, _ in leaves]
 
 
 def variable_name(path: str) -> str:
-    """The name in a DataTree: "dynamics.alpha.value" is alpha, "emissions.bias" emissions_bias."""
+    """The name in a DataTree: "tokens.alpha.value" is alpha, "regression.bias" regression_bias.
+
+    What is the main parameter of its part has the part's name: "process_noise.scale" is
+    process_noise, and "row_cov.covariance" row_cov.
+    """
     parts = path.split(".")
-    if parts[0] == "dynamics":
+    if parts[0] == "tokens":
         parts = parts[1:]
-    if parts[-1] == "value":
+    if parts[-1] in ("value", "scale", "covariance"):
         parts = parts[:-1]
     return "_".join(parts)
 
@@ -106,8 +110,8 @@ def strong[T: PyTree](tree: T) -> T:
 def choose(params: PyTree, props: PyTree, variables: str | Sequence[str] | None) -> tuple[str, ...]:
     """Paths of the trainable parameters that are named, or of all.
 
-    A name is a path, or any part of it: "alpha" is the gate α with its weights, "dynamics" all of
-    the dynamics.
+    A name is a path, or any part of it: "alpha" is the gate α with its weights, "tokens" all
+    projections and gates.
 
     Raises:
         ValueError: a name that no trainable parameter has, or nothing to choose from.

@@ -43,10 +43,10 @@ class WindowedModel[P, L](StepwiseModel[P], Protocol):
 class EMModel[P](StepwiseModel[P], Protocol):
     """A model with closed-form updates for some of its parameters."""
 
-    def m_steps(self, params: P) -> Sequence[Sequence[str]]:
-        """Blocks of parameters, by path, that have closed-form M-steps; the others have none."""
+    def closed_form_blocks(self, params: P) -> Sequence[Sequence[str]]:
+        """Blocks of parameters, by path, that have closed-form updates; the others have none."""
 
-    def m_step(
+    def closed_form_update(
         self,
         params: P,
         score: P,

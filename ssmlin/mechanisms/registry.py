@@ -164,8 +164,9 @@ def _taken_names() -> frozenset[str]:
 
 #: Parts of the paths of a model's parameters, and other names in its posterior.
 _PARTS = set(
-    "initial mean variances dynamics emissions input_weights bias noise row_cov coefficients basis "
-    "variance weights value states gates lp".split()
+    "initial mean variances tokens process_noise scale regression weights bias basis variance "
+    "noise row_cov covariance value states gates lp initial_variances regression_basis "
+    "regression_variance regression_noise row_cov_noise".split()
 )
 
 

@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from dynamax.linear_gaussian_ssm import ParamsLGSSM
 from dynamax.linear_gaussian_ssm.inference import make_lgssm_params
 from jaxtyping import Array, Float
 
+from ssmlin._typing import AnyArray
 from ssmlin.data import carried_forward, lagged
 from ssmlin.inference import lgssm_filter, lgssm_smoother
 
@@ -36,9 +38,13 @@ class Autoregression(NamedTuple):
         covariance: Σ, (m, m).
     """
 
-    weights: Any  # arrays of NumPy, or of JAX inside
-    bias: Any
-    covariance: Any
+    weights: Float[AnyArray, "m p"]
+    bias: Float[AnyArray, " m"]
+    covariance: Float[AnyArray, "m m"]
+
+
+#: Parameters, their log likelihood, its gain, and the number of iterations.
+_Carry = tuple[Autoregression, Array, Array, Array]
 
 
 class Predictions(NamedTuple):
@@ -64,7 +70,7 @@ def _companion(
     centre: Float[Array, " m"],
     spread: Float[Array, " m"],
     num_lags: int,
-) -> tuple[Any, Array, Array, Array]:
+) -> tuple[ParamsLGSSM, Array, Array, Array]:
     """The dense model of one series; its transitions, biases and noises."""
     steps, m = values.shape
     size = m * (num_lags + 1)
@@ -122,7 +128,7 @@ def _maximise(
         extra = z.shape[1] - len(spreads)
         return products + jnp.pad(spreads, ((0, extra), (0, extra))), posterior.marginal_loglik
 
-    def body(carry: tuple[Any, Array, Array, Array]) -> tuple[Any, Array, Array, Array]:
+    def body(carry: _Carry) -> _Carry:
         parameters, before, _, count = carry
         sums, log_likelihoods = jax.vmap(partial(moments, parameters))(values, inputs, used)
         total, log_likelihood = sums.sum(axis=0), log_likelihoods.sum()
@@ -142,12 +148,13 @@ def _maximise(
         new = Autoregression(coefficients[:, :rest], bias, covariance)
         return new, log_likelihood, log_likelihood - before, count + 1
 
-    def goes_on(carry: tuple[Any, Array, Array, Array]) -> Array:
+    def goes_on(carry: _Carry) -> Array:
         _, _, gain, count = carry
         return (count < max_iterations) & ((gain > _LEAST_GAIN) | (count < 2))
 
     before: Any = (start, -jnp.inf, jnp.inf, 0)
-    return jax.lax.while_loop(goes_on, body, before)[0]
+    last: Autoregression = jax.lax.while_loop(goes_on, body, before)[0]
+    return last
 
 
 def estimate_autoregression(
@@ -252,7 +259,7 @@ def _predict(
     """The filter, and its predictions."""
     m = y.shape[1]
     model, f, b, q = _companion(parameters, y, x, centre, spread, num_lags)
-    posterior: Any = lgssm_filter(model, y)
+    posterior = lgssm_filter(model, y)
     filtered, covariances = posterior.filtered_means, posterior.filtered_covariances
     means = b.at[1:].add(jnp.einsum("tij,tj->ti", f[1:], filtered[:-1]))
     carried = jnp.einsum("tij,tjk,tlk->til", f[1:], covariances[:-1], f[1:])

@@ -1,16 +1,32 @@
-"""Where the law of regression coefficients that are integrated out starts."""
+"""The law of regression coefficients that are integrated out, and where it starts."""
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from dynamax.parameters import ParameterProperties
 from jaxtyping import Array, Float
 
 from ssmlin.inference import matrix_lgssm_filter
 from ssmlin.mechanisms import matrix_lgssm
-from ssmlin.models.parameters import ParamsCoefficients
 
 _NOISES = (1e-7, 1e-5, 3e-5, 1e-4, 2e-4, 4e-4, 1e-3)
 #: What a drift must add to the log likelihood: chance adds that much once in twenty times.
 GAIN = 2.0
+
+
+class ParamsIntegratedRegression(NamedTuple):
+    """The law of D and d where they are integrated out: that of C_t = [D_t, d_t] W⁻¹.
+
+    Attributes:
+        basis: W, (k, k), so that W (u_t, 1) has unit second moments; fixed.
+        variance: τ², scalar, of the entries of C_0 relative to Σ; fixed.
+        noise: q, scalar, of their changes at every step.
+    """
+
+    basis: Float[Array, "k k"] | ParameterProperties
+    variance: Float[Array, ""] | ParameterProperties
+    noise: Float[Array, ""] | ParameterProperties
 
 
 def initial_coefficients(
@@ -18,8 +34,8 @@ def initial_coefficients(
     regressors: Float[Array, "B T k"],
     coefficients: Float[Array, "m k"],
     row_cov: Float[Array, "m m"],
-) -> ParamsCoefficients:
-    r"""Whiten the regressors, match τ² to what least squares found, and choose q by the likelihood.
+) -> ParamsIntegratedRegression:
+    r"""Whiten the regressors, match τ² to least squares, and choose q by the likelihood.
 
     $W = G^{-1/2}$ with $G = E[x_t x_t^\top]$, so that the prior of the coefficients of
     $x_t = (u_t, 1)$ has the covariance $\tau^2 G^{-1}$, and their changes $q \, G^{-1}$. τ² is the
@@ -39,7 +55,7 @@ def initial_coefficients(
     k, dtype = regressors.shape[-1], regressors.dtype
     if emissions is None:
         one = jnp.ones((), dtype)
-        return ParamsCoefficients(jnp.eye(k, dtype=dtype), one, one * _NOISES[0])
+        return ParamsIntegratedRegression(jnp.eye(k, dtype=dtype), one, one * _NOISES[0])
     x = regressors.reshape(-1, k)
     used = jnp.isfinite(emissions).any(axis=-1).reshape(-1, 1)
     x = jnp.where(used, x, 0.0)
@@ -63,12 +79,13 @@ def initial_coefficients(
         n = jnp.maximum(jnp.isfinite(emissions).all(axis=-1).sum(), 1)
         sums = jnp.einsum("bti,btj,bt->ij", errors, errors, 1 / scales) / n
         floor = 1e-6 * jnp.eye(m, dtype=dtype)
-        return -0.5 * (n * jnp.linalg.slogdet(sums + floor)[1] + m * jnp.log(scales).sum())
+        log_det: Array = jnp.linalg.slogdet(sums + floor)[1]
+        return -0.5 * (n * log_det + m * jnp.log(scales).sum())
 
     noises = jnp.asarray(_NOISES, dtype)
-    found = jax.lax.map(log_likelihood, noises) - jnp.where(noises > noises[0], GAIN, 0.0)
-    best = jnp.argmax(jnp.where(jnp.isfinite(found), found, -jnp.inf))
-    return ParamsCoefficients(basis, variance, noises[best])
+    scores = jax.lax.map(log_likelihood, noises) - jnp.where(noises > noises[0], GAIN, 0.0)
+    best = jnp.argmax(jnp.where(jnp.isfinite(scores), scores, -jnp.inf))
+    return ParamsIntegratedRegression(basis, variance, noises[best])
 
 
 def _predict(

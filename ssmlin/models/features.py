@@ -2,7 +2,9 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from dynamax.parameters import ParameterProperties
 from jaxtyping import Array, Float
 from tensorflow_probability.substrates.jax import bijectors as tfb
@@ -49,9 +51,23 @@ def gate(
         return jnp.broadcast_to(params.value, (inputs.shape[0], *jnp.shape(params.value)))
     squash = tfb.Sigmoid(low, high)
     # A gate that stands on its bound would have an infinite logit.
-    margin = 4 * jnp.finfo(inputs.dtype).eps * (high - low)
+    margin = 4 * float(np.finfo(inputs.dtype).eps) * (high - low)
     logit = squash.inverse(jnp.clip(params.value, low + margin, high - margin))
-    return squash.forward(logit + jnp.einsum("...p,tp->t...", params.weights, inputs))
+    gates: Array = squash.forward(logit + jnp.einsum("...p,tp->t...", params.weights, inputs))
+    return gates
+
+
+def make_gate(
+    key: Array,
+    value: Float[Array, "..."],
+    input_dim: int,
+    weight_scale: float | None,
+) -> ParamsGate:
+    """A gate at `value`; input-driven with small random weights unless `weight_scale` is None."""
+    if weight_scale is None:
+        return ParamsGate(value, None)
+    shape = (*value.shape, input_dim)
+    return ParamsGate(value, weight_scale * jax.random.normal(key, shape, value.dtype))
 
 
 def lagged_inputs(

@@ -16,40 +16,67 @@ from ssmlin._files import read_arrays, write_arrays
 from ssmlin.learning.log_posterior import paths, property_leaves
 from ssmlin.mechanisms import MECHANISMS, Mechanism
 from ssmlin.models.linear_attention_ssm import LinearAttentionSSM
+from ssmlin.models.parameterization import Parameterization
 from ssmlin.models.parameters import ParamsLinearAttentionSSM, ShrinkagePrior
+from ssmlin.models.parts import Part
+from ssmlin.models.process_noise import PROCESS_NOISES
+from ssmlin.models.regression import REGRESSIONS
+from ssmlin.models.row_covariance import ROW_COVS
 
 _KIND = "model"
+#: What the names of further arrays begin with.
+_FURTHER = "further."
+
+#: The parts that a file can hold: those of which a kind has a name.
+_NAMED_PARTS: Mapping[str, Mapping[str, Part]] = {
+    "process_noise": PROCESS_NOISES,
+    "regression": REGRESSIONS,
+    "row_cov": ROW_COVS,
+}
 
 
 def save(
     path: str | Path,
-    model: LinearAttentionSSM,
+    model: Parameterization,
     params: ParamsLinearAttentionSSM,
     props: ParamsLinearAttentionSSM | None = None,
     notes: Mapping[str, Any] | None = None,
+    arrays: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """Write a model and its parameters; see :meth:`ssmlin.LinearAttentionSSM.save`."""
+    """Write a model, its parameters and further arrays; see :meth:`LinearAttentionSSM.save`."""
     fields = mechanism_fields(model.mechanism)
     if type(model) is not LinearAttentionSSM or type(model.prior) is not ShrinkagePrior:
         raise ValueError(
             "model: expected a LinearAttentionSSM with a ShrinkagePrior, got "
             f"{type(model).__name__} with {type(model.prior).__name__}"
         )
-    arrays = {name: np.asarray(x) for name, x in _by_path(params).items()}
-    _check_shapes("params", model, arrays)
+    own = {name: np.asarray(x) for name, x in _by_path(params).items()}
+    _check_shapes("params", model, own)
     flags = [p.trainable for p in property_leaves(model.param_props if props is None else props)]
-    if len(flags) != len(arrays):
+    if len(flags) != len(own):
         raise ValueError(
-            f"props: expected properties of the {len(arrays)} parameters, got {len(flags)}"
+            f"props: expected properties of the {len(own)} parameters, got {len(flags)}"
         )
-    trainable = dict(zip(arrays, flags, strict=True))
+    trainable = dict(zip(own, flags, strict=True))
     description = {
-        "settings": model.settings | {"mechanism": model.mechanism.name},
+        "settings": _settings(model),
         "mechanism": fields,
         "trainable": trainable,
         "notes": dict(notes or {}),
     }
-    write_arrays(Path(path), _KIND, arrays, description)
+    further = {_FURTHER + name: np.ascontiguousarray(x) for name, x in (arrays or {}).items()}
+    write_arrays(Path(path), _KIND, own | further, description)
+
+
+def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """The further arrays in a file of a model.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is damaged, or holds something else.
+    """
+    arrays = read_arrays("path", Path(path), _KIND)[0]
+    return {k.removeprefix(_FURTHER): x for k, x in arrays.items() if k.startswith(_FURTHER)}
 
 
 def load_notes(path: str | Path) -> dict[str, Any]:
@@ -59,7 +86,8 @@ def load_notes(path: str | Path) -> dict[str, Any]:
         OSError: the file cannot be read.
         ValueError: it is damaged, or holds something else.
     """
-    return read_arrays("path", Path(path), _KIND)[1].get("notes", {})
+    notes: dict[str, Any] = read_arrays("path", Path(path), _KIND)[1].get("notes", {})
+    return notes
 
 
 def load(
@@ -93,22 +121,23 @@ def load(
         'mamba2'
     """
     arrays, description = read_arrays("path", Path(path), _KIND)
+    arrays = {name: x for name, x in arrays.items() if not name.startswith(_FURTHER)}
     name = description.get("settings", {}).get("mechanism")
     if isinstance(name, str) and name not in MECHANISMS:
         raise ValueError(
             f"path: expected a model of a registered mechanism, got one of {name!r}: {path}; "
             "register its class first, by ssmlin.register_mechanism"
         )
-    prior: dict[str, Any]
     try:
         settings, trainable = description["settings"], description["trainable"]
-        prior = {k: tuple(x) if isinstance(x, list) else x for k, x in settings["prior"].items()}
+        prior = ShrinkagePrior(**_tuples(settings["prior"]))
         fields = {"negative_eigenvalues": settings["negative_eigenvalues"]}
         mechanism = MECHANISMS[settings["mechanism"]](
             **fields | _tuples(description.get("mechanism", {}))
         )
-        changed = {"mechanism": mechanism, "prior": ShrinkagePrior(**prior)}
-        model = LinearAttentionSSM(**settings | changed)
+        parts = {name: _part(name, settings[name]) for name in _NAMED_PARTS}
+        changed = {"mechanism": mechanism, "prior": prior}
+        model = LinearAttentionSSM(**settings | parts | changed)
         _check_shapes("path", model, arrays)
         leaves, structure = jax.tree.flatten(
             model.param_props, lambda x: isinstance(x, ParameterProperties)
@@ -131,6 +160,38 @@ def load(
         )
     params = jax.tree.unflatten(structure, [jnp.asarray(arrays[name]) for name in names])
     return model, params, jax.tree.unflatten(structure, leaves)
+
+
+def _settings(model: Parameterization) -> dict[str, Any]:
+    """The settings as JSON can hold them."""
+    settings = model.settings
+    for name, known in _NAMED_PARTS.items():
+        if isinstance(part := settings[name], str):
+            continue
+        kind = type(part)
+        if kind not in {type(other) for other in known.values()}:
+            raise ValueError(
+                f"{name}: expected a kind that ssmlin has a name for, since a file holds names and "
+                f"not code; got {part!r}"
+            )
+        settings[name] = {"kind": kind.__name__} | _arguments(part)
+    mechanism, prior = model.mechanism.name, dataclasses.asdict(model.prior)
+    return settings | {"mechanism": mechanism, "prior": prior}
+
+
+def _arguments(part: Any) -> dict[str, Any]:
+    """The arguments that make a frozen dataclass again."""
+    return {x.name: getattr(part, x.name) for x in dataclasses.fields(part) if x.init}
+
+
+def _part(name: str, description: Any) -> Any:
+    """What the constructor of a model takes: a part's name, or the part that a file describes."""
+    if isinstance(description, str):
+        return description
+    kinds = {type(part).__name__: type(part) for part in _NAMED_PARTS[name].values()}
+    arguments: dict[str, Any] = _tuples(dict(description))
+    kind: Any = kinds[arguments.pop("kind")]
+    return kind(**arguments)
 
 
 def _tuples(x: Any) -> Any:
@@ -172,7 +233,7 @@ def _by_path(tree: Any) -> dict[str, Any]:
     return dict(zip(paths(tree), jax.tree.leaves(tree), strict=True))
 
 
-def _check_shapes(name: str, model: LinearAttentionSSM, arrays: Mapping[str, np.ndarray]) -> None:
+def _check_shapes(name: str, model: Parameterization, arrays: Mapping[str, np.ndarray]) -> None:
     """Raise ValueError unless these are the parameters of the model."""
     shapes = jax.eval_shape(model._initial_params, jax.random.key(0), None, None)
     expected = {path: x.shape for path, x in _by_path(shapes).items()}

@@ -155,7 +155,7 @@ def _completed(
     ys, us = model.impute(key, params, emissions, inputs, _COPIES)
     if judged_by is not None:
         ys = jnp.where(jnp.isnan(ys), judged_by, ys)
-        if model.row_cov == "full":  # whose rows cannot be missing in part
+        if model.row_cov.structure == "full":  # whose rows cannot be missing in part
             ys = jnp.where(jnp.isnan(ys).any(axis=-1, keepdims=True), jnp.nan, ys)
     return Completed(ys.reshape(-1, *ys.shape[2:]), us.reshape(-1, *us.shape[2:]), _COPIES)
 

@@ -1,6 +1,6 @@
 """Simulating a model forward, and what `forecast` returns."""
 
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from tensorflow_probability.substrates.jax import distributions as tfd
 
 from ssmlin.inference import symmetric_root
 from ssmlin.lgssm import MatrixLGSSM
+from ssmlin.models.parameters import ParamsLinearAttentionSSM
 
 
 class Forecast(NamedTuple):
@@ -69,7 +70,9 @@ def sampled_forecast(
 class LocalModel(Protocol):
     """What `simulate` needs of a model: its operators as a function of the inputs."""
 
-    def to_lgssm(self, params: Any, inputs: Float[Array, "n p"]) -> MatrixLGSSM:
+    def to_lgssm(
+        self, params: ParamsLinearAttentionSSM, inputs: Float[Array, "n p"]
+    ) -> MatrixLGSSM:
         """The operators that go with each row of inputs."""
 
 
@@ -91,7 +94,7 @@ def draw_states(
 
 def simulate(
     model: LocalModel,
-    params: Any,
+    params: ParamsLinearAttentionSSM,
     key: Array,
     states: Float[Array, "n m d"],
     row_cov: Float[Array, "*n m m"],
@@ -115,7 +118,9 @@ def simulate(
     n = states.shape[0]
     root = symmetric_root(row_cov)
 
-    def step(carry: tuple[Array, Array], inputs: tuple[Array, Array]) -> tuple[Any, Any]:
+    def step(
+        carry: tuple[Array, Array], inputs: tuple[Array, Array]
+    ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         state, lags = carry
         step_key, outside = inputs
         u = jnp.concatenate(

@@ -12,7 +12,7 @@ Kitagawa (1996) for systematic resampling.
 """
 
 from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 from tensorflow_probability.substrates.jax import math as tfm
 
+from ssmlin._typing import AnyArray
 from ssmlin.inference import RowCovLaw, symmetric_root
 from ssmlin.lgssm import MatrixLGSSM
 from ssmlin.models.features import lagged_inputs
+from ssmlin.models.initial_state import StateLaw
+from ssmlin.models.parameters import ParamsLinearAttentionSSM
+from ssmlin.models.parts import settled
+from ssmlin.models.row_covariance import RowCov
 
 #: Draws are resampled unless they are worth this share of as many of equal weight.
 _EVEN = 0.99
@@ -32,16 +37,20 @@ _EVEN = 0.99
 class LaggedModel(Protocol):
     """What the particle filter needs of a model; hashable, since it is compiled for it."""
 
-    emission_dim: int
-    num_lags: int
-    integrate_row_cov: bool
-    row_cov_discount: float
-    prior: Any
+    @property
+    def num_lags(self) -> int:
+        """How many lags are the first inputs."""
 
-    def to_lgssm(self, params: Any, inputs: Float[Array, "n p"]) -> MatrixLGSSM:
+    @property
+    def row_cov(self) -> RowCov:
+        """The noise of the emissions."""
+
+    def to_lgssm(
+        self, params: ParamsLinearAttentionSSM, inputs: Float[Array, "n p"]
+    ) -> MatrixLGSSM:
         """The operators that go with each row of inputs."""
 
-    def initial_law(self, params: Any) -> Any:
+    def initial_law(self, params: ParamsLinearAttentionSSM) -> StateLaw:
         """Mean and covariance of the state before the first step."""
 
 
@@ -64,7 +73,7 @@ class Particles(NamedTuple):
 
     def take(self, index: Int[Array, " n"]) -> "Particles":
         """Some of the draws, of equal weight."""
-        chosen = jax.tree.map(lambda x: x[index], self)
+        chosen: Particles = jax.tree.map(lambda x: x[index], self)
         return chosen._replace(log_weights=jnp.zeros(len(index), self.log_weights.dtype))
 
 
@@ -96,6 +105,15 @@ class ParticlePosterior(NamedTuple):
     kept: Particles | None = None
 
 
+class _Mixture(NamedTuple):
+    """What predicts one step; see :class:`ParticlePosterior`."""
+
+    log_weights: Float[Array, " N"]
+    means: Float[Array, "N m"]
+    scales: Float[Array, "N m m"]
+    student_df: Float[Array, "..."] | None
+
+
 class _Step(NamedTuple):
     """What one step is given; time leads."""
 
@@ -108,24 +126,22 @@ class _Step(NamedTuple):
     key: Array
 
 
-def has_missing_lags(inputs: Any, num_lagged: int) -> Bool[Any, "..."]:
+def has_missing_lags(inputs: Float[AnyArray, "*B p"], num_lagged: int) -> Bool[Array, "*B"]:
     """Whether any of the first `num_lagged` inputs of each step is missing."""
     return jnp.isnan(inputs[..., :num_lagged]).any(axis=-1)
 
 
-@partial(jax.jit, static_argnames=("model", "num_particles", "store", "num_kept"))
 def run_particles(
     model: LaggedModel,
-    params: Any,
+    params: ParamsLinearAttentionSSM,
     key: Array,
     emissions: Float[Array, "T m"],
     inputs: Float[Array, "T p"],
     num_particles: int,
-    store: str = "all",
-    mask: Bool[Array, " T"] | None = None,
-    places: Int[Array, " T"] | None = None,
+    mask: Bool[AnyArray, " T"] | None = None,
+    places: Int[AnyArray, " T"] | None = None,
     num_kept: int = 0,
-) -> Any:
+) -> ParticlePosterior:
     """The particle filter.
 
     Args:
@@ -135,26 +151,57 @@ def run_particles(
         emissions: y; NaN means missing.
         inputs: u, whose first num_lags·m columns are lags; NaN where they are missing.
         num_particles: N.
-        store: "all": what :class:`ParticlePosterior` holds; "last": the last draws alone; "path":
-            one draw of all emissions, (T, m).
         mask: False for steps whose emissions serve as lags alone.
         places: for each step where in `kept` its draws go, `num_kept` for nowhere.
         num_kept: how many steps are kept.
 
     Returns:
-        As `store` says.
+        The mixtures that predict every step, and the last draws.
     """
+    posterior: ParticlePosterior = _run(
+        model, params, key, emissions, inputs, num_particles, "all", mask, places, num_kept
+    )
+    return posterior
+
+
+def last_particles(
+    model: LaggedModel,
+    params: ParamsLinearAttentionSSM,
+    key: Array,
+    emissions: Float[Array, "T m"],
+    inputs: Float[Array, "T p"],
+    num_particles: int,
+    mask: Bool[AnyArray, " T"] | None = None,
+) -> Particles:
+    """The last draws of the particle filter; see :func:`run_particles`."""
+    particles: Particles = _run(model, params, key, emissions, inputs, num_particles, "last", mask)
+    return particles
+
+
+@partial(jax.jit, static_argnames=("model", "num_particles", "store", "num_kept"))
+def _run(
+    model: LaggedModel,
+    params: ParamsLinearAttentionSSM,
+    key: Array,
+    emissions: Float[Array, "T m"],
+    inputs: Float[Array, "T p"],
+    num_particles: int,
+    store: Literal["all", "last", "path"],
+    mask: Bool[Array, " T"] | None = None,
+    places: Int[Array, " T"] | None = None,
+    num_kept: int = 0,
+) -> ParticlePosterior | Particles | Float[Array, "T m"]:
+    """The particle filter: its posterior, the last draws alone, or one draw of all emissions."""
     steps, m = emissions.shape
     n, num_lags = num_particles, model.num_lags
     step_key, trace_key = jax.random.split(key)
     dtype = jnp.result_type(*jax.tree.leaves(params))
     emissions, inputs = emissions.astype(dtype), inputs.astype(dtype)
-    mean, cov = model.initial_law(params)[:2]
+    mean, cov, law = model.initial_law(params)
 
     def repeat(x: Array) -> Array:
         return jnp.broadcast_to(x.astype(dtype), (n, *jnp.shape(x)))
 
-    law = model.prior.row_cov(params.emissions) if model.integrate_row_cov else None
     start = Particles(
         jnp.zeros(n, dtype),
         repeat(mean),
@@ -175,11 +222,13 @@ def run_particles(
         jnp.arange(steps) < num_lags,
         jax.random.split(step_key, steps),
     )
-    kept: Any = None
+    kept: Particles | None = None
     if num_kept:
         kept = jax.tree.map(lambda x: jnp.zeros((num_kept, *x.shape), x.dtype), start)
 
-    def step(carry: Any, now: _Step) -> tuple[Any, Any]:
+    def step(
+        carry: tuple[Particles, Particles | None], now: _Step
+    ) -> tuple[tuple[Particles, Particles | None], Any]:
         particles, kept = carry
         draw_key, resample_key = jax.random.split(now.key)
         moved, (emission, law, out) = _advance(model, params, particles, now, draw_key)
@@ -189,27 +238,25 @@ def run_particles(
         wanted = {"all": (law, out), "last": None, "path": (emission, ancestors)}
         return (resampled, kept), wanted[store]
 
-    (last, kept), found = jax.lax.scan(step, (start, kept), each)
+    last: Particles
+    (last, kept), outputs = jax.lax.scan(step, (start, kept), each)
     if store == "last":
         return last
     if store == "path":
-        return _trace(trace_key, last, *found)
-    (log_weights, means, scales, df), log_predictive = found
-    return ParticlePosterior(
-        log_predictive.sum(),
-        log_predictive,
-        log_weights,
-        means,
-        scales,
-        df,
-        last,
-        kept,
-    )
+        return _trace(trace_key, last, *outputs)
+    mixtures, log_predictive = outputs
+    log_weights, means, scales, df = mixtures
+    total = log_predictive.sum()
+    return ParticlePosterior(total, log_predictive, log_weights, means, scales, df, last, kept)
 
 
 def _advance(
-    model: LaggedModel, params: Any, particles: Particles, now: _Step, key: Array
-) -> tuple[Particles, Any]:
+    model: LaggedModel,
+    params: ParamsLinearAttentionSSM,
+    particles: Particles,
+    now: _Step,
+    key: Array,
+) -> tuple[Particles, tuple[Array, _Mixture, Array]]:
     """One step of every draw: predict, draw what is missing, weigh, update."""
     normal_key, mixing_key, first_key = jax.random.split(key, 3)
     n, num_lags, m = particles.lags.shape
@@ -227,7 +274,7 @@ def _advance(
     carried = jnp.einsum("nde,ne->nd", cov, lgssm.readout)
     scale = jnp.einsum("nd,nd->n", carried, lgssm.readout) + lgssm.emission_noise
 
-    law = None if particles.row_cov is None else particles.row_cov.discount(model.row_cov_discount)
+    law = None if particles.row_cov is None else particles.row_cov.discount(model.row_cov.discount)
     root, df = _predictive(lgssm, law, scale)
     known = ~jnp.isnan(now.emission)
     normal = _spread_normal(normal_key, emission_mean)
@@ -235,7 +282,8 @@ def _advance(
         mixing_key, now.emission, known, emission_mean, root, df, normal
     )
     # Before the first steps no lags are known, so what is missing of them follows the prior.
-    scale_of_first = jnp.sqrt(jnp.asarray(model.prior.series_variance, emission.dtype))
+    series_variance = settled(model.row_cov.series_variance)
+    scale_of_first = jnp.sqrt(jnp.asarray(series_variance, emission.dtype))
     first = scale_of_first * jax.random.normal(first_key, emission.shape, emission.dtype)
     nothing_known = ~known.any()
     emission = jnp.where(now.is_first & nothing_known, first, emission)
@@ -264,7 +312,7 @@ def _advance(
         jnp.concatenate([emission[:, None], particles.lags], axis=1)[:, :num_lags],
     )
     shared_df = None if df is None else df[0]  # all draws have seen as many values
-    shown = (before, emission_mean, root @ root.mT, shared_df)
+    shown = _Mixture(before, emission_mean, root @ root.mT, shared_df)
     return new, (emission, shown, log_predictive)
 
 
@@ -394,13 +442,15 @@ def _resample(key: Array, particles: Particles) -> tuple[Particles, Int[Array, "
     def stay(particles: Particles) -> tuple[Particles, Array]:
         return particles, jnp.arange(n)
 
-    return jax.lax.cond(1 / jnp.sum(share**2) < _EVEN * n, anew, stay, particles)
+    is_uneven = 1 / jnp.sum(share**2) < _EVEN * n
+    resampled: tuple[Particles, Array] = jax.lax.cond(is_uneven, anew, stay, particles)
+    return resampled
 
 
 @partial(jax.jit, static_argnames=("model", "num_samples", "num_particles"))
 def impute(
     model: LaggedModel,
-    params: Any,
+    params: ParamsLinearAttentionSSM,
     key: Array,
     emissions: Float[Array, "B T m"],
     inputs: Float[Array, "B T p"],
@@ -424,7 +474,7 @@ def impute(
     num_lags = model.num_lags
 
     def one(key: Array, y: Array, u: Array) -> tuple[Array, Array]:
-        path = run_particles(model, params, key, y, u, num_particles, "path")
+        path: Array = _run(model, params, key, y, u, num_particles, "path")
         width = num_lags * y.shape[1]
         completed = jnp.where(jnp.isnan(y), path, y)
         lags = lagged_inputs(completed, num_lags) if num_lags else u[:, :0]
@@ -443,7 +493,9 @@ def impute(
     return jax.vmap(jax.vmap(one), (0, None, None))(keys, emissions, inputs)
 
 
-def lagged_values(emissions: Any, inputs: Any, num_lags: int) -> Float[np.ndarray, "... T m"]:
+def lagged_values(
+    emissions: Float[AnyArray, "*B T m"], inputs: Float[AnyArray, "*B T p"], num_lags: int
+) -> Float[np.ndarray, "*B T m"]:
     """Emissions, and those that are missing but stand as lags at a step that is observed."""
     known, inputs = np.array(emissions, float), np.asarray(inputs, float)
     steps, m = known.shape[-2:]

@@ -184,8 +184,8 @@ _CALIBRATION = _Measure(
         "Stability and calibration",
         "*Norm*: the largest ‖A_1 ⋯ A_n‖₂, n ≤ 4, that 2 000 random draws over all allowed "
         "gates find. *Coverage*: the share of simulated emissions inside 95 % predictive "
-        "intervals under the model, and where the noise has twice the standard deviation it "
-        "thinks.",
+        "intervals under the model, and where the noise has twice the standard deviation of "
+        "the model's.",
         ("mechanism", "norm", "coverage", "coverage, noise doubled"),
     ),
     _calibration,
@@ -209,7 +209,7 @@ _TRACKING = _Measure(
 
 
 def _constructions(lengths: _Lengths) -> _Measure:
-    """The measure of what is constructed, which says how long the words are."""
+    """The measure of what is constructed, whose text holds the length of the words."""
     return _Measure(
         Table(
             "Constructions",

@@ -133,9 +133,8 @@ def test_from_a_file_to_forecasts_and_draws(data, tmp_path):
     """Fit, forecast in the file's units, sample; the model remembers columns and scaling."""
     import arviz
 
-    import ssmlin
     from ssmlin.data import Scaling
-    from ssmlin.models import load_notes
+    from ssmlin.models import load, load_notes
 
     model, ahead, paths = tmp_path / "m.safetensors", tmp_path / "f.csv", tmp_path / "p.csv"
     options = ["--inputs", "u", "--time", "t", "--lags", "1", "--epochs", "30", "--quiet"]
@@ -174,7 +173,7 @@ def test_from_a_file_to_forecasts_and_draws(data, tmp_path):
     draws = arviz.from_netcdf(str(output))
     assert draws.posterior["alpha_t"].sizes == {"chain": 2, "draw": 40, "time": 90}
     assert draws.posterior["time"].values[-1] == 89
-    assert ssmlin.load(model)[0].num_lags == 1
+    assert load(model)[0].num_lags == 1
 
 
 def test_a_file_of_something_else_is_no_model(data):
@@ -201,7 +200,8 @@ def test_forecasts_are_those_of_a_dense_kalman_recursion(tmp_path, integrated):
     rng = np.random.default_rng(0)
     y, u = 50 + 10 * rng.normal(size=(30, 1)), rng.normal(size=(34, 2))
     y[4] = np.nan
-    model = LinearAttentionSSM("mamba2", 1, 2, 3, integrate_row_cov=integrated)
+    row_cov = "integrated_diagonal" if integrated else "diagonal"
+    model = LinearAttentionSSM("mamba2", 1, 2, 3, row_cov=row_cov)
     params, props = model.initialize()
     scaling = Scaling((50.0,), (10.0,), (0.0, 0.0), (1.0, 1.0))
     notes = {"targets": ["y"], "inputs": ["a", "b"], "time": None, "series": None, "log": False,
@@ -222,9 +222,9 @@ def test_forecasts_are_those_of_a_dense_kalman_recursion(tmp_path, integrated):
     H, c, R = (np.asarray(x, float) for x in (dense.emissions.weights, dense.emissions.bias,
                                               dense.emissions.cov))  # fmt: skip
     mean, cov = np.asarray(dense.initial.mean, float), np.asarray(dense.initial.cov, float)
-    prior = model.prior.row_cov(params.emissions) if integrated else None
+    prior = model.row_cov.law(params.row_cov) if integrated else None
     df, scale = (float(prior.student_df[0]), float(prior.scale[0])) if integrated else (0, 0)
-    rows = float(np.squeeze(params.emissions.row_cov))
+    rows = float(np.squeeze(params.row_cov.covariance))
     for t in range(34):
         if t > 0:
             mean, cov = F[t] @ mean + b[t], F[t] @ cov @ F[t].T + Q[t]
@@ -296,8 +296,8 @@ def test_differences_and_streams_come_back_in_the_units_of_the_file(tmp_path, op
 def test_what_ctrl_c_stopped_goes_on(data, tmp_path, monkeypatch):
     import jax
 
-    import ssmlin
     from ssmlin.learning.checkpoint import Checkpoint
+    from ssmlin.models import load
 
     def fit(name):
         options = ["--lags", "1", "--epochs", "60", "--quiet"]
@@ -321,7 +321,7 @@ def test_what_ctrl_c_stopped_goes_on(data, tmp_path, monkeypatch):
     assert not folder.exists()
     assert runner.invoke(app, fit("other.safetensors")).exit_code == 0
     one, other = (
-        ssmlin.load(tmp_path / name)[1] for name in ("m.safetensors", "other.safetensors")
+        load(tmp_path / name)[1] for name in ("m.safetensors", "other.safetensors")
     )
     for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         assert np.array_equal(x, y)

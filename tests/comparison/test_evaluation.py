@@ -164,7 +164,7 @@ SETTINGS = {
     ),
     "gaussian": (
         fit_attention,
-        ATTENTION | {"mechanism": "mamba2", "integrate_row_cov": False, "row_cov": "diagonal"},
+        ATTENTION | {"mechanism": "mamba2", "row_cov": "diagonal"},
     ),
 } | {name: (fit_attention_regression, ATTENTION | {"attention": name}) for name in ATTENTIONS}
 

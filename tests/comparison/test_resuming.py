@@ -96,7 +96,7 @@ def test_fitted_attentions_are_kept(tmp_path):
         assert isinstance(b.details, FittedAttention)
         assert repr(b.details.model) == repr(a.details.model)
         assert b.details.seasonal == a.details.seasonal
-        law, again_law = (x.details.params.emissions.coefficients for x in (a, b))
+        law, again_law = (x.details.params.regression for x in (a, b))
         np.testing.assert_array_equal(law.noise, again_law.noise)
 
 

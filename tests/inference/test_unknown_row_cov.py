@@ -16,6 +16,7 @@ from scipy.special import multigammaln
 
 import ssmlin
 from ssmlin import PosteriorMatrixLGSSM, RowCovLaw
+from ssmlin.models import IntegratedRowCov
 
 T, M = 6, 2
 FULL = RowCovLaw(jnp.asarray(4.5), jnp.array([[1.0, 0.3], [0.3, 0.5]]))
@@ -360,7 +361,5 @@ def test_a_discount_out_of_range():
     for discount in (0.0, 1.1):
         with pytest.raises(ValueError, match="discount: expected a number in"):
             ssmlin.integrate_row_cov(posterior, jnp.zeros((1, 1)), law, discount=discount)
-    with pytest.raises(ValueError, match="row_cov_discount: expected 1 unless"):
-        ssmlin.LinearAttentionSSM("mamba2", 1, row_cov_discount=0.9)
-    with pytest.raises(ValueError, match="row_cov_discount: expected a number in"):
-        ssmlin.LinearAttentionSSM("mamba2", 1, integrate_row_cov=True, row_cov_discount=0.5)
+    with pytest.raises(ValueError, match="discount: expected a number in"):
+        IntegratedRowCov(discount=0.5)

@@ -9,7 +9,6 @@ import optax
 import pytest
 
 import ssmlin
-from ssmlin.models.closed_form_updates import BLOCKS
 
 OPTIONS = dict(progress=False)
 
@@ -21,9 +20,9 @@ def make(mechanism="gated_deltanet", m=2, steps=30, seed=0, **options):
     u = jnp.asarray(rng.normal(size=(steps, 2)))
     y = jnp.asarray(rng.normal(size=(steps, m)) + np.asarray(u) @ rng.normal(size=(2, m)))
     params, props = model.initialize(jax.random.key(seed), emissions=y, inputs=u)
-    if params.dynamics.process_noise is not None:
-        q = params.dynamics.process_noise
-        params = params._replace(dynamics=params.dynamics._replace(process_noise=q + 0.1))
+    if options.get("process_noise") != "none":
+        q = params.process_noise.scale
+        params = params._replace(process_noise=params.process_noise._replace(scale=q + 0.1))
     return model, params, props, y, u
 
 
@@ -42,7 +41,7 @@ CASES = [
     ("deltaproduct", {"process_noise": "write", "row_cov": "identity"}),
     ("gla", {"gates": "constant"}),
     ("longhorn", {"process_noise": "diagonal", "row_cov": "full"}),
-    ("vanilla", {"has_input_weights": False}),
+    ("vanilla", {"regression": "bias"}),
 ]
 
 
@@ -131,12 +130,12 @@ def test_m_steps_are_those_of_the_smoothed_moments(row_cov):
         past = np.einsum("iejf,ec,fg->icjg", before, a[t - 1], a[t - 1])
         both = now - across - across.transpose(2, 3, 0, 1) + past
         shocks += second(x, both)
-    q = float(params.dynamics.process_noise)
+    q = float(params.process_noise.scale)
     score = jax.grad(lambda p: objective(model, p, y, u, False))(params)
-    args = (y[None], u[None])
-    new = model.m_step(params, score, BLOCKS[0], *args, use_prior=False)
+    args, blocks = (y[None], u[None]), model.closed_form_blocks(params)
+    new = model.closed_form_update(params, score, blocks[0], *args, use_prior=False)
     expected_q = np.trace(inverse @ shocks) / (steps * m * d)
-    np.testing.assert_allclose(new.dynamics.process_noise, expected_q, rtol=1e-8)
+    np.testing.assert_allclose(new.process_noise.scale, expected_q, rtol=1e-8)
     start = mean[0] - np.asarray(params.initial.mean)
     start_cov = cov[0, :, :, 0]
     for j in range(d):
@@ -148,8 +147,8 @@ def test_m_steps_are_those_of_the_smoothed_moments(row_cov):
     explained = np.einsum("tmd,td->tm", mean[1:], np.asarray(lgssm.readout))
     design = np.concatenate([u, np.ones((steps, 1))], axis=1)
     theta = np.linalg.lstsq(design, np.asarray(y) - explained, rcond=None)[0].T
-    np.testing.assert_allclose(new.emissions.input_weights, theta[:, :2], rtol=1e-7)
-    np.testing.assert_allclose(new.emissions.bias, theta[:, 2], rtol=1e-7)
+    np.testing.assert_allclose(new.regression.weights, theta[:, :2], rtol=1e-7)
+    np.testing.assert_allclose(new.regression.bias, theta[:, 2], rtol=1e-7)
 
     error = np.asarray(y) - np.asarray(lgssm.emission_bias) - explained
     h = np.asarray(lgssm.readout)
@@ -157,16 +156,16 @@ def test_m_steps_are_those_of_the_smoothed_moments(row_cov):
     for t in range(steps):
         noise += np.einsum("icje,c,e->ij", cov[t + 1, :, :, t + 1], h[t], h[t])
     if row_cov == "identity":
-        new = model.m_step(params, score, ("emissions.noise",), *args, use_prior=False)
-        np.testing.assert_allclose(new.emissions.noise, np.trace(noise) / (steps * m), rtol=1e-8)
+        new = model.closed_form_update(params, score, blocks[2], *args, use_prior=False)
+        np.testing.assert_allclose(new.row_cov.noise, np.trace(noise) / (steps * m), rtol=1e-8)
         return
-    new = model.m_step(params, score, BLOCKS[1], *args, use_prior=False)
-    total = shocks / q + noise / float(params.emissions.noise)
+    new = model.closed_form_update(params, score, blocks[1], *args, use_prior=False)
+    total = shocks / q + noise / float(params.row_cov.noise)
     total += (start / np.asarray(params.initial.variances)) @ start.T
     total += np.einsum("icjc,c->ij", start_cov, 1 / np.asarray(params.initial.variances))
     expected = total / (d + steps * d + steps)
     expected = expected if row_cov == "full" else np.diag(expected)
-    np.testing.assert_allclose(new.emissions.row_cov, expected, rtol=1e-8)
+    np.testing.assert_allclose(new.row_cov.covariance, expected, rtol=1e-8)
     np.testing.assert_allclose(new.initial.mean, mean[0], rtol=1e-8, atol=1e-10)
 
 
@@ -178,7 +177,7 @@ def test_the_same_optimum_as_by_gradients():
         patience=None, **OPTIONS,
     )  # fmt: skip
     np.testing.assert_allclose(log_probs[-1], -losses.min() * y.size, atol=1e-3)
-    for path in ("emissions.row_cov", "emissions.input_weights", "emissions.bias"):
+    for path in ("row_cov.covariance", "regression.weights", "regression.bias"):
         a, b = (reduce(getattr, path.split("."), p) for p in (by_em, by_sgd))
         np.testing.assert_allclose(a, b, atol=0.02)
 
@@ -187,17 +186,17 @@ def test_what_is_not_trainable_stays():
     model, params, props, y, u = make(row_cov="full")
     frozen = jax.tree.map(
         lambda p: type(p)(trainable=False, constrainer=p.constrainer),
-        props.emissions,
+        (props.regression, props.row_cov),
         is_leaf=lambda p: hasattr(p, "trainable"),
     )
-    fitted, log_probs = model.fit_em(params, props._replace(emissions=frozen), y, u, 5, **OPTIONS)
-    for a, b in zip(
-        jax.tree.leaves(fitted.emissions), jax.tree.leaves(params.emissions), strict=True
-    ):
+    some = props._replace(regression=frozen[0], row_cov=frozen[1])
+    fitted, log_probs = model.fit_em(params, some, y, u, 5, **OPTIONS)
+    before, after = ((p.regression, p.row_cov) for p in (params, fitted))
+    for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(before), strict=True):
         np.testing.assert_array_equal(a, b)
     assert log_probs[-1] > log_probs[0]
     # The first state's mean, fixed by default, can be learned, by its closed form.
-    free = props.emissions.bias
+    free = props.regression.bias
     learned, log_probs = model.fit_em(
         params, props._replace(initial=props.initial._replace(mean=free)), y, u, 5,
         gradient_steps=0, **OPTIONS,
@@ -211,8 +210,8 @@ def test_bad_input():
         model.fit_em(params, props, y, u, 0, **OPTIONS)
     with pytest.raises(ValueError, match="emissions: expected shape"):
         model.fit_em(params, props, y[:, :1], u, **OPTIONS)
-    bias = jnp.full_like(params.emissions.bias, jnp.nan)
-    bad = params._replace(emissions=params.emissions._replace(bias=bias))
+    bias = jnp.full_like(params.regression.bias, jnp.nan)
+    bad = params._replace(regression=params.regression._replace(bias=bias))
     with pytest.raises(ValueError, match="params: expected a finite log posterior"):
         model.fit_em(bad, props, y, u, **OPTIONS)
 

@@ -26,10 +26,10 @@ def make(mechanism="gated_deltanet", m=1, **options):
     u = jnp.asarray(np.random.default_rng(3).normal(size=(T, 2)))
     params, props = model.initialize(jax.random.key(0))
     params = jax.tree.map(lambda x: x.astype(jnp.float64), params)
-    if params.dynamics.values is not None:
+    if params.tokens.values is not None:
         # Writes that are large enough to tell the gates.
-        values = jax.tree.map(lambda x: 20 * x, params.dynamics.values)
-        params = params._replace(dynamics=params.dynamics._replace(values=values))
+        values = jax.tree.map(lambda x: 20 * x, params.tokens.values)
+        params = params._replace(tokens=params.tokens._replace(values=values))
     return model, params, props, u
 
 
@@ -57,12 +57,12 @@ def grid(problem):
 
     def at(alpha, beta):
         gates = {
-            "alpha": params.dynamics.alpha._replace(value=alpha),
-            "beta": params.dynamics.beta._replace(value=beta),
+            "alpha": params.tokens.alpha._replace(value=alpha),
+            "beta": params.tokens.beta._replace(value=beta),
         }
-        new = params._replace(dynamics=params.dynamics._replace(**gates))
-        prior = laws["dynamics.alpha.value"].log_prob(alpha)
-        prior += laws["dynamics.beta.value"].log_prob(beta)
+        new = params._replace(tokens=params.tokens._replace(**gates))
+        prior = laws["tokens.alpha.value"].log_prob(alpha)
+        prior += laws["tokens.beta.value"].log_prob(beta)
         return prior + model.marginal_log_prob(new, y, u)
 
     log_p = jax.jit(jax.vmap(jax.vmap(at, (None, 0)), (0, None)))(nodes, nodes)
@@ -128,8 +128,8 @@ def test_what_comes_back(problem):
     np.testing.assert_array_equal(draws.observed_data["emissions"], y)
     every = ssmlin.posterior_params(params, draws)
     one = jax.tree.map(lambda x: x[1, 3], every)
-    np.testing.assert_array_equal(one.dynamics.keys.weights, params.dynamics.keys.weights)
-    assert float(one.dynamics.alpha.value) == float(posterior["alpha"][1, 3])
+    np.testing.assert_array_equal(one.tokens.keys.weights, params.tokens.keys.weights)
+    assert float(one.tokens.alpha.value) == float(posterior["alpha"][1, 3])
     np.testing.assert_allclose(
         draws.log_likelihood["emissions"][1, 3], model.log_predictive(one, y, u), rtol=1e-9
     )
@@ -145,7 +145,7 @@ def test_what_comes_back(problem):
 
 def _log_jacobian(model, params, props, at):
     """Σ log σ'(logit) of α and β, both on (0, 1)."""
-    values = [at.dynamics.alpha.value, at.dynamics.beta.value]
+    values = [at.tokens.alpha.value, at.tokens.beta.value]
     return sum(jnp.log(x) + jnp.log1p(-x) for x in values)
 
 
@@ -237,7 +237,7 @@ def test_the_density_that_is_sampled(name):
             lower = jnp.tril_indices(2)
             # A symmetric matrix is as many numbers as its lower triangle.
             free = [
-                v[lower] if n == "emissions.row_cov" else v.ravel()
+                v[lower] if n == "row_cov.covariance" else v.ravel()
                 for n, v in leaves.items()
                 if n in target.names
             ]
@@ -254,10 +254,10 @@ def test_the_density_that_is_sampled(name):
 def test_choice_of_variables(problem):
     model, params, props, y, u = problem
     everything = choose(params, props, None)
-    assert "dynamics.alpha.value" in everything and "initial.mean" not in everything
-    assert choose(params, props, "alpha") == ("dynamics.alpha.value",)
+    assert "tokens.alpha.value" in everything and "initial.mean" not in everything
+    assert choose(params, props, "alpha") == ("tokens.alpha.value",)
     assert set(choose(params, props, ("dynamics",))) == {
-        name for name in everything if name.startswith("dynamics.")
+        name for name in everything if name.startswith("tokens.")
     }
     with pytest.raises(ValueError, match="variables: expected names of trainable.*'gamma'"):
         sample(KEY, model, params, props, y, u, variables="gamma")
@@ -287,11 +287,11 @@ def test_bad_data(problem):
     with pytest.raises(ValueError, match="inputs: expected the leading axes"):
         sample(KEY, model, params, props, y, u[:-1])
     with pytest.raises(ValueError, match="props"):
-        sample(KEY, model, params, props.dynamics, y, u)
-    free = props._replace(initial=props.initial._replace(mean=props.emissions.bias))
+        sample(KEY, model, params, props.tokens, y, u)
+    free = props._replace(initial=props.initial._replace(mean=props.regression.bias))
     with pytest.raises(ValueError, match="proper prior.*initial.mean"):
         sample(KEY, model, params, free, y, u, variables="initial", algorithm="smc")
-    bad = params._replace(emissions=params.emissions._replace(bias=jnp.array([jnp.nan])))
+    bad = params._replace(regression=params.regression._replace(bias=jnp.array([jnp.nan])))
     with pytest.raises(ValueError, match="finite log posterior"):
         sample(KEY, model, bad, props, y, u, variables=("alpha", "beta"), num_warmup=300)
 
@@ -380,8 +380,8 @@ def test_chains_are_shared_out_over_devices():
 def test_simulation_based_calibration(name):
     """Parameters from the prior, data from them: their ranks among the draws are uniform."""
     model, params, props, u = make(name)
-    gates = tuple(f"dynamics.{gate}.value" for gate in model._scalar_gates)
-    names = (*gates, "dynamics.process_noise")
+    gates = tuple(f"tokens.{gate}.value" for gate in model.parts.tokens.scalar_gates)
+    names = (*gates, "process_noise.scale")
     laws = model.prior_distributions(params)
     num_sets, thin = 60, 4
     simulate = jax.jit(partial(model.sample, num_timesteps=T))

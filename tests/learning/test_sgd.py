@@ -63,7 +63,7 @@ def test_frozen_parameters_do_not_move(problem):
     model, params, props, y, u = problem
     fitted, _ = model.fit_sgd(params, props, y, u, num_epochs=20, progress=False)
     np.testing.assert_array_equal(fitted.initial.mean, params.initial.mean)
-    np.testing.assert_array_equal(fitted.emissions.noise, params.emissions.noise)
+    np.testing.assert_array_equal(fitted.row_cov.noise, params.row_cov.noise)
 
 
 def test_validation_part_is_not_fitted(problem):
@@ -193,8 +193,8 @@ def test_steps_that_are_not_finite_are_not_taken(problem):
 
 def test_a_bad_start_is_an_error(problem):
     model, params, props, y, u = problem
-    bias = jnp.full_like(params.emissions.bias, jnp.nan)
-    params = params._replace(emissions=params.emissions._replace(bias=bias))
+    bias = jnp.full_like(params.regression.bias, jnp.nan)
+    params = params._replace(regression=params.regression._replace(bias=bias))
     with pytest.raises(ValueError, match="params: expected a finite loss"):
         model.fit_sgd(params, props, y, u, num_epochs=2, progress=False)
 
@@ -382,7 +382,7 @@ def test_restarts_are_the_best_of_separate_fits(batch, optimizer, validation_fra
     model, given, props, y, u = batch
     key = jax.random.key(8)
     # A given start that is not the best, with something in it that is not trainable.
-    given = given._replace(emissions=given.emissions._replace(row_cov=jnp.asarray([9.0])))
+    given = given._replace(row_cov=given.row_cov._replace(covariance=jnp.asarray([9.0])))
     fixed = ParameterProperties(False, props.initial.variances.constrainer)
     props = props._replace(initial=props.initial._replace(variances=fixed))
     options = dict(
@@ -396,9 +396,7 @@ def test_restarts_are_the_best_of_separate_fits(batch, optimizer, validation_fra
     for i in (1, 2):
         start, _ = model.initialize(jax.random.fold_in(key, i), emissions=first, inputs=u)
         starts.append(start._replace(initial=given.initial))
-        starts[-1] = starts[-1]._replace(
-            emissions=start.emissions._replace(noise=given.emissions.noise)
-        )
+        starts[-1] = starts[-1]._replace(row_cov=start.row_cov._replace(noise=given.row_cov.noise))
     fits = [model.fit_sgd(start, props, y, u, **options) for start in starts]
     scores = [history.scores.min() if validation_fraction == 0 else
               history.scores[history.best_epoch] for _, history in fits]  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 
 import ssmlin
 from ssmlin.learning import fit_em, fit_sgd
-from ssmlin.models.closed_form_updates import _scale, _statistic
+from ssmlin.models.parts import log_normal_mode, statistic
 
 T, M = 12, 2
 
@@ -56,12 +56,13 @@ def test_em_never_decreases_where_there_is_little(problem, use_prior):
 def test_a_scale_without_evidence_is_the_mode_of_its_prior():
     median, spread = 1e-3, 1.5
     nothing = jnp.zeros((), jnp.float32)
-    found = _scale(_statistic(jnp.float32(0.3), nothing, nothing), nothing, (median, spread))
+    moment = statistic(jnp.float32(0.3), nothing, nothing)
+    found = log_normal_mode(moment, nothing, (median, spread))
     np.testing.assert_allclose(found, median * np.exp(-(spread**2)), rtol=1e-5)
     # Rounding that leaves no evidence, or less than none, does not end at zero.
     n = jnp.float32(50.0)
-    found = _statistic(jnp.float32(0.3), jnp.float32(-50 / 0.6 * 1.0001), n)
-    assert 0 < found < 1e-5 and _scale(found, n, (median, spread)) > 0
+    found = statistic(jnp.float32(0.3), jnp.float32(-50 / 0.6 * 1.0001), n)
+    assert 0 < found < 1e-5 and log_normal_mode(found, n, (median, spread)) > 0
 
 
 def test_the_start_of_a_column_without_data_is_that_of_none(problem):
@@ -76,14 +77,14 @@ def test_the_start_of_a_column_without_data_is_that_of_none(problem):
     whole, _ = model.initialize(emissions=y, inputs=u)
     for column in (one, one.at[0, 3, 1].set(2.0)):
         found, _ = model.initialize(emissions=column, inputs=u)
-        np.testing.assert_allclose(found.emissions.row_cov[0], whole.emissions.row_cov[0])
-        np.testing.assert_allclose(found.emissions.row_cov[1], 4.0, rtol=1e-3)
-    integrated = ssmlin.LinearAttentionSSM("mamba2", M, 1, 2, integrate_input_weights=True)
+        np.testing.assert_allclose(found.row_cov.covariance[0], whole.row_cov.covariance[0])
+        np.testing.assert_allclose(found.row_cov.covariance[1], 4.0, rtol=1e-3)
+    integrated = ssmlin.LinearAttentionSSM("mamba2", M, 1, 2, regression="integrated")
     (a, _), (b, _) = (
         integrated.initialize(emissions=e, inputs=i)
         for e, i in ((None, None), (jnp.full_like(y, jnp.nan), u))
     )
-    for x, z in zip(a.emissions.coefficients, b.emissions.coefficients, strict=True):
+    for x, z in zip(a.regression, b.regression, strict=True):
         np.testing.assert_allclose(x, z)
 
 

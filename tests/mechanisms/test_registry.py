@@ -15,8 +15,8 @@ from tensorflow_probability.substrates.jax import distributions as tfd
 import ssmlin
 from ssmlin.comparison import registry
 from ssmlin.comparison._processes import run_in_processes
+from ssmlin.forecasting import fit_attention
 from ssmlin.forecasting.interface import Observed
-from ssmlin.forecasting.linear_attention import fit_attention
 from ssmlin.learning import variable_name
 from ssmlin.learning.log_posterior import choose, paths
 from ssmlin.lgssm import DPLR, LowRank
@@ -139,29 +139,29 @@ def fitted():
     model = ssmlin.LinearAttentionSSM(Mine(scale=1.5), 1, 2, D, num_lags=2)
     u = model.compute_inputs(y)
     params, props = model.initialize(emissions=y, inputs=u)
-    values = jax.tree.map(lambda x: x + 0.3, params.dynamics.values)
-    return model, params._replace(dynamics=params.dynamics._replace(values=values)), props, y, u
+    values = jax.tree.map(lambda x: x + 0.3, params.tokens.values)
+    return model, params._replace(tokens=params.tokens._replace(values=values)), props, y, u
 
 
 def test_gates_are_parameters_by_their_names(fitted):
     model, params, props, y, u = fitted
-    dynamics = params.dynamics
+    dynamics = params.tokens
     assert dynamics.forget.value.shape == (D,) and dynamics.forget.weights.shape == (D, 2)
     assert dynamics.share.value.shape == () and dynamics.address.weights.shape == (D, 2)
-    assert "dynamics.forget.value" in paths(params)
+    assert "tokens.forget.value" in paths(params)
     # So variables=("forget",) names them for a posterior, in which the gate has its own name.
-    assert choose(params, props, ["forget"]) == ("dynamics.forget.value", "dynamics.forget.weights")
-    assert variable_name("dynamics.forget.value") == "forget"
+    assert choose(params, props, ["forget"]) == ("tokens.forget.value", "tokens.forget.weights")
+    assert variable_name("tokens.forget.value") == "forget"
     with pytest.raises(AttributeError, match="the gates .*address, forget.*got 'alpha'"):
         dynamics.alpha  # noqa: B018
     start, _ = model.initialize()
-    values = [start.dynamics.gates[name].value for name in ("forget", "share", "level")]
+    values = [start.tokens.gates[name].value for name in ("forget", "share", "level")]
     for found, expected in zip(values, (0.2 + 0.95 * 0.7, 0.3 * 0.5, 2.0), strict=True):
         np.testing.assert_allclose(found, expected)
     # Two rates of one shape start with weights of their own.
-    assert not np.allclose(start.dynamics.share.weights, start.dynamics.level.weights)
+    assert not np.allclose(start.tokens.share.weights, start.tokens.level.weights)
     fixed = params._replace(
-        dynamics=dynamics._replace(
+        tokens=dynamics._replace(
             level=dynamics.level._replace(value=jnp.asarray(2.5), weights=jnp.zeros(2))
         )
     )
@@ -185,7 +185,7 @@ def test_gates_are_parameters_by_their_names(fitted):
 def test_priors_follow_the_kind_and_the_interval(fitted):
     model, params, *_ = fitted
     laws = model.prior_distributions(params)
-    prior, gates = model.prior, params.dynamics
+    prior, gates = model.prior, params.tokens
     for name, shape, low, high in [
         ("forget", prior.decay_concentrations, 0.2, 0.9),
         ("level", prior.rate_concentrations, 1.0, 3.0),
@@ -193,10 +193,10 @@ def test_priors_follow_the_kind_and_the_interval(fitted):
         x = gates.gates[name].value
         expected = tfd.Beta(*shape).log_prob((x - low) / (high - low)) - np.log(high - low)
         np.testing.assert_allclose(
-            laws[f"dynamics.{name}.value"].log_prob(x), expected.sum(), rtol=1e-5
+            laws[f"tokens.{name}.value"].log_prob(x), expected.sum(), rtol=1e-5
         )
     expected = tfd.Normal(0.0, prior.key_scale).log_prob(gates.address.weights).sum()
-    found = laws["dynamics.address.weights"].log_prob(gates.address.weights)
+    found = laws["tokens.address.weights"].log_prob(gates.address.weights)
     np.testing.assert_allclose(found, expected)
 
 
@@ -207,9 +207,9 @@ def test_gates_that_are_constants_of_a_mechanism():
 
     model = ssmlin.LinearAttentionSSM(Constant(), 1, 1, 2)
     params, props = model.initialize()
-    assert float(params.dynamics.forget.value) == pytest.approx(0.7)
-    assert params.dynamics.forget.weights is None
-    assert not props.dynamics.forget.value.trainable
+    assert float(params.tokens.forget.value) == pytest.approx(0.7)
+    assert params.tokens.forget.weights is None
+    assert not props.tokens.forget.value.trainable
 
 
 def test_files_hold_the_name_and_the_settings(fitted, tmp_path):
@@ -229,7 +229,7 @@ def test_files_hold_the_name_and_the_settings(fitted, tmp_path):
              for m in (model, loaded)]  # fmt: skip
     np.testing.assert_array_equal(*ahead)
     again = pickle.loads(pickle.dumps(params))
-    np.testing.assert_array_equal(again.dynamics.forget.value, params.dynamics.forget.value)
+    np.testing.assert_array_equal(again.tokens.forget.value, params.tokens.forget.value)
 
 
 def test_a_file_of_a_mechanism_that_is_not_registered(fitted, tmp_path):

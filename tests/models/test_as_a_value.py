@@ -1,15 +1,12 @@
-"""Models are values: they do not change, and equal ones are the same; dynamax's signatures."""
+"""Models are values: they do not change, and equal ones are the same."""
 
 import copy
-import inspect
 import pickle
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dynamax.hidden_markov_model import LinearAutoregressiveHMM
-from dynamax.linear_gaussian_ssm import LinearGaussianSSM
 
 import ssmlin
 from ssmlin import learning
@@ -38,8 +35,9 @@ def test_models_of_equal_settings_are_one_to_a_compiled_program():
     same = make(prior=prior), make(prior=ssmlin.ShrinkagePrior(process_noise=(0.01, 1.0),
                                                                series_variance=2.0))  # fmt: skip
     assert same[0] == same[1] == pickle.loads(pickle.dumps(same[0])) == copy.copy(same[1])
-    assert len({*same, same[0].given_missing(jnp.zeros((3, 1))).model}) == 1
-    others = [make(), make(row_cov="full"), make(num_lags=0), make(integrate_row_cov=True),
+    assert len(set(same)) == 1
+    assert len({model.given_missing(jnp.zeros((3, 1))) for model in same}) == 1
+    others = [make(), make(row_cov="full"), make(num_lags=0), make(row_cov="integrated_diagonal"),
               make(covariance="diagonal")]  # fmt: skip
     assert len({*same, *others}) == 6 and make() != "a model"
     traced = []
@@ -54,20 +52,6 @@ def test_models_of_equal_settings_are_one_to_a_compiled_program():
     assert len(traced) == 6
 
 
-def test_positions_of_arguments_are_dynamaxs():
-    theirs = {
-        LinearGaussianSSM: ("filter", "smoother", "posterior_sample", "sample", "fit_em", "fit_sgd",
-                            "marginal_log_prob", "log_prob"),
-        LinearAutoregressiveHMM: ("compute_inputs",),
-    }  # fmt: skip
-    for kind, names in theirs.items():
-        for name in names:
-            expected = [p.name for p in inspect.signature(getattr(kind, name)).parameters.values()]
-            ours = inspect.signature(getattr(ssmlin.LinearAttentionSSM, name)).parameters.values()
-            by_position = [p.name for p in ours if p.kind == p.POSITIONAL_OR_KEYWORD]
-            assert by_position[: len(expected)] == expected, name
-
-
 def test_inputs_by_position_are_the_emissions_before_the_first():
     y = jnp.arange(3.0)[:, None]
     u = make(num_lags=1).compute_inputs(y, jnp.asarray([[7.0]]))
@@ -79,19 +63,19 @@ def test_inputs_by_position_are_the_emissions_before_the_first():
 def test_parameters_are_given_by_name():
     model = make(gates="constant", row_cov="full")
     params, _ = model.initialize(
-        jax.random.key(0), "prior", alpha=0.5, initial_mean=None, emissions_row_cov=[[2.0]],
+        jax.random.key(0), "prior", alpha=0.5, initial_mean=None, row_cov=[[2.0]],
         process_noise=0.0, emissions=jnp.ones((3, 1)), inputs=jnp.ones((3, 1)),
     )  # fmt: skip
     expected, _ = model.initialize(jax.random.key(0))
-    assert params.dynamics.alpha.value == 0.5 and params.dynamics.process_noise == 0
-    np.testing.assert_array_equal(params.emissions.row_cov, [[2.0]])
+    assert params.tokens.alpha.value == 0.5 and params.process_noise.scale == 0
+    np.testing.assert_array_equal(params.row_cov.covariance, [[2.0]])
     np.testing.assert_array_equal(params.initial.mean, expected.initial.mean)
-    np.testing.assert_array_equal(params.emissions.bias, expected.emissions.bias)
+    np.testing.assert_array_equal(params.regression.bias, expected.regression.bias)
     for wrong, message in (
         ({"alpha": 1.5}, "alpha: expected a value in its range, got 1.5"),
         ({"alpha": jnp.ones(2)}, r"alpha: expected shape \(\), got \(2,\)"),
-        ({"emissions_row_cov": [[-1.0]]}, "emissions_row_cov: expected a value in its range"),
-        ({"emissions_bias": [float("nan")]}, "emissions_bias: expected finite"),
+        ({"row_cov": [[-1.0]]}, "row_cov: expected a value in its range"),
+        ({"regression_bias": [float("nan")]}, "regression_bias: expected finite"),
     ):
         with pytest.raises(ValueError, match=message):
             model.initialize(**wrong)
@@ -123,8 +107,8 @@ def test_em_under_vmap_and_as_a_function(fitted):
         np.testing.assert_allclose(log_probs[i], expected, rtol=1e-9)
     whole = model.log_prior(params) + model.marginal_log_prob(params, y[0], u[0])
     np.testing.assert_allclose(log_probs[0, 0], whole, rtol=1e-9)
-    integrated = make(integrate_row_cov=True)
-    with pytest.raises(ValueError, match="integrate_row_cov: expected False"):
+    integrated = make(row_cov="integrated_diagonal")
+    with pytest.raises(ValueError, match="row_cov: expected one that is not integrated out"):
         learning.fit_em(integrated, params, props, y, u, progress=False)
 
 

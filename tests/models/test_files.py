@@ -1,5 +1,6 @@
 """Saved models: a bitwise round trip, and what may not be saved or loaded."""
 
+import dataclasses
 import json
 import os
 import stat
@@ -15,14 +16,19 @@ import ssmlin
 from ssmlin import _files
 from ssmlin.learning.log_posterior import property_leaves
 from ssmlin.mechanisms import MECHANISMS
+from ssmlin.models import DiagonalNoise, IntegratedRegression, IntegratedRowCov, IsotropicNoise
 
 MODELS = {
     "plain": dict(mechanism="gated_deltanet", emission_dim=2, input_dim=3, key_dim=2, num_lags=1),
     "full": dict(mechanism="deltaproduct", emission_dim=2, row_cov="full", process_noise="write",
-                 negative_eigenvalues=True, num_steps=3, has_emissions_bias=False),
+                 negative_eigenvalues=True, num_steps=3, regression="weights"),
     "memory": dict(mechanism="bayesian_memory", emission_dim=1, input_dim=2, key_dim=3,
                    gates="constant", process_noise="none",
                    prior=ssmlin.ShrinkagePrior(0.1 + 0.2, process_noise=(1 / 3, 2.0))),
+    "parts": dict(mechanism="mamba2", emission_dim=2, input_dim=1, key_dim=2,
+                  process_noise=DiagonalNoise(prior=(0.1, 1 / 3)),
+                  row_cov=IntegratedRowCov("full", discount=0.9, series_variance=4.0),
+                  regression=IntegratedRegression(bias=False), missing="rows"),
 }  # fmt: skip
 
 
@@ -48,7 +54,7 @@ def test_the_round_trip_is_bitwise(model, tmp_path):
     model.save(path, params, props)
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
     loaded, new_params, new_props = ssmlin.load(path)
-    assert repr(loaded) == repr(model) and loaded.prior == model.prior
+    assert loaded == model and repr(loaded) == repr(model) and loaded.prior == model.prior
     assert jax.tree.structure(new_params) == jax.tree.structure(params)
     for a, b in zip(jax.tree.leaves(new_params), jax.tree.leaves(params), strict=True):
         assert a.dtype == b.dtype and a.shape == b.shape
@@ -78,7 +84,7 @@ def test_arrays_have_the_names_of_the_parameters(small, tmp_path):
     model, params, props = small
     model.save(tmp_path / "m.safetensors", params, props)
     arrays = load_file(tmp_path / "m.safetensors")
-    np.testing.assert_array_equal(arrays["dynamics.alpha.value"], params.dynamics.alpha.value)
+    np.testing.assert_array_equal(arrays["tokens.alpha.value"], params.tokens.alpha.value)
     assert stat.S_IMODE(os.stat(tmp_path / "m.safetensors").st_mode) == 0o666 & ~_umask()
 
 
@@ -116,13 +122,20 @@ def test_what_cannot_be_saved(small, tmp_path):
     mine = ssmlin.LinearAttentionSSM(Mine(), 1, 0, 1)
     with pytest.raises(ValueError, match="mechanism: expected one of ssmlin.MECHANISMS.*Mine"):
         mine.save(tmp_path / "m", params)
+
+    class MyNoise(IsotropicNoise):
+        pass
+
+    own = ssmlin.LinearAttentionSSM("mamba2", 1, 0, 1, process_noise=MyNoise())
+    with pytest.raises(ValueError, match="process_noise: expected a kind that ssmlin.*MyNoise"):
+        own.save(tmp_path / "m", params)
     with pytest.raises(ValueError, match="model: expected a LinearAttentionSSM.*MyModel"):
         MyModel("mamba2", 1, 0, 1).save(tmp_path / "m", params)
-    wide = params._replace(emissions=params.emissions._replace(bias=jnp.zeros(2)))
-    with pytest.raises(ValueError, match=r"params: .*emissions.bias of shape \(1,\), got \(2,\)"):
+    wide = params._replace(regression=params.regression._replace(bias=jnp.zeros(2)))
+    with pytest.raises(ValueError, match=r"params: .*regression.bias of shape \(1,\), got \(2,\)"):
         model.save(tmp_path / "m", wide)
-    without = params._replace(emissions=params.emissions._replace(bias=None))
-    with pytest.raises(ValueError, match=r"params: .*emissions.bias of shape \(1,\), got None"):
+    without = params._replace(regression=params.regression._replace(bias=None))
+    with pytest.raises(ValueError, match=r"params: .*regression.bias of shape \(1,\), got None"):
         model.save(tmp_path / "m", without)
     with pytest.raises(ValueError, match="props: "):
         model.save(tmp_path / "m", params, props._replace(initial=None))
@@ -170,7 +183,8 @@ def test_foreign_files_and_other_versions(small, tmp_path, monkeypatch):
         ssmlin.load(path)
     # A model with a setting that this version does not know, and one whose arrays do not fit it.
     arrays = {"initial.mean": np.zeros((1, 1))}
-    for settings in (model.settings | {"new": 1}, model.settings):
+    plain = model.settings | {"prior": dataclasses.asdict(model.prior)}
+    for settings in (plain | {"new": 1}, plain):
         description = {"settings": settings, "trainable": {}}
         _files.write_arrays(path, "model", arrays, description)
         with pytest.raises(ValueError, match="path: expected a model of this version"):

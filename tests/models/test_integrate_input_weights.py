@@ -11,6 +11,7 @@ from oracles import MECHANISMS, kalman
 from scipy import stats
 
 import ssmlin
+from ssmlin.models import IntegratedRegression, NoParams
 
 T, M, D, P = 12, 2, 3, 2
 
@@ -22,28 +23,25 @@ def series(steps=T, seed=0):
 
 @cache
 def make(name="gated_deltanet", **options):
-    options = {"num_lags": 1, "row_cov": "full", "integrate_input_weights": True} | options
+    options = {"num_lags": 1, "row_cov": "full", "regression": "integrated"} | options
     model = ssmlin.LinearAttentionSSM(name, M, P, D, **options)
     y = series()
     u = ssmlin.lagged_inputs(y, 1)
     params, props = model.initialize(jax.random.key(1), emissions=y, inputs=u)
-    law = params.emissions.coefficients._replace(noise=jnp.asarray(0.03))
-    dynamics = params.dynamics
-    if dynamics.values is not None:  # a memory that writes something
-        values = dynamics.values._replace(bias=dynamics.values.bias + 0.3)
-        dynamics = dynamics._replace(values=values)
-    emissions = params.emissions._replace(coefficients=law)
-    return model, params._replace(dynamics=dynamics, emissions=emissions), props, y, u
+    law = params.regression._replace(noise=jnp.asarray(0.03))
+    tokens = params.tokens
+    if tokens.values is not None:  # a memory that writes something
+        values = tokens.values._replace(bias=tokens.values.bias + 0.3)
+        tokens = tokens._replace(values=values)
+    return model, params._replace(tokens=tokens, regression=law), props, y, u
 
 
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_the_law_of_the_emissions_is_that_of_the_memory_plus_that_of_the_regression(name):
     model, params, _, y, u = make(name)
-    law, rows = params.emissions.coefficients, np.asarray(params.emissions.row_cov)
-    plain = ssmlin.LinearAttentionSSM(
-        name, M, P, D, num_lags=1, row_cov="full", has_input_weights=False, has_emissions_bias=False
-    )
-    without = params._replace(emissions=params.emissions._replace(coefficients=None))
+    law, rows = params.regression, np.asarray(params.row_cov.covariance)
+    plain = ssmlin.LinearAttentionSSM(name, M, P, D, num_lags=1, row_cov="full", regression="none")
+    without = params._replace(regression=NoParams())
     lgssm = plain.to_lgssm(without, u)
     a, b, q = (np.asarray(x) for x in lgssm.to_dense().values())
     h, r = np.asarray(lgssm.readout), np.asarray(lgssm.emission_noise)
@@ -112,13 +110,13 @@ def test_the_start_whitens_and_tells_a_drift_from_none():
     walk = np.cumsum(rng.normal(size=(steps, 2)), axis=0) * 0.15
     noise = 0.5 * rng.normal(size=steps)
     model = ssmlin.LinearAttentionSSM(
-        "mamba2", 1, 2, 3, integrate_input_weights=True, integrate_row_cov=True
+        "mamba2", 1, 2, 3, regression="integrated", row_cov="integrated_diagonal"
     )
     found = []
     for coefficients in (np.ones((steps, 2)), 1 + walk):
         y = ((u * coefficients).sum(axis=1) + noise)[:, None]
         params, props = model.initialize(emissions=jnp.asarray(y), inputs=jnp.asarray(u))
-        law = params.emissions.coefficients
+        law = params.regression
         x = np.concatenate([u, np.ones((steps, 1))], axis=1)
         white = x @ law.basis.T
         np.testing.assert_allclose(white.T @ white / steps, np.eye(3), atol=1e-10)
@@ -132,12 +130,12 @@ def test_the_start_whitens_and_tells_a_drift_from_none():
         y_padded = jnp.asarray(np.concatenate([y, np.full((20, 1), np.nan)]))[None]
         u_padded = jnp.asarray(np.concatenate([u, np.zeros((20, 2))]))[None]
         again, _ = model.initialize(emissions=y_padded, inputs=u_padded)
-        for one, two in zip(law, again.emissions.coefficients, strict=True):
+        for one, two in zip(law, again.regression, strict=True):
             np.testing.assert_allclose(one, two, rtol=1e-6)
     assert found[0] == pytest.approx(1e-7) and found[1] > 1e-4
-    flags = props.emissions.coefficients
+    flags = props.regression
     assert not flags.basis.trainable and not flags.variance.trainable and flags.noise.trainable
-    assert "emissions.coefficients.noise" in model.prior_distributions(params)
+    assert "regression.noise" in model.prior_distributions(params)
 
 
 def test_coefficients_that_change_are_followed():
@@ -146,13 +144,13 @@ def test_coefficients_that_change_are_followed():
     u = rng.normal(size=(steps, 1))
     slope = np.where(np.arange(steps) < 150, 1.0, -1.0)
     y = jnp.asarray(slope[:, None] * u + 0.1 * rng.normal(size=(steps, 1)))
-    model = ssmlin.LinearAttentionSSM("vanilla", 1, 1, 2, integrate_input_weights=True)
+    model = ssmlin.LinearAttentionSSM("vanilla", 1, 1, 2, regression="integrated")
     params, _ = model.initialize(emissions=y, inputs=jnp.asarray(u))
-    silent = params.dynamics._replace(process_noise=jnp.asarray(0.0))
+    silent = params.process_noise._replace(scale=jnp.asarray(0.0))
     initial = params.initial._replace(variances=jnp.zeros(2))
-    params = params._replace(dynamics=silent, initial=initial)
+    params = params._replace(process_noise=silent, initial=initial)
     states = model.filter(params, y, jnp.asarray(u)).filtered_means[:, :, 2:]
-    weights = states @ params.emissions.coefficients.basis
+    weights = states @ params.regression.basis
     np.testing.assert_allclose(weights[[140, 290], 0, 0], [1.0, -1.0], atol=0.15)
 
 
@@ -181,36 +179,37 @@ def test_paths_and_forecasts_have_the_moments_of_the_filter():
 def test_gradients_files_and_refusals(tmp_path):
     model, params, props, y, u = make()
     grad = jax.grad(lambda p: model.marginal_log_prob(p, y, u))(params)
-    law = params.emissions.coefficients
+    law = params.regression
 
     def moved(eps):
         new = law._replace(noise=law.noise + eps)
-        return params._replace(emissions=params.emissions._replace(coefficients=new))
+        return params._replace(regression=new)
 
     eps = 1e-5
     slope = (
         model.marginal_log_prob(moved(eps), y, u) - model.marginal_log_prob(moved(-eps), y, u)
     ) / (2 * eps)
-    np.testing.assert_allclose(grad.emissions.coefficients.noise, slope, rtol=1e-6)
+    np.testing.assert_allclose(grad.regression.noise, slope, rtol=1e-6)
     model.save(tmp_path / "model.safetensors", params, props)
     loaded, again, _ = ssmlin.load(tmp_path / "model.safetensors")
-    assert loaded.settings == model.settings and loaded.integrate_input_weights
+    assert loaded.settings == model.settings
+    assert loaded.regression == IntegratedRegression().with_prior(model.prior)
     for one, two in zip(jax.tree.leaves(params), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(one, two)
-    with pytest.raises(ValueError, match="integrate_input_weights: expected False for fit_em"):
+    with pytest.raises(ValueError, match="regression: expected one that is not integrated out"):
         model.fit_em(params, props, y, u, 1, progress=False)
-    with pytest.raises(ValueError, match="integrate_input_weights: expected False for a model"):
-        ssmlin.LinearAttentionSSM(
-            "vanilla", 1, has_emissions_bias=False, integrate_input_weights=True
-        )
+    with pytest.raises(ValueError, match="regression: expected weights or a bias"):
+        IntegratedRegression(weights=False, bias=False)
+    with pytest.raises(ValueError, match="regression: expected .* model without inputs"):
+        ssmlin.LinearAttentionSSM("vanilla", 1, regression=IntegratedRegression(bias=False))
 
 
 def test_where_no_step_is_complete():
-    model = ssmlin.LinearAttentionSSM("mamba2", M, P, D, integrate_input_weights=True)
+    model = ssmlin.LinearAttentionSSM("mamba2", M, P, D, regression="integrated")
     holes = jnp.where(jnp.arange(T)[:, None] % 2 == jnp.arange(M), jnp.nan, series())
     u = ssmlin.lagged_inputs(series(), 1)
     params, _ = model.initialize(emissions=holes, inputs=u)
-    law = params.emissions.coefficients
+    law = params.regression
     x = np.concatenate([u, np.ones((T, 1))], axis=1) @ law.basis.T
     np.testing.assert_allclose(x.T @ x / T, np.eye(P + 1), atol=1e-6)
     assert law.noise == pytest.approx(1e-7)
@@ -219,10 +218,10 @@ def test_where_no_step_is_complete():
 
 
 def test_without_data_or_inputs():
-    model = ssmlin.LinearAttentionSSM("deltanet", M, 0, D, integrate_input_weights=True)
+    model = ssmlin.LinearAttentionSSM("deltanet", M, 0, D, regression="integrated")
     params, _ = model.initialize()
-    assert params.emissions.input_weights is None and params.emissions.bias is None
+    assert params.regression._fields == ("basis", "variance", "noise")
     y = series()
     params, _ = model.initialize(emissions=y)
-    assert params.emissions.coefficients.basis.shape == (1, 1)
+    assert params.regression.basis.shape == (1, 1)
     assert np.isfinite(model.marginal_log_prob(params, y))

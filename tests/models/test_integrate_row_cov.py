@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 import ssmlin
+from ssmlin.models import IntegratedRowCov
 
 T, M = 12, 2
 
@@ -36,15 +37,15 @@ both = pytest.mark.parametrize("row_cov", ["diagonal", "full"])
 @both
 def test_likelihood_and_law_of_the_row_covariance(row_cov):
     """Where the model given Σ is tractable: p(y) = p(y | Σ) p(Σ) / p(Σ | y) at any Σ."""
-    model, params, _, y, u = make(row_cov, integrate_row_cov=True)
+    model, params, _, y, u = make("integrated_" + row_cov)
     given, _, _, _, _ = make(row_cov)
     log_p, log_p_given = (jax.jit(x.marginal_log_prob) for x in (model, given))
     log_prior, log_prior_given = (jax.jit(x.log_prior) for x in (model, given))
     posterior = model.filter(params, y, u)
-    integrated = ssmlin.integrate_row_cov(posterior, y, model.prior.row_cov(params.emissions))
+    integrated = ssmlin.integrate_row_cov(posterior, y, model.row_cov.law(params.row_cov))
     for seed in range(3):
-        sigma = model.prior.row_cov(params.emissions).sample(jax.random.key(seed))
-        at = params._replace(emissions=params.emissions._replace(row_cov=sigma))
+        sigma = model.row_cov.law(params.row_cov).sample(jax.random.key(seed))
+        at = params._replace(row_cov=params.row_cov._replace(covariance=sigma))
         floor = model.prior.noise_floor
         if row_cov == "full":
             prior = stats.invwishart(M + 2, floor * np.eye(M)).logpdf(np.asarray(sigma))
@@ -60,12 +61,12 @@ def test_likelihood_and_law_of_the_row_covariance(row_cov):
         np.testing.assert_allclose(log_prior(at) + prior, log_prior_given(at), atol=1e-6)
     np.testing.assert_allclose(posterior.marginal_loglik, expected, atol=1e-8)
     np.testing.assert_allclose(model.smoother(params, y, u).marginal_loglik, expected, atol=1e-8)
-    assert "emissions.row_cov" not in model.prior_distributions(params)
+    assert "row_cov.covariance" not in model.prior_distributions(params)
     assert posterior.row_cov.shape == (M, M)
 
 
 def test_missing_entries_masks_and_lengths():
-    model, params, _, y, u = make(integrate_row_cov=True)
+    model, params, _, y, u = make("integrated_diagonal")
     holes = y.at[3, 0].set(jnp.nan).at[6].set(jnp.nan)
     loose = holes.at[9:].set(jnp.nan)
     whole = model.filter(params, loose, u)
@@ -76,9 +77,9 @@ def test_missing_entries_masks_and_lengths():
     masked = model.log_predictive(params, holes, u, mask=jnp.arange(T) < 9)
     np.testing.assert_allclose(masked, whole.log_predictive, atol=1e-12)
     # One row sees 9 − 2 entries, the other 9 − 1.
-    law = ssmlin.integrate_row_cov(whole, loose, model.prior.row_cov(params.emissions)).row_cov
+    law = ssmlin.integrate_row_cov(whole, loose, model.row_cov.law(params.row_cov)).row_cov
     np.testing.assert_array_equal(law.df, [10, 11])
-    full, params, _, _, _ = make("full", integrate_row_cov=True)
+    full, params, _, _, _ = make("integrated_full")
     with pytest.raises(ValueError, match="missing"):
         full.log_predictive(params, holes, u)
     assert np.isfinite(full.marginal_log_prob(params, holes, u, missing="rows"))
@@ -86,7 +87,7 @@ def test_missing_entries_masks_and_lengths():
 
 @both
 def test_posterior_draws_have_the_moments_of_the_smoother(row_cov):
-    model, params, _, y, u = make(row_cov, integrate_row_cov=True)
+    model, params, _, y, u = make("integrated_" + row_cov)
     y = y.at[4:].set(jnp.nan)  # so that Σ stays uncertain
     if row_cov == "diagonal":
         y = y.at[2, 1].set(jnp.nan)
@@ -125,8 +126,8 @@ def test_posterior_draws_have_the_moments_of_the_smoother(row_cov):
 )
 def test_one_step_predictions_are_calibrated_in_simulation(row_cov, feedback):
     """Σ from the prior, a path, and where every emission falls in its predictive law."""
-    model, params, _, _, u = make(row_cov, integrate_row_cov=True)
-    prior = model.prior.row_cov(params.emissions)
+    model, params, _, _, u = make("integrated_" + row_cov)
+    prior = model.row_cov.law(params.row_cov)
 
     @jax.jit
     @jax.vmap
@@ -158,7 +159,7 @@ def test_one_step_predictions_are_calibrated_in_simulation(row_cov, feedback):
 
 @both
 def test_forecast_is_the_mixture_over_the_row_covariance(row_cov):
-    model, params, _, y, u = make(row_cov, integrate_row_cov=True)
+    model, params, _, y, u = make("integrated_" + row_cov)
     future = jnp.asarray(np.random.default_rng(0).normal(size=(3, M)))
     n = 40_000
     result = model.forecast(
@@ -171,7 +172,7 @@ def test_forecast_is_the_mixture_over_the_row_covariance(row_cov):
         jnp.concatenate([y, jnp.full((3, M), jnp.nan)]),
     )
     last = ssmlin.integrate_row_cov(
-        model.filter(params, y, u), y, model.prior.row_cov(params.emissions)
+        model.filter(params, y, u), y, model.row_cov.law(params.row_cov)
     ).row_cov
     drawn = last.sample(jax.random.key(1), (n,))
     variances = jnp.diagonal(drawn, axis1=-2, axis2=-1) if row_cov == "full" else drawn
@@ -192,7 +193,7 @@ def test_forecast_is_the_mixture_over_the_row_covariance(row_cov):
 
 
 def test_forecast_that_feeds_back_agrees_with_the_exact_one_step_ahead():
-    model, params, _, y, u = make("full", integrate_row_cov=True)
+    model, params, _, y, u = make("integrated_full")
     exact = model.forecast(params, y, u, horizon=1, future_inputs=y[-1:])
     fed = model.forecast(params, y, u, horizon=2, num_samples=40_000)
     scale = jnp.sqrt(jnp.diagonal(exact.covariances[0]))
@@ -205,26 +206,26 @@ def test_forecast_that_feeds_back_agrees_with_the_exact_one_step_ahead():
 
 
 def test_fits_and_leaves_the_row_covariance_alone():
-    model, params, props, y, u = make("full", integrate_row_cov=True)
+    model, params, props, y, u = make("integrated_full")
     fitted, losses = model.fit_sgd(
         params, props, y, u, num_epochs=25, validation_fraction=0.0, progress=False
     )
     assert losses[-1] < losses[0]
-    np.testing.assert_array_equal(fitted.emissions.row_cov, params.emissions.row_cov)
-    with pytest.raises(ValueError, match="integrate_row_cov"):
+    np.testing.assert_array_equal(fitted.row_cov.covariance, params.row_cov.covariance)
+    with pytest.raises(ValueError, match="row_cov: expected one that is not integrated out"):
         model.fit_em(params, props, y, u)
 
 
 @pytest.mark.calibration
 def test_posterior_of_the_parameters():
-    model, params, props, y, u = make(integrate_row_cov=True)
+    model, params, props, y, u = make("integrated_diagonal")
     with pytest.warns(RuntimeWarning, match="normal approximation"):  # three draws say little
         draws = ssmlin.sample_posterior(
             jax.random.key(0), model, params, props, y, u, algorithm="laplace", num_chains=1,
-            variables=("alpha", "emissions.bias"), num_samples=3, states=True,
+            variables=("alpha", "regression.bias"), num_samples=3, states=True,
             posterior_predictive=True, progress=False,
         )  # fmt: skip
-    assert draws.posterior["emissions_bias"].std() > 0
+    assert draws.posterior["regression_bias"].std() > 0
     assert draws.posterior["states"].shape == (1, 3, T, M, 3)
     assert np.isfinite(draws.posterior_predictive["emissions"]).all()
     with pytest.raises(ValueError, match="variables"):
@@ -236,7 +237,7 @@ def test_posterior_of_the_parameters():
 @pytest.mark.calibration
 def test_predicts_unseen_steps_of_a_short_series_better_than_the_plug_in():
     train, gains = 30, []
-    models = [make(integrate_row_cov=flag)[0] for flag in (False, True)]
+    models = [make(kind)[0] for kind in ("diagonal", "integrated_diagonal")]
     for seed in range(4):
         rng = np.random.default_rng(seed)
         noise = rng.normal(size=(train + 200, M))
@@ -258,7 +259,7 @@ def test_predicts_unseen_steps_of_a_short_series_better_than_the_plug_in():
 @pytest.mark.float32
 def test_single_precision():
     model = ssmlin.LinearAttentionSSM(
-        "gated_deltanet", M, M, 3, num_lags=1, row_cov="full", integrate_row_cov=True
+        "gated_deltanet", M, M, 3, num_lags=1, row_cov="integrated_full"
     )
     y = series().astype(jnp.float32)
     u = model.compute_inputs(y)
@@ -272,14 +273,14 @@ def test_single_precision():
 
 
 def test_settings_and_errors():
-    model, *_ = make(integrate_row_cov=True)
-    assert model.settings["integrate_row_cov"] is True
-    with pytest.raises(ValueError, match="integrate_row_cov: expected False"):
-        ssmlin.LinearAttentionSSM("mamba2", 2, row_cov="identity", integrate_row_cov=True)
+    model, *_ = make("integrated_diagonal")
+    assert model.settings["row_cov"] == "integrated_diagonal"
+    with pytest.raises(ValueError, match="row_cov: expected 'diagonal' or 'full' to integrate"):
+        IntegratedRowCov("identity")
     # The prior's scale is relative to the variance of the series.
     wide = ssmlin.LinearAttentionSSM(
-        "gated_deltanet", M, M, 3, integrate_row_cov=True,
+        "gated_deltanet", M, M, 3, row_cov="integrated_diagonal",
         prior=replace(ssmlin.ShrinkagePrior(), series_variance=4.0),
     )  # fmt: skip
     params, _ = wide.initialize()
-    np.testing.assert_allclose(wide.prior.row_cov(params.emissions).scale, 4 * 0.05)
+    np.testing.assert_allclose(wide.row_cov.law(params.row_cov).scale, 4 * 0.05)

@@ -135,27 +135,27 @@ def test_batches_as_dynamax_makes_them(case):
 
 def test_without_memory_it_is_a_linear_autoregression():
     model, params, _, y, u = make("gated_deltanet", process_noise="none", row_cov="full")
-    dynamics = params.dynamics
+    dynamics = params.tokens
     nothing = jax.tree.map(jnp.zeros_like, dynamics.values)
     params = params._replace(
-        dynamics=dynamics._replace(values=nothing),
+        tokens=dynamics._replace(values=nothing),
         initial=params.initial._replace(variances=jnp.zeros(3)),
     )
-    e = params.emissions
-    mean = u @ e.input_weights.T + e.bias
-    expected = jax.scipy.stats.multivariate_normal.logpdf(y - mean, jnp.zeros(M), e.row_cov)
+    regression, row_cov = params.regression, params.row_cov.covariance
+    mean = u @ regression.weights.T + regression.bias
+    expected = jax.scipy.stats.multivariate_normal.logpdf(y - mean, jnp.zeros(M), row_cov)
     np.testing.assert_allclose(model.log_predictive(params, y, u), expected, atol=1e-10)
     design = np.column_stack([u, np.ones(T)])
     beta = np.linalg.solve(design.T @ design + 1e-2 * np.eye(3), design.T @ y)
-    np.testing.assert_allclose(e.input_weights, beta[:-1].T, atol=1e-8)
-    np.testing.assert_allclose(e.bias, beta[-1], atol=1e-8)
+    np.testing.assert_allclose(regression.weights, beta[:-1].T, atol=1e-8)
+    np.testing.assert_allclose(regression.bias, beta[-1], atol=1e-8)
 
 
 @pytest.mark.parametrize("kind", ["isotropic", "diagonal", "stationary", "write", "none"])
 def test_kinds_of_process_noise(kind):
     model, params, _, y, u = make("kda", process_noise=kind)
     lgssm = model.to_lgssm(params, u)
-    q = params.dynamics.process_noise
+    q = getattr(params.process_noise, "scale", None)
     dense = lgssm.to_dense()
     expected = {
         "isotropic": lambda: q * jnp.eye(3),
@@ -184,18 +184,18 @@ def test_stationary_noise_keeps_the_variance():
 def test_constant_gates_do_not_depend_on_inputs():
     model, params, _, y, u = make("gated_deltanet", gates="constant")
     gates = model.gate_values(params, u)
-    assert np.ptp(gates["alpha"]) == 0 and params.dynamics.alpha.weights is None
+    assert np.ptp(gates["alpha"]) == 0 and params.tokens.alpha.weights is None
     driven, params, _, y, u = make("gated_deltanet", gates="input")
     assert np.ptp(driven.gate_values(params, u)["alpha"]) > 0
     retnet, params, props, y, u = make("retnet", gates="input")
-    assert params.dynamics.alpha.weights is None
-    assert not props.dynamics.alpha.value.trainable
+    assert params.tokens.alpha.weights is None
+    assert not props.tokens.alpha.value.trainable
 
 
 def test_negative_eigenvalues_widen_the_gates():
     model, params, _, y, u = make("deltanet", negative_eigenvalues=True, gates="constant")
-    beta = params.dynamics.beta._replace(value=jnp.asarray(1.7))
-    params = params._replace(dynamics=params.dynamics._replace(beta=beta))
+    beta = params.tokens.beta._replace(value=jnp.asarray(1.7))
+    params = params._replace(tokens=params.tokens._replace(beta=beta))
     assert np.isfinite(model.marginal_log_prob(params, y, u))
     assert np.isfinite(model.log_prior(params))
 
@@ -351,9 +351,9 @@ def test_priors_are_hashable_settings():
     model = ssmlin.LinearAttentionSSM("deltanet", 1, 1, 2, prior=prior)
     default = ssmlin.LinearAttentionSSM("deltanet", 1, 1, 2)
     params, _ = model.initialize(jax.random.key(0))
-    values = params.dynamics.values
+    values = params.tokens.values
     away = params._replace(
-        dynamics=params.dynamics._replace(values=values._replace(weights=values.weights + 1))
+        tokens=params.tokens._replace(values=values._replace(weights=values.weights + 1))
     )
     loose = model.log_prior(params) - model.log_prior(away)
     tight = default.log_prior(params) - default.log_prior(away)

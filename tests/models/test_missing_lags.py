@@ -9,6 +9,7 @@ from statsmodels.tsa.api import SARIMAX, VARMAX
 
 import ssmlin
 from ssmlin.learning import fit_sgd
+from ssmlin.models import IntegratedRowCov, ParamsRegression
 from ssmlin.models.autoregression import (
     Autoregression,
     estimate_autoregression,
@@ -27,16 +28,16 @@ def make(num_lags=2, m=1, **options):
         "gated_deltanet", m, m * num_lags, 2, num_lags=num_lags, **options
     )
     params, _ = model.initialize(emissions=y, inputs=model.compute_inputs(y))
-    values = params.dynamics.values
+    values = params.tokens.values
     weights = 0.5 * jax.random.normal(jax.random.key(1), values.weights.shape)
     values = values._replace(weights=weights)
-    return model, params._replace(dynamics=params.dynamics._replace(values=values)), y
+    return model, params._replace(tokens=params.tokens._replace(values=values)), y
 
 
 KINDS = [
     {},
-    {"m": 2, "row_cov": "full", "integrate_row_cov": True, "row_cov_discount": 0.9},
-    {"m": 2, "integrate_row_cov": True, "integrate_input_weights": True},
+    {"m": 2, "row_cov": IntegratedRowCov("full", discount=0.9)},
+    {"m": 2, "row_cov": "integrated_diagonal", "regression": "integrated"},
 ]
 
 
@@ -130,11 +131,10 @@ def autoregressive(request):
     params, _ = model.initialize()
     params = params._replace(
         initial=params.initial._replace(variances=jnp.zeros(1)),
-        emissions=params.emissions._replace(
-            input_weights=jnp.asarray(np.concatenate(weights, axis=1)),
-            bias=jnp.zeros(m),
-            row_cov=jnp.eye(m),
+        regression=ParamsRegression(
+            weights=jnp.asarray(np.concatenate(weights, axis=1)), bias=jnp.zeros(m)
         ),
+        row_cov=params.row_cov._replace(covariance=jnp.eye(m)),
     )
     return weights, model, params, _series(weights, STEPS)
 
@@ -199,11 +199,12 @@ def _ar1(phi=0.9):
         "mamba2", 1, 1, 1, num_lags=1, process_noise="none", gates="constant"
     )
     params, props = model.initialize()
-    emissions = params.emissions._replace(
-        input_weights=jnp.array([[phi]]), bias=jnp.zeros(1), row_cov=jnp.ones(1)
+    params = params._replace(
+        initial=params.initial._replace(variances=jnp.zeros(1)),
+        regression=ParamsRegression(weights=jnp.array([[phi]]), bias=jnp.zeros(1)),
+        row_cov=params.row_cov._replace(covariance=jnp.ones(1)),
     )
-    initial = params.initial._replace(variances=jnp.zeros(1))
-    return model, params._replace(emissions=emissions, initial=initial), props
+    return model, params, props
 
 
 def test_what_follows_the_last_observation_stays_missing():
@@ -275,7 +276,7 @@ def test_a_first_value_that_is_missing_is_as_wide_as_the_series():
     """No lag of it is known; it is not the value that lags of zero would predict."""
     model, params, _ = _ar1(0.99)
     row_cov = jnp.array([1 - 0.99**2])
-    params = params._replace(emissions=params.emissions._replace(row_cov=row_cov))
+    params = params._replace(row_cov=params.row_cov._replace(covariance=row_cov))
     y = jnp.array([[jnp.nan], [2.0], [2.0]])
     ys, _ = model.impute(jax.random.key(0), params, y, model.compute_inputs(y), 500)
     assert abs(float(ys[:, 0].mean()) - 2.0) < 0.1 and float(ys[:, 0].std()) < 0.3
@@ -314,8 +315,8 @@ def test_a_start_sees_through_gaps_that_leave_no_pair_of_neighbours():
     y = jnp.asarray(whole)
     model, *_ = _ar1()
     params, _ = model.initialize(emissions=y, inputs=model.compute_inputs(y))
-    np.testing.assert_allclose(params.emissions.input_weights, 0.9, atol=0.03)
-    np.testing.assert_allclose(params.emissions.row_cov, 1.0, rtol=0.1)
+    np.testing.assert_allclose(params.regression.weights, 0.9, atol=0.03)
+    np.testing.assert_allclose(params.row_cov.covariance, 1.0, rtol=0.1)
 
 
 def test_the_start_of_a_fit_does_not_see_the_part_it_is_judged_by():

@@ -9,18 +9,17 @@ from dynamax.parameters import ParameterProperties
 
 import ssmlin
 from ssmlin.learning import fit_stream
-from ssmlin.models import StateLaw
+from ssmlin.models import IntegratedRowCov, StateLaw
 
 T, M, D = 12, 2, 2
 CASES = {
-    "diagonal": {"integrate_row_cov": True},
-    "forgetting": {"integrate_row_cov": True, "row_cov_discount": 0.9},
-    "full": {"integrate_row_cov": True, "row_cov": "full"},
-    "all": {"integrate_row_cov": True, "row_cov": "full", "row_cov_discount": 0.9,
-            "integrate_input_weights": True},
-    "entries": {"integrate_row_cov": True, "row_cov_discount": 0.9},
+    "diagonal": {"row_cov": "integrated_diagonal"},
+    "forgetting": {"row_cov": IntegratedRowCov(discount=0.9)},
+    "full": {"row_cov": "integrated_full"},
+    "all": {"row_cov": IntegratedRowCov("full", discount=0.9), "regression": "integrated"},
+    "entries": {"row_cov": IntegratedRowCov(discount=0.9)},
     "entries given Σ": {},
-    "approximate": {"integrate_row_cov": True, "covariance": "diagonal"},
+    "approximate": {"row_cov": "integrated_diagonal", "covariance": "diagonal"},
     "isotropic": {"covariance": "isotropic"},
     "reset": {"covariance": "reset"},
 }  # fmt: skip
@@ -36,9 +35,9 @@ def make(case):
         y[5, 0] = np.nan
     u = jnp.asarray(rng.normal(size=(T, 1)))
     params, props = model.initialize(jax.random.key(1), process_noise=0.1)
-    values = params.dynamics.values
+    values = params.tokens.values
     values = values._replace(bias=values.bias + 0.7)
-    params = params._replace(dynamics=params.dynamics._replace(values=values))
+    params = params._replace(tokens=params.tokens._replace(values=values))
     return model, params, props, jnp.asarray(y), u
 
 

@@ -26,7 +26,7 @@ from ssmlin.comparison.baselines.attention_parameters import (
     Steps,
     Tokens,
 )
-from ssmlin.comparison.baselines.attention_paths import draw_paths_anew, draw_softmax_paths
+from ssmlin.comparison.baselines.attention_paths import draw_paths_again, draw_softmax_paths
 from ssmlin.forecasting import Ahead, Observed
 
 
@@ -95,7 +95,7 @@ class AttentionRegression(ABC):
         self, params: ParamsAttentionRegression, num_lags: int, observed: Observed, ahead: Ahead
     ) -> Float[np.ndarray, "N n H m"]:
         """Draw paths, in O(T²) a step of a path."""
-        return draw_paths_anew(self, params, num_lags, observed, ahead)
+        return draw_paths_again(self, params, num_lags, observed, ahead)
 
 
 def shifted(x: Shaped[Array, "T ..."], first: float | bool = 0.0) -> Shaped[Array, "T ..."]:

@@ -44,7 +44,7 @@ def regression_arrays(
     return y, jnp.asarray(lags_and_inputs(observed, num_lags), jnp.float32)
 
 
-def draw_paths_anew(
+def draw_paths_again(
     model: PredictsMeans,
     params: ParamsAttentionRegression,
     num_lags: int,
@@ -53,7 +53,7 @@ def draw_paths_anew(
 ) -> Float[np.ndarray, "N n H m"]:
     """Draw paths of any attention: each sampled step is put behind the series.
 
-    All steps are predicted anew for each one that is sampled: O(T²) a step of a path.
+    All steps are predicted again for each one that is sampled: O(T²) per step of a path.
     """
     end = int(ahead.origins.max()) + ahead.horizon  # the longest series of all; no later step
     y, u = regression_arrays(observed.until(end), num_lags)
@@ -62,12 +62,12 @@ def draw_paths_anew(
     noise = np.random.default_rng(ahead.seed).normal(size=size) @ root.T
     lags, future = last_values(observed.values, ahead, num_lags), ahead.future(observed.inputs)
     rest = (jnp.asarray(x, y.dtype) for x in (lags, future, noise))
-    paths = _paths_anew(model, params, y, u, jnp.asarray(ahead.origins), *rest)
+    paths = _paths_again(model, params, y, u, jnp.asarray(ahead.origins), *rest)
     return np.asarray(paths, np.float64)
 
 
 @partial(jax.jit, static_argnums=0)
-def _paths_anew(
+def _paths_again(
     model: PredictsMeans,
     params: ParamsAttentionRegression,
     emissions: Float[Array, "T m"],

@@ -53,7 +53,7 @@ def fit_autoregression(train: Observed, seed: int, *, num_lags: int) -> Fitted:
         coefficients, residuals = least_squares(train, num_lags)
         covariance = residual_covariance(coefficients, residuals)
         parameters = Autoregression(coefficients[:-1].T, coefficients[-1], covariance)
-    weights, bias, covariance = parameters
+    weights, bias, covariance = (np.asarray(x) for x in parameters)
     moments = moments_of(train.values)
 
     def predict(observed: Observed) -> Predictive:

@@ -11,6 +11,7 @@ from ssmlin.comparison.candidate import Setting, grid
 from ssmlin.forecasting import Ahead, Fitted, Observed, Predictive
 
 
+@runtime_checkable
 class _FilterResults(Protocol):
     """What a filter of statsmodels returns."""
 
@@ -18,6 +19,7 @@ class _FilterResults(Protocol):
     forecasts_error_cov: np.ndarray
 
 
+@runtime_checkable
 class _Results(Protocol):
     """A model of statsmodels at given parameters."""
 
