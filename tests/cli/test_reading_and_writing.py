@@ -20,7 +20,7 @@ from ssmlin.cli.app import app
 from ssmlin.comparison._frames import check_labels
 from ssmlin.data import Scaling, read_table, select_columns, select_panel
 from ssmlin.forecasting import posterior_draws
-from ssmlin.learning.posterior_sampling import _labels
+from ssmlin.learning.datatree import time_labels
 from ssmlin.models import Forecast, load
 
 HORIZON = 6
@@ -310,11 +310,11 @@ def test_times_of_a_zone_are_instants_in_files_of_draws(tmp_path, zone):
     times = pd.date_range("2024-03-30 12:00", periods=40, freq="h", tz=zone)  # the clocks change
     expected = times.tz_convert("UTC").tz_localize(None).to_numpy()
     for given in (times, list(times), pd.Series(times)):
-        labels = _labels(given, 40)
+        labels = time_labels(given, 40)
         xarray.Dataset(coords={"time": labels}).to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
         with xarray.open_dataset(tmp_path / "a.nc", engine="h5netcdf") as found:
             assert (found["time"].to_numpy() == expected).all()
-    assert _labels([1990, 1991], 2).tolist() == [1990, 1991]
+    assert time_labels([1990, 1991], 2).tolist() == [1990, 1991]
 
 
 def test_draws_of_a_series_with_a_time_zone_are_written(tmp_path, monkeypatch):
@@ -326,7 +326,7 @@ def test_draws_of_a_series_with_a_time_zone_are_written(tmp_path, monkeypatch):
     def sampled(*args, time, **options):
         gates = (("chain", "draw", "time"), np.zeros((2, 30, 12)))
         draws = {"alpha": (("chain", "draw"), np.random.default_rng(0).normal(size=(2, 30)))}
-        posterior = xarray.Dataset(draws | {"alpha_t": gates}, {"time": _labels(time, 12)})
+        posterior = xarray.Dataset(draws | {"alpha_t": gates}, {"time": time_labels(time, 12)})
         return xarray.DataTree.from_dict({"posterior": posterior})
 
     monkeypatch.setattr(posterior_draws, "sample_over_gaps", sampled)
