@@ -340,7 +340,7 @@ def log_normal_mode(
     def slope(x: Array) -> Array:
         return 0.5 * statistic * jnp.exp(-x) - 0.5 * n - 1 - (x - centre) / spread**2
 
-    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
         middle = 0.5 * (low + high)
         rises = slope(middle) > 0

@@ -11,13 +11,13 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 from tensorflow_probability.substrates.jax import distributions as tfd
 from tensorflow_probability.substrates.jax import math as tfm
 
 from ssmlin import _checks
 from ssmlin._typing import AnyArray
-from ssmlin.inference.missing import observed_entries
+from ssmlin.inference.missing import Length, observed_entries
 from ssmlin.inference.results import PosteriorMatrixLGSSM
 
 
@@ -118,7 +118,7 @@ def integrate_row_cov(
     *,
     discount: float = 1.0,
     mask: Bool[AnyArray, " T"] | None = None,
-    length: int | Int[AnyArray, ""] | None = None,
+    length: Length | None = None,
     store: Store = "last",
 ) -> PosteriorRowCov:
     r"""Integrate the row covariance Σ out of a filtered model, exactly.
