@@ -12,7 +12,7 @@ import pytest
 
 # The shapes and types of all annotations are executed, so this comes before ssmlin is imported.
 if os.environ.get("SSMLIN_TYPES", "1") != "0":
-    jaxtyping.install_import_hook("ssmlin", "beartype.beartype")
+    jaxtyping.install_import_hook("ssmlin", "executed_types.check")
 
 from ssmlin.mechanisms import registry  # noqa: E402
 
