@@ -1,6 +1,7 @@
 """Linear attention as probabilistic state space models."""
 
 from ssmlin.comparison import compare
+from ssmlin.forecasting import Forecaster, load
 from ssmlin.inference import (
     PosteriorMatrixLGSSM,
     PosteriorRowCov,
@@ -18,13 +19,14 @@ from ssmlin.inference import (
 from ssmlin.learning import posterior_params, predict_one_step, sample_posterior
 from ssmlin.lgssm import MatrixLGSSM
 from ssmlin.mechanisms import MECHANISMS, linear_attention, matrix_lgssm, register_mechanism
-from ssmlin.models import Forecast, LinearAttentionSSM, ShrinkagePrior, lagged_inputs, load
+from ssmlin.models import Forecast, LinearAttentionSSM, ShrinkagePrior, lagged_inputs
 
 __version__ = "0.1.0"
 
 __all__ = [
     "MECHANISMS",
     "Forecast",
+    "Forecaster",
     "LinearAttentionSSM",
     "MatrixLGSSM",
     "PosteriorMatrixLGSSM",

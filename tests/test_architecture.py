@@ -1,48 +1,115 @@
-"""The house: one direction of imports, no global settings, no loop over time."""
+"""The house: one direction of imports, no room's private names elsewhere, no global settings."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import ssmlin
 
 ROOT = Path(ssmlin.__file__).parent
+CONTRIBUTING = Path(__file__).parents[1] / "CONTRIBUTING.md"
 # Each room imports only from those before it. Learning knows models by their interface alone, so
 # that models can offer it as methods.
+SHARED = ("_typing", "_checks", "_files", "_progress")
 ROOMS = (
-    "_typing", "_checks", "_files", "_progress", "data", "attention", "lgssm", "mechanisms",
-    "inference", "learning", "models", "forecasting", "comparison", "study", "demonstration", "cli",
+    "data", "attention", "lgssm", "mechanisms", "inference", "learning", "models", "forecasting",
+    "comparison", "study", "demonstration", "cli",
 )  # fmt: skip
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+PER_FILE = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 
 
 def room(path: Path) -> str:
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
-def imported(path: Path) -> set[str]:
-    names = set()
+def imported(path: Path) -> list[tuple[str, ...]]:
+    """What a file imports of ssmlin: the parts of each dotted name after "ssmlin"."""
+    names = []
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("ssmlin"):
-            parts = node.module.split(".")
-            names |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            package, *parts = node.module.split(".")
+            if package == "ssmlin":
+                names += [(*parts, alias.name) for alias in node.names]
+        if isinstance(node, ast.Import):
+            names += [tuple(alias.name.split(".")[1:]) for alias in node.names
+                      if alias.name.startswith("ssmlin.")]  # fmt: skip
     return names
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def imports_between_rooms() -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {name: set() for name in ROOMS}
+    for path in FILES:
+        here = room(path)
+        if here in ROOMS:
+            found[here] |= {name[0] for name in imported(path)} & set(ROOMS) - {here}
+    return found
+
+
+@PER_FILE
 def test_rooms_import_from_those_before(path):
-    here = ROOMS.index(room(path))
+    order = (*SHARED, *ROOMS)
     for name in imported(path):
-        assert ROOMS.index(name) <= here, f"{path} imports {name}"
+        assert order.index(name[0]) <= order.index(room(path)), f"{path} imports {name}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+@PER_FILE
+def test_private_names_stay_in_their_room(path):
+    for name in imported(path):
+        foreign = name[0] != room(path) and name[0] not in SHARED
+        private = [part for part in name[1:] if part.startswith("_")]
+        assert not (foreign and private), f"{path} imports {'.'.join(name)}"
+
+
+@PER_FILE
+def test_files_and_classes_are_short(path):
+    text = path.read_text()
+    tree = ast.parse(text)
+    if len(text.splitlines()) > 500:
+        reason = ast.get_docstring(tree) or ""
+        assert "more than 500 lines" in reason, f"{path}: say why in the docstring"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            assert node.end_lineno - node.lineno < 300, f"{path}: {node.name}"
+
+
+@PER_FILE
 def test_no_global_settings(path):
     text = path.read_text()
     assert "config.update" not in text and "basicConfig" not in text
+
+
+def test_the_table_of_rooms_is_that_of_the_folders():
+    table = re.findall(r"^\| `(\w+)` \| \S", CONTRIBUTING.read_text(), re.M)
+    folders = {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()}
+    assert tuple(table) == ROOMS and set(ROOMS) == folders
+
+
+def test_the_drawing_of_rooms_is_that_of_the_imports():
+    """An arrow for each import that no longer way round explains."""
+    drawing = re.search(r"```mermaid\n(.*?)```", CONTRIBUTING.read_text(), re.S)
+    assert drawing is not None
+    arrows = set(re.findall(r"^ *(\w+) --> (\w+)$", drawing.group(1), re.M))
+    direct = imports_between_rooms()
+
+    def reached(name: str) -> set[str]:
+        below = direct[name]
+        return below.union(*map(reached, below))
+
+    expected = {
+        (below, above)
+        for above in ROOMS
+        for below in direct[above]
+        if not any(below in reached(other) for other in direct[above] - {below})
+    }
+    assert arrows == expected
 
 
 def test_public_names_exist_and_are_documented():
@@ -64,3 +131,80 @@ heavy = new & {"matplotlib", "pandas", "statsmodels", "arviz", "blackjax", "type
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def num_equations(function, *arguments) -> int:
+    """Equations of a traced function, those of its scans and branches included."""
+
+    def count(jaxpr) -> int:
+        total = len(jaxpr.eqns)
+        for equation in jaxpr.eqns:
+            for value in equation.params.values():
+                for part in value if isinstance(value, tuple | list) else (value,):
+                    inner = getattr(part, "jaxpr", part)
+                    total += count(inner) if hasattr(inner, "eqns") else 0
+        return total
+
+    return count(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def attention(method):
+    def run(keys):
+        return ssmlin.linear_attention(
+            "gated_deltanet", keys=keys, values=keys[:, :1], queries=keys, alpha=0.9, beta=0.5,
+            method=method,
+        )  # fmt: skip
+
+    return run
+
+
+def matrix(function, **options):
+    def run(keys):
+        lgssm = ssmlin.matrix_lgssm(
+            "gated_deltanet", keys=keys, values=keys[:, :1], queries=keys, alpha=0.9, beta=0.5,
+            process_noise=0.1, emission_noise=1.0,
+        )  # fmt: skip
+        return function(lgssm, keys[:, :1], **options)
+
+    return run
+
+
+def dense(function, **options):
+    def run(keys):
+        lgssm = ssmlin.matrix_lgssm(
+            "mamba2", keys=keys, values=keys[:, :1], queries=keys, alpha=0.9, process_noise=0.1,
+            emission_noise=1.0,
+        )  # fmt: skip
+        return function(lgssm.to_dynamax(), keys[:, :1], **options)
+
+    return run
+
+
+def draw(lgssm, emissions):
+    return ssmlin.matrix_lgssm_posterior_sample(jax.random.key(0), lgssm, emissions, 2)
+
+
+OVER_TIME = {
+    **{f"attention-{method}": attention(method)
+       for method in ("sequential", "associative", "chunked")},
+    **{f"filter-{method}": matrix(ssmlin.matrix_lgssm_filter, method=method)
+       for method in ("sequential", "associative", "chunked")},
+    **{f"smoother-{method}": matrix(ssmlin.matrix_lgssm_smoother, method=method)
+       for method in ("sequential", "associative", "chunked")},
+    "posterior_sample": matrix(draw),
+    "approximate_filter": matrix(ssmlin.matrix_lgssm_approximate_filter, covariance="diagonal"),
+    "dense-filter": dense(ssmlin.lgssm_filter),
+    "dense-smoother": dense(ssmlin.lgssm_smoother),
+    "gradient": jax.grad(
+        lambda keys: matrix(ssmlin.matrix_lgssm_filter, store="loglik")(keys).marginal_loglik
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OVER_TIME)
+def test_no_loop_over_time_is_unrolled(name):
+    """The traced program of 2048 steps is about as long as that of 256: steps are in scans."""
+    short, long = (
+        num_equations(OVER_TIME[name], jnp.asarray(np.ones((steps, 2)))) for steps in (256, 2048)
+    )
+    assert long < 1.6 * short

@@ -269,8 +269,7 @@ def _write_report(
     import jax
 
     from ssmlin.comparison import write_report
-    from ssmlin.forecasting.linear_attention import FittedAttention, sample_over_gaps, with_lags
-    from ssmlin.forecasting.regression import with_season
+    from ssmlin.forecasting import FittedAttention, sample_over_gaps, with_lags, with_season
 
     tree, name = None, ""
     for result in comparison.results:

@@ -134,6 +134,19 @@ def in_lines() -> Iterator[None]:
                     typer.echo(f"Warning: {warning.message}", err=True)
 
 
+@contextmanager
+def as_options(argument: str, option: str | None = None) -> Iterator[None]:
+    """Tell a ValueError about an argument as one about the option that gives it."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        if not text.startswith(f"{argument}: "):
+            raise
+        said = text.removeprefix(argument)
+        raise ValueError(f"--{option or argument}{said}") from error
+
+
 @dataclass(frozen=True)
 class Reading:
     """How files are read; None where the file itself says it.

@@ -70,7 +70,7 @@ def compare(
         transform: what all models see of the series: "none", the values; "log", logarithms; a
             number λ >= 0, the Box-Cox transformation; "auto", for each column the values, square
             roots or logarithms, chosen on the training part by the likelihood of an
-            autoregression (:func:`ssmlin.forecasting.regression.choose_powers`); "box-cox", the λ
+            autoregression (:func:`ssmlin.forecasting.choose_powers`); "box-cox", the λ
             of highest likelihood. Scores are of the values themselves.
         evidence: add `log_evidence`, log p(training part) with the parameters integrated out, by
             Laplace's approximation; NaN for models without a prior.

@@ -50,7 +50,7 @@ class Result(NamedTuple):
         num_parameters: how many numbers were fitted.
         seconds: time for choosing, fitting and predicting.
         details: what the fit left for a report, or None: of a mechanism its
-            :class:`~ssmlin.forecasting.linear_attention.FittedAttention`, of the average its
+            :class:`~ssmlin.forecasting.FittedAttention`, of the average its
             :class:`~ssmlin.comparison.averaging.Weights`.
         failure: why it failed, or None.
         draws: the sampled paths from each origin, (N, n, H, m), or None.

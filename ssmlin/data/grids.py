@@ -188,3 +188,62 @@ def future_times(times: Times, horizon: int) -> Times:
         raise ValueError("times: expected regular steps, got others")
     kind, position = grid
     return _on_grid(times, kind, position[-1] + 1 + np.arange(horizon))
+
+
+def grid_step(times: Times) -> tuple[str, float] | None:
+    """How far apart the steps of a regular grid are.
+
+    Args:
+        times: numbers or dates.
+
+    Returns:
+        ("months", how many), ("seconds", how many) or ("numbers", their distance); None for fewer
+        than two times or irregular ones.
+
+    Example:
+        >>> import pandas as pd
+        >>> from ssmlin.data.grids import grid_step
+        >>> grid_step(pd.date_range("2024-01-01", periods=4, freq="QS"))
+        ('months', 3.0)
+    """
+    found = _counted_grid(times)
+    if found is None:
+        return None
+    kind, _, step = found
+    if kind in ("numbers", "months") or not is_dates(times):
+        return kind, step
+    return "seconds", step / {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[times.unit]
+
+
+def first_place(times: Times) -> int:
+    """The number of the first step on the grid of all steps of this distance; 0 if it is not known.
+
+    Two tables of the same series, of which one begins later, have numbers as far apart as their
+    first steps are.
+
+    Args:
+        times: numbers or dates on a regular grid.
+
+    Example:
+        >>> import pandas as pd
+        >>> from ssmlin.data.grids import first_place
+        >>> months = pd.date_range("2024-01-01", periods=9, freq="MS")
+        >>> first_place(months[5:]) - first_place(months)
+        5
+    """
+    found = _counted_grid(times)
+    if found is None:
+        return 0
+    kind, counted, step = found
+    if kind == "numbers":
+        return int(np.floor(counted[0] / step + TOLERANCE))
+    return int(counted[0] // step)
+
+
+def _counted_grid(times: Times) -> tuple[str, np.ndarray, float] | None:
+    """In which ticks the times are on a grid, these ticks, and the step in them."""
+    found = _grid(times) if len(times) > 1 else None
+    if found is None:
+        return None
+    counted = ticks(times)[found[0]]
+    return found[0], counted, float(np.diff(counted).min())

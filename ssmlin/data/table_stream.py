@@ -123,6 +123,22 @@ class TableStream:
             raise ValueError("targets: expected at least one column, got none")
         self.power = tuple(power) or (1.0,) * len(self.targets)
 
+    def with_power(self, power: Sequence[float]) -> "TableStream":
+        """The same table, transformed by other powers."""
+        return TableStream(
+            self.path,
+            self.targets,
+            self.inputs,
+            self.time,
+            power=power,
+            chunk_rows=self.chunk_rows,
+            progress=self.progress,
+            encoding=self.encoding,
+            decimal=self.decimal,
+            thousands=self.thousands,
+            date_format=self.date_format,
+        )
+
     def pieces(self) -> Iterator[Piece]:
         """Read the table: transformed values and inputs, `chunk_rows` rows at a time."""
         chosen = [*self.targets, *self.inputs, *([] if self.time is None else [self.time])]

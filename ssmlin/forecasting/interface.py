@@ -5,7 +5,7 @@ predictive law given all earlier steps, and from any step on sampled paths of th
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -31,7 +31,7 @@ class Observed(NamedTuple):
         """A series, without inputs if none are given."""
         return cls(values, np.zeros((len(values), 0)) if inputs is None else inputs)
 
-    def until(self, end: int) -> "Observed":
+    def until(self, end: SupportsIndex) -> "Observed":
         """The first `end` steps."""
         return Observed(self.values[:end], self.inputs[:end])
 

@@ -1,6 +1,6 @@
 """Predictive distributions of a series: one class for all models, so that all are scored alike."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -53,16 +53,16 @@ class Predictive(NamedTuple):
         count = max(part.weights.shape[1] for part in parts)
         any_df = any(part.df is not None for part in parts)
 
-        def padded(x: np.ndarray, **options: Any) -> np.ndarray:
+        def widened(x: Float[np.ndarray, "T K ..."]) -> Float[np.ndarray, "T count ..."]:
             width = [(0, 0)] * x.ndim
             width[1] = (0, count - x.shape[1])
-            return np.pad(x, width, **options)
+            return np.pad(x, width, mode="edge")
 
-        weights = [padded(part.weights) for part in parts]
-        means = [padded(part.means, mode="edge") for part in parts]
-        scales = [padded(part.scales, mode="edge") for part in parts]
+        weights = [np.pad(w.weights, ((0, 0), (0, count - w.weights.shape[1]))) for w in parts]
+        means = [widened(part.means) for part in parts]
+        scales = [widened(part.scales) for part in parts]
         df = [
-            padded(np.full(part.weights.shape, np.inf) if part.df is None else part.df, mode="edge")
+            widened(np.full(part.weights.shape, np.inf) if part.df is None else part.df)
             for part in parts
         ]
         return Predictive(
@@ -90,7 +90,8 @@ class Predictive(NamedTuple):
     @property
     def mean(self) -> Float[np.ndarray, "T m"]:
         """E[y_t]."""
-        return np.einsum("tk,tkm->tm", self.weights, self.means)
+        mean: Float[np.ndarray, "T m"] = np.einsum("tk,tkm->tm", self.weights, self.means)
+        return mean
 
     @property
     def deviations(self) -> Float[np.ndarray, "T K m"]:
@@ -112,18 +113,24 @@ class Predictive(NamedTuple):
             student = student - 0.5 * (m * np.log(n * np.pi) + log_dets)
             student = student - 0.5 * (n + m) * np.log1p(squares / n)
             terms = np.where(np.isinf(self.df), terms, student)
-        return special.logsumexp(terms, b=self.weights, axis=1)
+        total: Float[np.ndarray, " T"] = special.logsumexp(terms, b=self.weights, axis=1)
+        return total
 
     def _standard_cdf(self, z: Float[np.ndarray, "T K m"]) -> Float[np.ndarray, "T K m"]:
         """Of single components."""
         if self.df is None:
-            return stats.norm.cdf(z)
-        return stats.t.cdf(z, self.df[:, :, None])
+            found: Float[np.ndarray, "T K m"] = stats.norm.cdf(z)
+        else:
+            found = stats.t.cdf(z, self.df[:, :, None])
+        return found
 
     def cdf(self, values: Float[np.ndarray, "T m"]) -> Float[np.ndarray, "T m"]:
         """Marginal distribution functions."""
         z = (values[:, None] - self.means) / self.deviations
-        return np.einsum("tk,tkm->tm", self.weights, self._standard_cdf(z))
+        found: Float[np.ndarray, "T m"] = np.einsum(
+            "tk,tkm->tm", self.weights, self._standard_cdf(z)
+        )
+        return found
 
     def quantile(self, level: float) -> Float[np.ndarray, "T m"]:
         """Marginal quantiles, by bisection where there are several components."""
@@ -137,7 +144,8 @@ class Predictive(NamedTuple):
                 middle = 0.5 * (low + high)
                 above = self.cdf(middle) > level
                 low, high = np.where(above, low, middle), np.where(above, middle, high)
-        return 0.5 * (low + high)
+        found: Float[np.ndarray, "T m"] = 0.5 * (low + high)
+        return found
 
     def sample(
         self, rng: np.random.Generator, num_samples: int
@@ -155,4 +163,7 @@ class Predictive(NamedTuple):
             ratio = np.where(np.isinf(df), 1.0, finite / rng.chisquare(finite))
             noise *= np.sqrt(ratio)[..., None]
         roots = np.linalg.cholesky(self.scales)[rows, which]
-        return self.means[rows, which] + np.einsum("tnij,tnj->tni", roots, noise)
+        drawn: Float[np.ndarray, "T n m"] = self.means[rows, which] + np.einsum(
+            "tnij,tnj->tni", roots, noise
+        )
+        return drawn

@@ -5,18 +5,14 @@ same way, to recompute one chunk at a time.
 """
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from ssmlin.inference.roots import symmetric_part
-
-
-def chunk_length(num_timesteps: int, length: int | None = None) -> int:
-    """The number of steps of a chunk: `length`, about √T if None, and between 1 and T."""
-    length = length or math.isqrt(max(num_timesteps - 1, 0)) + 1
-    return min(length, max(num_timesteps, 1))
 
 
 def pad_end(
@@ -30,15 +26,46 @@ def pad_end(
     return jnp.pad(x, widths, constant_values=value)
 
 
-def split(x: Shaped[Array, "T ..."], length: int) -> Shaped[Array, "chunks length ..."]:
-    """Cut the leading time axis into chunks; the last chunk is padded with zeros."""
-    x = pad_end(x, -x.shape[0] % length)
-    return x.reshape(x.shape[0] // length, length, *x.shape[1:])
+@dataclass(frozen=True)
+class Cut:
+    """How `num_timesteps` steps are cut into chunks of `length` steps."""
+
+    num_timesteps: int
+    length: int
+
+    @property
+    def num(self) -> int:
+        """The number of chunks."""
+        return -(-self.num_timesteps // self.length)
+
+    @property
+    def extra(self) -> int:
+        """The number of steps that the last chunk is padded with."""
+        return -self.num_timesteps % self.length
+
+    def split[T](self, tree: T) -> T:
+        """Cut the leading time axis of every array; the last chunk is padded with zeros."""
+
+        def one(x: Array) -> Array:
+            return pad_end(x, self.extra).reshape(self.num, self.length, *x.shape[1:])
+
+        chunks: T = jax.tree.map(one, tree)
+        return chunks
+
+    def join[T](self, tree: T) -> T:
+        """Undo :meth:`split`."""
+
+        def one(x: Array) -> Array:
+            return x.reshape(self.num * self.length, *x.shape[2:])[: self.num_timesteps]
+
+        joined: T = jax.tree.map(one, tree)
+        return joined
 
 
-def join(x: Shaped[Array, "chunks length ..."], num_timesteps: int) -> Shaped[Array, "T ..."]:
-    """Undo :func:`split`."""
-    return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])[:num_timesteps]
+def cut_time(num_timesteps: int, length: int | None = None) -> Cut:
+    """Cut into chunks of `length` steps, or of about √T steps if None, but at most T."""
+    length = length or math.isqrt(max(num_timesteps - 1, 0)) + 1
+    return Cut(num_timesteps, min(length, max(num_timesteps, 1)))
 
 
 def starting_with(

@@ -7,6 +7,9 @@ from jaxtyping import Array, Bool, Float, Int
 from ssmlin import _checks
 from ssmlin._typing import AnyArray
 
+#: The length of one sequence, or of every sequence of a batch.
+Length = int | np.int32 | np.int64 | Int[AnyArray, "*B"]
+
 
 def check_no_infinity(emissions: Float[Array, "..."]) -> None:
     """Raise ValueError if concrete emissions hold an infinity; NaN means missing."""
@@ -17,7 +20,7 @@ def check_no_infinity(emissions: Float[Array, "..."]) -> None:
 def observed_entries(
     emissions: Float[Array, "*B T m"],
     mask: Bool[AnyArray, "*B T"] | None,
-    length: int | Int[AnyArray, "*B"] | None,
+    length: Length | None,
     sizes: dict[str, int],
 ) -> Bool[Array, "*B T m"]:
     """Which entries were observed: not NaN, not masked and not padding.

@@ -1,4 +1,4 @@
-"""What filtering and smoothing return."""
+"""The posterior that the filters and smoothers return."""
 
 from typing import NamedTuple
 
@@ -6,12 +6,12 @@ from jaxtyping import Array, Float
 
 
 class PosteriorMatrixLGSSM(NamedTuple):
-    r"""Exact posterior of a :class:`ssmlin.lgssm.MatrixLGSSM`; what was not asked for is None.
+    r"""Exact posterior of a :class:`ssmlin.lgssm.MatrixLGSSM`; fields that were not kept are None.
 
     The law of S_t is MN(mean, Σ, covariance): Cov(vec_row S_t) = Σ ⊗ covariance, with Σ in
-    `row_cov`. Where single entries of the emissions are missing the rows no longer share their
-    covariance: then covariances are (T, m, d, d), one for each row of S_t and relative to Σ_ii,
-    and `emission_scales` is (T, m).
+    `row_cov`. If single entries of the emissions are missing, the rows no longer share their
+    covariance. Then covariances are (T, m, d, d), one for each row of S_t and relative to Σ_ii,
+    and `emission_scales` is (T, m). A batch adds a leading axis to every field.
 
     Attributes:
         marginal_loglik: log p(y_{1:T}), a scalar.
@@ -30,11 +30,11 @@ class PosteriorMatrixLGSSM(NamedTuple):
     marginal_loglik: Float[Array, ""]
     log_predictive: Float[Array, " T"]
     emission_means: Float[Array, "T m"]
-    emission_scales: Float[Array, " T"]
+    emission_scales: Float[Array, " T *rows"]
     row_cov: Float[Array, "m m"]
     filtered_means: Float[Array, "T m d"] | None = None
-    filtered_covariances: Float[Array, "T d d"] | None = None
+    filtered_covariances: Float[Array, "T *rows d d"] | None = None
     predicted_means: Float[Array, "T m d"] | None = None
-    predicted_covariances: Float[Array, "T d d"] | None = None
+    predicted_covariances: Float[Array, "T *rows d d"] | None = None
     smoothed_means: Float[Array, "T m d"] | None = None
-    smoothed_covariances: Float[Array, "T d d"] | None = None
+    smoothed_covariances: Float[Array, "T *rows d d"] | None = None

@@ -6,18 +6,19 @@ import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, PyTree
 
 from ssmlin._files import read_arrays, remove_leftovers, write_arrays
 
 _SECONDS_BETWEEN = 5.0
 
 
-def digest(tree: Any) -> str:
+def digest(tree: PyTree) -> str:
     """A hash of the structure and values of a pytree; of leaves that are no arrays, their repr.
 
     It is the same in every process: addresses in memory, which a repr may show, do not count.
@@ -33,15 +34,15 @@ def digest(tree: Any) -> str:
     return hashed.hexdigest()
 
 
-def _without_addresses(x: Any) -> str:
+def _without_addresses(x: object) -> str:
     return re.sub(r"\bat 0x[0-9a-f]+", "", repr(x))
 
 
-def _is_key(x: Any) -> bool:
+def _is_key(x: object) -> bool:
     return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
-def _to_numpy(x: Any) -> np.ndarray:
+def _to_numpy(x: ArrayLike) -> np.ndarray:
     """An array as NumPy's; a PRNG key by its data."""
     return np.asarray(jax.random.key_data(x) if _is_key(x) else x)
 
@@ -62,7 +63,7 @@ class Checkpoint:
     """
 
     def __init__(
-        self, directory: str | Path | None, name: str, arguments: Mapping[str, Any]
+        self, directory: str | Path | None, name: str, arguments: Mapping[str, PyTree]
     ) -> None:
         self._path: Path | None = None
         self._kind = f"checkpoint of {name}"
@@ -82,7 +83,7 @@ class Checkpoint:
         remove_leftovers(self._path)
         self._digests = {name: digest(value) for name, value in arguments.items()}
 
-    def load(self, like: Any) -> Any | None:
+    def load[S: PyTree](self, like: S) -> S | None:
         """The state the file holds, or None if there is none yet.
 
         Args:
@@ -102,8 +103,8 @@ class Checkpoint:
             raise ValueError(
                 f"checkpoint_dir: expected a file that can be read, got {self._path} ({error})"
             ) from error
-        found = description.get("arguments", {})
-        changed = [name for name in self._digests if self._digests[name] != found.get(name)]
+        recorded = description.get("arguments", {})
+        changed = [name for name in self._digests if self._digests[name] != recorded.get(name)]
         if changed:
             raise ValueError(
                 f"checkpoint_dir: expected a checkpoint of this call, got one made with another "
@@ -114,9 +115,10 @@ class Checkpoint:
             _restored(arrays.get(f"{i:04d}"), leaf, self._path) for i, leaf in enumerate(leaves)
         ]
         self._has_file = True
-        return jax.tree.unflatten(structure, loaded)
+        state: S = jax.tree.unflatten(structure, loaded)
+        return state
 
-    def save(self, state: Any, *, force: bool = False) -> None:
+    def save(self, state: PyTree, *, force: bool = False) -> None:
         """Write the state, unless the last writing is only seconds ago.
 
         Where the first writing fails it raises, since nothing is lost yet; where a later one does,
@@ -157,7 +159,7 @@ class Checkpoint:
         self._saved_at = time.monotonic()
 
 
-def _restored(x: np.ndarray | None, like: Any, path: Path) -> Any:
+def _restored(x: np.ndarray | None, like: ArrayLike, path: Path) -> Array:
     """An array of the file in place of `like`."""
     reference = _to_numpy(like)
     if x is None or x.dtype != reference.dtype or x.ndim != reference.ndim:

@@ -8,79 +8,59 @@ filter, that is the disturbance smoother of its adjoint, which needs no lag-one 
 at singular noise, too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from ssmlin import _checks
 from ssmlin._progress import progress_bar
 from ssmlin.learning.checkpoint import Checkpoint
 from ssmlin.learning.log_posterior import (
+    Position,
     Problem,
     Target,
     check_observed,
     choose,
     property_leaves,
-    seen_by,
 )
+from ssmlin.learning.models import EMModel, seen_by
+from ssmlin.learning.quasi_newton import minimise
 
 
-@runtime_checkable
-class EMModel(Protocol):
-    """What `fit_em` needs of a model."""
-
-    def log_prior(self, params: Any) -> Array:
-        """Log prior density of the constrained parameters."""
-
-    def log_predictive(self, params: Any, emissions: Array, inputs: Any) -> Float[Array, " T"]:
-        """Log p(y_t | y_{1:t-1}) of every step of one sequence, zero where nothing is observed."""
-
-    def closed_form_blocks(self, params: Any) -> Sequence[Sequence[str]]:
-        """Blocks of parameters, by path, that have closed-form updates; the others have none."""
-
-    def closed_form_update(
-        self,
-        params: Any,
-        score: Any,
-        names: Sequence[str],
-        emissions: Float[Array, "B T m"],
-        inputs: Any,
-        use_prior: bool,
-    ) -> Any:
-        """Maximise the expected complete-data log posterior over `names`, given the others."""
-
-
-class _State(NamedTuple):
+class EMCheckpoint[P](NamedTuple):
     """All that EM needs to go on."""
 
-    params: Any
+    params: P
     log_probs: Float[Array, " iterations"]
 
 
-@partial(jax.jit, static_argnames=("target", "blocks", "gradient_steps", "use_prior"))
-def _iteration(
+@partial(jax.jit, static_argnames=("model", "target", "blocks", "gradient_steps", "use_prior"))
+def _iteration[P](
     problem: Problem,
+    model: EMModel[P],
     target: Target,
     blocks: tuple[tuple[str, ...], ...],
     gradient_steps: int,
     use_prior: bool,
-) -> tuple[Any, Array]:
+) -> tuple[P, Float[Array, ""]]:
     """One iteration: new parameters, and the objective at the old ones."""
-    model: Any = target.model
 
-    def log_likelihood(params: Any) -> Array:
-        terms = jax.vmap(lambda y, u: model.log_predictive(params, y, u))
-        return terms(problem.emissions, problem.inputs).sum()
+    def log_likelihood(params: P) -> Array:
+        terms: Array = jax.vmap(lambda y, u: model.log_predictive(params, y, u))(
+            problem.emissions, problem.inputs
+        )
+        return terms.sum()
 
-    params, before = problem.params, None
+    params = problem.params
+    before: Array | None = None
     for names in blocks:
-        value, score = jax.value_and_grad(log_likelihood)(params)
+        value_and_score: Callable[[P], tuple[Array, P]] = jax.value_and_grad(log_likelihood)
+        value, score = value_and_score(params)
         before = value if before is None else before
         params = model.closed_form_update(
             params, score, names, problem.emissions, problem.inputs, use_prior=use_prior
@@ -94,42 +74,31 @@ def _iteration(
     return params, before
 
 
-def _ascend(problem: Problem, target: Target, steps: int, use_prior: bool) -> Any:
+def _ascend(problem: Problem, target: Target, steps: int, use_prior: bool) -> PyTree:
     """A few quasi-Newton steps; not taken unless they gain.
 
     They move what has no closed form, and the rest too: closed forms crawl near a noise of zero.
     """
 
-    def loss(position: Any) -> Array:
+    def loss(position: Position) -> Array:
         value = target.log_likelihood(position, problem)
         if use_prior:
             value = value + target.model.log_prior(target.params(position, problem))
         return -value
 
-    optimizer = optax.lbfgs()
-    value_and_grad = optax.value_and_grad_from_state(loss)
-
-    def step(carry: Any, _: None) -> tuple[Any, None]:
-        position, state = carry
-        value, grad = value_and_grad(position, state=state)
-        updates, state = optimizer.update(
-            grad, state, position, value=value, grad=grad, value_fn=loss
-        )
-        return (optax.apply_updates(position, updates), state), None
-
     start = target.position(problem)
-    (end, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), None, length=steps)
+    end = minimise(loss, start, num_steps=steps)
     gains = loss(end) < loss(start)  # False for NaN
     moved = target.params(end, problem)
     return jax.tree.map(lambda new, old: jnp.where(gains, new, old), moved, problem.params)
 
 
-def fit_em(
-    model: EMModel,
-    params: Any,
-    props: Any,
+def fit_em[P](
+    model: EMModel[P],
+    params: P,
+    props: P,
     emissions: Float[Array, "B T m"],
-    inputs: Any = None,
+    inputs: PyTree = None,
     num_iters: int = 50,
     *,
     print_every: int = 1,
@@ -137,7 +106,7 @@ def fit_em(
     use_prior: bool = True,
     checkpoint_dir: str | Path | None = None,
     progress: bool = True,
-) -> tuple[Any, Float[Array, " num_iters"]]:
+) -> tuple[P, Float[Array, " num_iters"]]:
     """Maximise the log posterior by expectation conditional maximisation; it never decreases.
 
     Every iteration maximises the expected complete-data log posterior over the blocks of
@@ -182,7 +151,7 @@ def fit_em(
         for names in model.closed_form_blocks(params)
         if (chosen := tuple(name for name in names if name in trainable))
     )
-    target: Any = Target(model, trainable)
+    target = Target(model, trainable)
     problem = Problem(params, props, emissions, inputs)
     checkpoint = Checkpoint(
         checkpoint_dir,
@@ -196,7 +165,7 @@ def fit_em(
             "options": (gradient_steps, use_prior),
         },
     )
-    state = _State(params, jnp.zeros(0, emissions.dtype))
+    state = EMCheckpoint(params, jnp.zeros(0, emissions.dtype))
     loaded = checkpoint.load(state)
     state = state if loaded is None else loaded
     checkpoint.save(state, force=loaded is None)
@@ -204,8 +173,9 @@ def fit_em(
         task = bar.add_task("em", total=num_iters, completed=len(state.log_probs), note="")
         while len(state.log_probs) < num_iters:
             new, log_prob = _iteration(
-                problem._replace(params=state.params), target, blocks, gradient_steps, use_prior
-            )
+                problem._replace(params=state.params), model, target, blocks, gradient_steps,
+                use_prior,
+            )  # fmt: skip
             # Under a trace, as of vmap, there is nothing to look at or to show.
             known = _checks.is_concrete(log_prob)
             if known and len(state.log_probs) == 0 and not jnp.isfinite(log_prob):
@@ -214,7 +184,7 @@ def fit_em(
                     "check params, emissions and inputs"
                 )
             log_probs = jnp.append(state.log_probs, log_prob.astype(emissions.dtype))
-            state = _State(new, log_probs)
+            state = EMCheckpoint(new, log_probs)
             checkpoint.save(state, force=len(log_probs) == num_iters)
             if known and (len(log_probs) % print_every == 0 or len(log_probs) == num_iters):
                 bar.update(task, completed=len(log_probs), note=f"{float(log_prob):.4f}")

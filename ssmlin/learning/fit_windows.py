@@ -4,39 +4,41 @@ import warnings
 from collections.abc import Callable, Iterable
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from dynamax.parameters import from_unconstrained, to_unconstrained
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from ssmlin import _checks
 from ssmlin._progress import progress_bar
+from ssmlin._typing import AnyArray
 from ssmlin.learning.checkpoint import Checkpoint
-from ssmlin.learning.log_posterior import property_leaves, seen_by, strong
-from ssmlin.learning.sgd import WindowedModel
+from ssmlin.learning.log_posterior import property_leaves, strong
+from ssmlin.learning.models import WindowedModel, seen_by
 
-Window = tuple[Any, Any]  # emissions (W, m) and inputs (W, p), of JAX or NumPy
+#: Emissions (W, m) and inputs with a leading axis of W.
+Window = tuple[Float[AnyArray, "W m"], PyTree]
 
 
-class _Stream(NamedTuple):
+class StreamState(NamedTuple):
     """All that the next window needs."""
 
-    params: Any
-    optimizer_state: Any
-    law: Any
+    params: PyTree
+    optimizer_state: optax.OptState
+    law: PyTree
     window: Int[Array, ""]
     bad_steps: Int[Array, ""]
 
 
-class _Run(NamedTuple):
-    """All that a checkpoint holds."""
+class StreamCheckpoint(NamedTuple):
+    """All that a checkpoint of a fit by windows holds."""
 
-    stream: _Stream
-    log_densities: Any
+    stream: StreamState
+    log_densities: Float[np.ndarray, "num_epochs num_windows"] | Array
 
 
 @cache
@@ -49,19 +51,19 @@ def decaying_adam(num_steps: int) -> optax.GradientTransformation:
 
 @partial(jax.jit, static_argnames=("model", "optimizer"))
 def _advance(
-    stream: _Stream,
-    model: Any,
-    optimizer: Any,
-    props: Any,
+    stream: StreamState,
+    model: WindowedModel[PyTree, PyTree],
+    optimizer: optax.GradientTransformation,
+    props: PyTree,
     window: Window,
     is_first: Array,
     num_values: Array,
-) -> tuple[_Stream, Array]:
+) -> tuple[StreamState, Array]:
     """Predict a window, then take a gradient step on it."""
-    emissions, inputs = window
+    emissions, inputs = jnp.asarray(window[0]), window[1]
     count = jnp.sum(~jnp.isnan(emissions))
 
-    def loss(unconstrained: Any) -> tuple[Array, tuple[Array, Any]]:
+    def loss(unconstrained: PyTree) -> tuple[Array, tuple[Array, PyTree]]:
         params = from_unconstrained(unconstrained, props)
         first = model.initial_law(params)
         law = jax.tree.map(lambda x, y: jnp.where(is_first, x, y), first, stream.law)
@@ -73,22 +75,22 @@ def _advance(
     (value, (total, law)), grad = jax.value_and_grad(loss, has_aux=True)(stream.params)
     finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(grad))
 
-    def move(stream: _Stream) -> _Stream:
+    def move(stream: StreamState) -> StreamState:
         updates, state = optimizer.update(grad, stream.optimizer_state, stream.params)
         params = optax.apply_updates(stream.params, updates)
         return stream._replace(params=params, optimizer_state=state, law=law)
 
-    def stay(stream: _Stream) -> _Stream:
+    def stay(stream: StreamState) -> StreamState:
         return stream._replace(bad_steps=stream.bad_steps + 1)
 
     stream = jax.lax.cond(finite, move, stay, stream)
     return strong(stream._replace(window=stream.window + 1)), total
 
 
-def fit_stream(
-    model: WindowedModel,
-    params: Any,
-    props: Any,
+def fit_stream[P](
+    model: WindowedModel[P, PyTree],
+    params: P,
+    props: P,
     windows: Callable[[], Iterable[Window]],
     num_windows: int,
     num_values: int,
@@ -96,7 +98,7 @@ def fit_stream(
     num_epochs: int = 1,
     checkpoint_dir: str | Path | None = None,
     progress: bool = True,
-) -> tuple[Any, Float[np.ndarray, "num_epochs num_windows"]]:
+) -> tuple[P, Float[np.ndarray, "num_epochs num_windows"]]:
     r"""Minimise the negative log posterior over a long series that is read window by window.
 
     A gradient step sees one window and starts from the filter's law at the end of the window
@@ -136,8 +138,8 @@ def fit_stream(
         >>> model = ssmlin.LinearAttentionSSM("bayesian_memory", 1, 0, 1)
         >>> params, props = model.initialize()
         >>> read = lambda: ((y[i : i + 20], jnp.zeros((20, 0))) for i in (0, 20, 40))
-        >>> params, found = fit_stream(model, params, props, read, 3, 60, progress=False)
-        >>> found.shape
+        >>> params, log_densities = fit_stream(model, params, props, read, 3, 60, progress=False)
+        >>> log_densities.shape
         (1, 3)
     """
     for name, value in (("num_windows", num_windows), ("num_values", num_values),
@@ -150,7 +152,7 @@ def fit_stream(
     unconstrained = to_unconstrained(params, props)
     zero = jnp.zeros((), int)
     law = model.initial_law(params)
-    start = strong(_Stream(unconstrained, optimizer.init(unconstrained), law, zero, zero))
+    start = strong(StreamState(unconstrained, optimizer.init(unconstrained), law, zero, zero))
     checkpoint = Checkpoint(
         checkpoint_dir,
         "fit_stream",
@@ -162,7 +164,7 @@ def fit_stream(
             "num_epochs": num_epochs,
         },
     )
-    run = _Run(start, np.full((num_epochs, num_windows), np.nan))
+    run = StreamCheckpoint(start, np.full((num_epochs, num_windows), np.nan))
     loaded = checkpoint.load(run)
     run = run if loaded is None else loaded
     stream, log_densities = run.stream, np.array(run.log_densities)
@@ -171,10 +173,10 @@ def fit_stream(
         done = int(stream.window)
         task = bar.add_task("fit", total=total, completed=done, note="")
         for epoch in range(done // num_windows, num_epochs):
-            found = 0
+            num_read = 0
             for number, window in enumerate(windows()):
-                found += 1
-                if found > num_windows:
+                num_read += 1
+                if num_read > num_windows:
                     break
                 if epoch * num_windows + number < done:
                     continue  # was fitted before the run was stopped
@@ -183,15 +185,16 @@ def fit_stream(
                     stream, model, optimizer, props, window, jnp.asarray(number == 0), count
                 )
                 log_densities[epoch, number] = value
-                checkpoint.save(_Run(stream, log_densities))
+                checkpoint.save(StreamCheckpoint(stream, log_densities))
                 bar.update(task, advance=1, note=f"log density {float(value):.1f}")
-            if found != num_windows:
-                raise ValueError(f"windows: expected {num_windows} windows, got {found} or more")
-    checkpoint.save(_Run(stream, log_densities), force=True)
+            if num_read != num_windows:
+                raise ValueError(f"windows: expected {num_windows} windows, got {num_read} or more")
+    checkpoint.save(StreamCheckpoint(stream, log_densities), force=True)
     if (bad_steps := int(stream.bad_steps)) > 0:
         warnings.warn(
             f"{bad_steps} windows had a loss or gradient that was not finite and were passed over",
             RuntimeWarning,
             stacklevel=2,
         )
-    return from_unconstrained(stream.params, props), log_densities
+    fitted: P = from_unconstrained(stream.params, props)
+    return fitted, log_densities

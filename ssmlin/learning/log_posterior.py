@@ -2,29 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from dynamax.parameters import ParameterProperties
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from ssmlin import _checks
+from ssmlin.learning.models import StepwiseModel
 
 #: Unconstrained values of the chosen parameters, by path.
 Position = dict[str, Array]
-
-
-@runtime_checkable
-class StepwiseModel(Protocol):
-    """What fitting and sampling need of a model."""
-
-    def log_prior(self, params: Any) -> Array:
-        """Log prior density of the constrained parameters."""
-
-    def log_predictive(self, params: Any, emissions: Array, inputs: Any) -> Float[Array, " T"]:
-        """Log p(y_t | y_{1:t-1}) of every step of one sequence, zero where nothing is observed."""
 
 
 class Problem(NamedTuple):
@@ -37,15 +27,10 @@ class Problem(NamedTuple):
         inputs: None or inputs with leading axes (B, T).
     """
 
-    params: Any
-    props: Any
+    params: PyTree
+    props: PyTree
     emissions: Float[Array, "B T m"]
-    inputs: Any
-
-
-def seen_by(model: Any, emissions: Any) -> Any:
-    """The model for these data, if it asks what is missing of them before they are traced."""
-    return model.given_missing(emissions) if hasattr(model, "given_missing") else model
+    inputs: PyTree
 
 
 def check_observed(emissions: Float[Array, "..."]) -> None:
@@ -57,23 +42,72 @@ def check_observed(emissions: Float[Array, "..."]) -> None:
         )
 
 
-def paths(params: Any) -> list[str]:
+def paths(params: PyTree) -> list[str]:
     """The path of every parameter, "tokens.alpha.value" for one."""
     leaves, _ = jax.tree.flatten_with_path(params)
     return [".".join(str(getattr(k, "name", getattr(k, "key", k))) for k in p) for p, _ in leaves]
 
 
-def property_leaves(props: Any) -> list[ParameterProperties]:
+def variable_name(path: str) -> str:
+    """The name in a DataTree: "tokens.alpha.value" is alpha, "regression.bias" regression_bias.
+
+    What is the main parameter of its part has the part's name: "process_noise.scale" is
+    process_noise, and "row_cov.covariance" row_cov.
+    """
+    parts = path.split(".")
+    if parts[0] == "tokens":
+        parts = parts[1:]
+    if parts[-1] in ("value", "scale", "covariance"):
+        parts = parts[:-1]
+    return "_".join(parts)
+
+
+def property_leaves(props: PyTree) -> list[ParameterProperties]:
     """The properties in the order of the parameters."""
-    return jax.tree.leaves(props, is_leaf=lambda x: isinstance(x, ParameterProperties))
+    leaves: list[ParameterProperties] = jax.tree.leaves(
+        props, is_leaf=lambda x: isinstance(x, ParameterProperties)
+    )
+    return leaves
 
 
-def strong(tree: Any) -> Any:
+def num_trainable(params: PyTree, props: PyTree) -> int:
+    """How many numbers are fitted: the sizes of the trainable parameters, added up.
+
+    Args:
+        params: parameters.
+        props: matching properties.
+
+    Returns:
+        A count.
+
+    Raises:
+        ValueError: properties that do not match the parameters.
+
+    Example:
+        >>> import ssmlin
+        >>> from ssmlin.learning import num_trainable
+        >>> model = ssmlin.LinearAttentionSSM("mamba2", 1, 0, 2, gates="constant")
+        >>> num_trainable(*model.initialize())
+        11
+    """
+    leaves, properties = jax.tree.leaves(params), property_leaves(props)
+    if len(leaves) != len(properties):
+        raise ValueError(
+            f"props: expected properties matching the {len(leaves)} arrays of params, got "
+            f"{len(properties)}"
+        )
+    return sum(
+        int(np.size(x)) for x, prop in zip(leaves, properties, strict=True) if prop.trainable
+    )
+
+
+def strong[T: PyTree](tree: T) -> T:
     """Arrays of the same values whose types a scan can carry."""
-    return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), tree)
+    arrays: T = jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), tree)
+    return arrays
 
 
-def choose(params: Any, props: Any, variables: Sequence[str] | None) -> tuple[str, ...]:
+def choose(params: PyTree, props: PyTree, variables: str | Sequence[str] | None) -> tuple[str, ...]:
     """Paths of the trainable parameters that are named, or of all.
 
     A name is a path, or any part of it: "alpha" is the gate α with its weights, "tokens" all
@@ -90,13 +124,13 @@ def choose(params: Any, props: Any, variables: Sequence[str] | None) -> tuple[st
         return tuple(trainable)
     chosen: set[str] = set()
     for name in [variables] if isinstance(variables, str) else variables:
-        found = {path for path in trainable if path == name or name in path.split(".")}
-        if not found:
+        named = {path for path in trainable if path == name or name in path.split(".")}
+        if not named:
             raise ValueError(
                 f"variables: expected names of trainable parameters, which are "
                 f"{', '.join(trainable)}; got {name!r}"
             )
-        chosen |= found
+        chosen |= named
     return tuple(path for path in trainable if path in chosen)
 
 
@@ -108,7 +142,7 @@ class Target:
     log p(y | θ) + log p(θ) + log |df/dx|.
     """
 
-    model: StepwiseModel
+    model: StepwiseModel[PyTree]
     names: tuple[str, ...]
 
     def position(self, problem: Problem) -> Position:
@@ -119,7 +153,7 @@ class Target:
             if path in self.names
         }
 
-    def params(self, position: Position, problem: Problem) -> Any:
+    def params(self, position: Position, problem: Problem) -> PyTree:
         """The constrained parameters at a position."""
         leaves = [
             self._constrain(prop, position[path]) if path in position else value
@@ -144,9 +178,10 @@ class Target:
     def log_predictive(self, position: Position, problem: Problem) -> Float[Array, "B T"]:
         """Log predictive density of every step."""
         params = self.params(position, problem)
-        return jax.vmap(lambda y, u: self.model.log_predictive(params, y, u))(
+        terms: Array = jax.vmap(lambda y, u: self.model.log_predictive(params, y, u))(
             problem.emissions, problem.inputs
         )
+        return terms
 
     def log_likelihood(self, position: Position, problem: Problem) -> Float[Array, ""]:
         """Log p(y | θ), the states integrated out."""

@@ -82,7 +82,10 @@ class GatedDeltaNet2(Mechanism):
     eigenvalues of A_t are real and in [0, 1] ([-1, 1] with negative eigenvalues, b in [0, 2]), but
     ‖A_t‖₂ may exceed 1. It is at most 2/√3 (√2 with negative eigenvalues): with c = k̂ᵀ(b ⊙ k̂), all
     but the plane of k̂ and b ⊙ k̂ is kept, and there the matrix is [[1 − c, 0], [−s, 1]] with
-    s² ≤ c(1 − c), or s² ≤ c(2 − c). With `write_noise` the errors are those of w ⊙ v.
+    s² ≤ c(1 − c), or s² ≤ c(2 − c).
+
+    With `write_noise` an error in v_i reaches row i with the factor w_i. All rows share one Q_t,
+    so it has the mean square ω² of these factors: B_t is the product of w ⊙ v / ω and ω k̂ᵀ.
     """
 
     name = "gated_deltanet2"
@@ -103,7 +106,10 @@ class GatedDeltaNet2(Mechanism):
 
     def drift(self, tokens: Tokens) -> LowRank:
         """The gated value w ⊙ v, under the normalised key."""
-        return LowRank(_column(tokens.write * tokens.values), _column(unit(tokens.keys)))
+        square = jnp.mean(tokens.write**2, axis=-1, keepdims=True)
+        size = jnp.sqrt(jnp.where(square > 0, square, 1.0))
+        right = jnp.where(square > 0, size, 0.0) * unit(tokens.keys)
+        return LowRank(_column(tokens.write * tokens.values / size), _column(right))
 
 
 @dataclass(frozen=True)

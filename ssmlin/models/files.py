@@ -24,6 +24,8 @@ from ssmlin.models.regression import REGRESSIONS
 from ssmlin.models.row_covariance import ROW_COVS
 
 _KIND = "model"
+#: What the names of further arrays begin with.
+_FURTHER = "further."
 
 #: The parts that a file can hold: those of which a kind has a name.
 _NAMED_PARTS: Mapping[str, Mapping[str, Part]] = {
@@ -39,29 +41,42 @@ def save(
     params: ParamsLinearAttentionSSM,
     props: ParamsLinearAttentionSSM | None = None,
     notes: Mapping[str, Any] | None = None,
+    arrays: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """Write a model and its parameters; see :meth:`ssmlin.LinearAttentionSSM.save`."""
+    """Write a model, its parameters and further arrays; see :meth:`LinearAttentionSSM.save`."""
     fields = mechanism_fields(model.mechanism)
     if type(model) is not LinearAttentionSSM or type(model.prior) is not ShrinkagePrior:
         raise ValueError(
             "model: expected a LinearAttentionSSM with a ShrinkagePrior, got "
             f"{type(model).__name__} with {type(model.prior).__name__}"
         )
-    arrays = {name: np.asarray(x) for name, x in _by_path(params).items()}
-    _check_shapes("params", model, arrays)
+    own = {name: np.asarray(x) for name, x in _by_path(params).items()}
+    _check_shapes("params", model, own)
     flags = [p.trainable for p in property_leaves(model.param_props if props is None else props)]
-    if len(flags) != len(arrays):
+    if len(flags) != len(own):
         raise ValueError(
-            f"props: expected properties of the {len(arrays)} parameters, got {len(flags)}"
+            f"props: expected properties of the {len(own)} parameters, got {len(flags)}"
         )
-    trainable = dict(zip(arrays, flags, strict=True))
+    trainable = dict(zip(own, flags, strict=True))
     description = {
         "settings": _settings(model),
         "mechanism": fields,
         "trainable": trainable,
         "notes": dict(notes or {}),
     }
-    write_arrays(Path(path), _KIND, arrays, description)
+    further = {_FURTHER + name: np.ascontiguousarray(x) for name, x in (arrays or {}).items()}
+    write_arrays(Path(path), _KIND, own | further, description)
+
+
+def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """The further arrays in a file of a model.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is damaged, or holds something else.
+    """
+    arrays = read_arrays("path", Path(path), _KIND)[0]
+    return {k.removeprefix(_FURTHER): x for k, x in arrays.items() if k.startswith(_FURTHER)}
 
 
 def load_notes(path: str | Path) -> dict[str, Any]:
@@ -106,6 +121,7 @@ def load(
         'mamba2'
     """
     arrays, description = read_arrays("path", Path(path), _KIND)
+    arrays = {name: x for name, x in arrays.items() if not name.startswith(_FURTHER)}
     name = description.get("settings", {}).get("mechanism")
     if isinstance(name, str) and name not in MECHANISMS:
         raise ValueError(

@@ -1,17 +1,17 @@
 """Fitting the model: the recommended recipe, gradient steps from several starts, missing lags."""
 
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float
 
 from ssmlin import _checks, learning
-from ssmlin.learning import FitHistory
-from ssmlin.learning.log_posterior import property_leaves
-from ssmlin.learning.sgd import train_part
+from ssmlin.learning import FitHistory, QuasiNewton, property_leaves, train_part
 from ssmlin.models.parameters import ParamsLinearAttentionSSM
 
 if TYPE_CHECKING:
@@ -20,21 +20,24 @@ if TYPE_CHECKING:
 #: How often a fit with missing lags draws them anew, and how many draws it then fits together.
 _ROUNDS, _COPIES = 3, 4
 
+#: Warnings are attributed to the caller's file, not to one in here.
+_PACKAGE = str(Path(learning.__file__).parents[1])
+
 
 def fit(
     model: "LinearAttentionSSM",
     emissions: Float[Array, "T m"] | Float[Array, "B T m"],
-    inputs: Float[Array, "T p"] | Float[Array, "B T p"] | None = None,
-    key: Array | None = None,
+    inputs: Float[Array, "T p"] | Float[Array, "B T p"] | None,
+    key: Array | None,
     *,
-    validation_fraction: float = 0.2,
-    num_epochs: int = 500,
-    patience: int = 50,
-    optimizer: optax.GradientTransformation | None = None,
-    window_size: int | None = None,
-    num_restarts: int = 1,
-    checkpoint_dir: str | Path | None = None,
-    progress: bool = True,
+    validation_fraction: float,
+    num_epochs: int,
+    patience: int,
+    optimizer: optax.GradientTransformation | None,
+    window_size: int | None,
+    num_restarts: int,
+    checkpoint_dir: str | Path | None,
+    progress: bool,
 ) -> tuple[ParamsLinearAttentionSSM, FitHistory]:
     """Fit by the recommended recipe; see :meth:`LinearAttentionSSM.fit`."""
     if not 0 < validation_fraction < 1:
@@ -42,16 +45,14 @@ def fit(
             f"validation_fraction: expected a number in (0, 1), got {validation_fraction}"
         )
     y, u = model._check_batch(emissions, inputs, missing_lags=True)
-    options: dict[str, Any] = {
-        "optimizer": optimizer,
-        "window_size": window_size,
-        "progress": progress,
-    }
+    if optimizer is None and window_size is None:
+        optimizer = learning.lbfgs()
     first = train_part(y, validation_fraction)
     lacks_lags = model._lacks_lags(u)
     begin, props = model.initialize(key, emissions=first, inputs=u)
-    part_params, params = begin, None
-    part = whole = (y, u, 1)
+    part_params, params, history = begin, None, None
+    part = whole = Completed(y, u, 1)
+    limited = False
     for number in range(_ROUNDS if lacks_lags else 1):
         draw_key = jax.random.fold_in(jax.random.key(1) if key is None else key, 1000 + number)
         part_key, whole_key = jax.random.split(draw_key)
@@ -63,41 +64,79 @@ def fit(
 
         if lacks_lags:
             part = _completed(model, part_key, part_params, first, u, judged_by=y)
-        history: Any
         part_params, history = fit_sgd(
             model,
             begin,
             props,
-            *part,
+            part,
+            optimizer=optimizer,
             num_epochs=num_epochs,
             key=key,
             validation_fraction=validation_fraction,
             patience=patience,
+            window_size=window_size,
             num_restarts=num_restarts,
             checkpoint_dir=folder("validation"),
-            **options,
+            progress=progress,
         )
+        limited |= _ran_out(history, num_epochs)
         best = history.restart
         start, _ = model.initialize(_start_key(key, best), emissions=y, inputs=u)
         if history.best_epoch == 0:
-            return start, history
+            params = start
+            break
         if lacks_lags:
             whole = _completed(model, whole_key, start if params is None else params, y, u)
         # Parameters are judged at the start of an epoch: one more, and those after the best
         # number of epochs are among them.
-        params, _ = fit_sgd(
+        to_the_end = isinstance(optimizer, QuasiNewton) and _is_end(history)
+        params, second = fit_sgd(
             model,
             start,
             props,
-            *whole,
-            num_epochs=history.best_epoch + 1,
+            whole,
+            optimizer=optimizer,
+            num_epochs=num_epochs if to_the_end else history.best_epoch + 1,
             validation_fraction=0.0,
             patience=None,
+            window_size=window_size,
             checkpoint_dir=folder(f"all_steps-{best}"),
-            **options,
+            progress=progress,
         )
-    assert params is not None
+        limited |= to_the_end and _ran_out(second, num_epochs)
+    assert params is not None and history is not None
+    if limited:
+        warnings.warn(
+            f"num_epochs: the fit was still improving when it stopped after {num_epochs} epochs; "
+            "give a larger num_epochs",
+            RuntimeWarning,
+            skip_file_prefixes=(_PACKAGE,),
+        )
     return params, history
+
+
+def _is_end(history: FitHistory) -> bool:
+    """Whether the fit has converged and the parameters of its end are the best."""
+    return history.converged and history.best_epoch == int(np.argmin(history.losses))
+
+
+def _ran_out(history: FitHistory, num_epochs: int) -> bool:
+    """Whether the fit was stopped by the number of epochs."""
+    return len(history.losses) == num_epochs and not history.converged
+
+
+class Completed(NamedTuple):
+    """A batch of sequences whose lags are known.
+
+    Attributes:
+        emissions: NaN means missing.
+        inputs: without missing values.
+        copies: how often every sequence is in the batch, with other draws of what is missing.
+    """
+
+    emissions: Float[Array, "B T m"]
+    inputs: Float[Array, "B T p"]
+    copies: int
 
 
 def _completed(
@@ -107,8 +146,8 @@ def _completed(
     emissions: Float[Array, "B T m"],
     inputs: Float[Array, "B T p"],
     judged_by: Float[Array, "B T m"] | None = None,
-) -> tuple[Array, Array, int]:
-    """Several completed data sets as one batch, and how often every sequence is in it.
+) -> Completed:
+    """Several completed data sets as one batch.
 
     With `judged_by` the steps after `emissions` end are those that are observed there: only
     their lags are drawn, and without a look at them.
@@ -118,23 +157,29 @@ def _completed(
         ys = jnp.where(jnp.isnan(ys), judged_by, ys)
         if model.row_cov.structure == "full":  # whose rows cannot be missing in part
             ys = jnp.where(jnp.isnan(ys).any(axis=-1, keepdims=True), jnp.nan, ys)
-    return ys.reshape(-1, *ys.shape[2:]), us.reshape(-1, *us.shape[2:]), _COPIES
+    return Completed(ys.reshape(-1, *ys.shape[2:]), us.reshape(-1, *us.shape[2:]), _COPIES)
 
 
 def fit_sgd(
     model: "LinearAttentionSSM",
     params: ParamsLinearAttentionSSM,
     props: ParamsLinearAttentionSSM,
-    emissions: Float[Array, "B T m"],
-    inputs: Float[Array, "B T p"],
-    copies: int,
+    data: Completed,
     *,
+    optimizer: optax.GradientTransformation | None,
+    batch_size: int | None = None,
+    num_epochs: int,
+    shuffle: bool = False,
     key: Array | None = None,
     validation_fraction: float,
+    patience: int | None,
+    window_size: int | None,
     num_restarts: int = 1,
-    **options: Any,
+    checkpoint_dir: str | Path | None,
+    progress: bool,
 ) -> tuple[ParamsLinearAttentionSSM, FitHistory]:
-    """Gradient steps where every sequence stands `copies` times, each with its share."""
+    """Gradient steps where each copy of a sequence counts its share; starts are made here."""
+    emissions, inputs, copies = data
     if _checks.positive_int("num_restarts", num_restarts) > 1:
         first = train_part(emissions, validation_fraction)
         params = _starts(model, params, props, first, inputs, key, num_restarts)
@@ -144,11 +189,18 @@ def fit_sgd(
         props,
         emissions,
         inputs,
+        optimizer=optimizer,
+        batch_size=batch_size,
+        num_epochs=num_epochs,
+        shuffle=shuffle,
         key=key,
         validation_fraction=validation_fraction,
+        patience=patience,
+        window_size=window_size,
         num_restarts=num_restarts,
         prior_weight=copies,
-        **options,
+        checkpoint_dir=checkpoint_dir,
+        progress=progress,
     )
 
 

@@ -34,9 +34,12 @@ class Learning(Forecasting):
     ) -> tuple[ParamsLinearAttentionSSM, FitHistory]:
         """Fit by the recommended recipe, for a model that should predict unseen steps.
 
-        Start at the linear regression of the first part of every sequence, fit that part, and
-        stop where the last part is predicted best. Then start again with all steps and run for as
-        many epochs. So the last part is not used by what it judges, and no step is wasted.
+        Start at the linear regression of the first part of every sequence and fit that part by
+        L-BFGS, :func:`ssmlin.learning.lbfgs`, until it converges. Unless that overfits, the model
+        is then fitted to all steps until it converges. If it overfits, that is if it predicts the
+        last part clearly worse than parameters on the way, the fit to all steps ends after as many
+        epochs as were best, see :func:`ssmlin.learning.fit_sgd`. So the last part is not used by
+        what it judges, and no step is wasted. An epoch is one pass over the data.
 
         Where lags are missing they are integrated out by stochastic expectation maximisation: four
         completed data sets are drawn given the parameters, see :meth:`impute`, and fitted together,
@@ -48,9 +51,10 @@ class Learning(Forecasting):
             inputs: the inputs, likewise.
             key: a PRNG key for the start and the draws.
             validation_fraction: the share of steps, at the end, to stop by; in (0, 1).
-            num_epochs: at most so many epochs.
-            patience: epochs to wait for a lower score.
-            optimizer: any optax optimiser.
+            num_epochs: each fit has at most so many epochs.
+            patience: epochs to wait for a lower score, where the fit overfits.
+            optimizer: any optax optimiser; default L-BFGS, or Adam with `window_size`. Others than
+                ``ssmlin.learning.lbfgs()`` stop where the last part is predicted best.
             window_size: see :meth:`fit_sgd`.
             num_restarts: starts of the first fit, see :meth:`fit_sgd`; the second one starts like
                 the best of them.
@@ -65,14 +69,17 @@ class Learning(Forecasting):
             ValueError: an argument of the wrong shape or range.
             TypeError: an argument that is not of the expected type.
 
+        Warns:
+            RuntimeWarning: a fit that was still improving when it reached `num_epochs`.
+
         Example:
             >>> import jax.numpy as jnp, ssmlin
-            >>> y = jnp.sin(jnp.arange(40.0))[:, None]
+            >>> t = jnp.arange(40.0)[:, None]
+            >>> y = jnp.sin(t) + 0.1 * jnp.cos(t**2)
             >>> model = ssmlin.LinearAttentionSSM("bayesian_memory", 1, 2, 2, num_lags=2)
-            >>> params, history = model.fit(y, model.compute_inputs(y), num_epochs=20,
-            ...     progress=False)
-            >>> len(history.losses)
-            20
+            >>> params, history = model.fit(y, model.compute_inputs(y), progress=False)
+            >>> history.converged
+            True
         """
         y, u = self._check_batch(emissions, inputs, missing_lags=True)
         return fitting.fit(
@@ -149,9 +156,7 @@ class Learning(Forecasting):
             self,
             params,
             props,
-            y,
-            u,
-            1,
+            fitting.Completed(y, u, 1),
             optimizer=optimizer,
             batch_size=batch_size,
             num_epochs=num_epochs,

@@ -13,8 +13,7 @@ from tensorflow_probability.substrates.jax import distributions as tfd
 
 from ssmlin import _checks
 from ssmlin._typing import AnyArray
-from ssmlin.learning.log_posterior import paths, property_leaves
-from ssmlin.learning.posterior_sampling import variable_name
+from ssmlin.learning import paths, property_leaves, variable_name
 from ssmlin.models.construction import Construction
 from ssmlin.models.features import lagged_inputs
 from ssmlin.models.least_squares import autoregression_over_gaps, least_squares

@@ -133,9 +133,8 @@ def test_from_a_file_to_forecasts_and_draws(data, tmp_path):
     """Fit, forecast in the file's units, sample; the model remembers columns and scaling."""
     import arviz
 
-    import ssmlin
     from ssmlin.data import Scaling
-    from ssmlin.models import load_notes
+    from ssmlin.models import load, load_notes
 
     model, ahead, paths = tmp_path / "m.safetensors", tmp_path / "f.csv", tmp_path / "p.csv"
     options = ["--inputs", "u", "--time", "t", "--lags", "1", "--epochs", "30", "--quiet"]
@@ -174,7 +173,7 @@ def test_from_a_file_to_forecasts_and_draws(data, tmp_path):
     draws = arviz.from_netcdf(str(output))
     assert draws.posterior["alpha_t"].sizes == {"chain": 2, "draw": 40, "time": 90}
     assert draws.posterior["time"].values[-1] == 89
-    assert ssmlin.load(model)[0].num_lags == 1
+    assert load(model)[0].num_lags == 1
 
 
 def test_a_file_of_something_else_is_no_model(data):
@@ -297,8 +296,8 @@ def test_differences_and_streams_come_back_in_the_units_of_the_file(tmp_path, op
 def test_what_ctrl_c_stopped_goes_on(data, tmp_path, monkeypatch):
     import jax
 
-    import ssmlin
     from ssmlin.learning.checkpoint import Checkpoint
+    from ssmlin.models import load
 
     def fit(name):
         options = ["--lags", "1", "--epochs", "60", "--quiet"]
@@ -321,9 +320,7 @@ def test_what_ctrl_c_stopped_goes_on(data, tmp_path, monkeypatch):
     assert runner.invoke(app, fit("m.safetensors")).exit_code == 0
     assert not folder.exists()
     assert runner.invoke(app, fit("other.safetensors")).exit_code == 0
-    one, other = (
-        ssmlin.load(tmp_path / name)[1] for name in ("m.safetensors", "other.safetensors")
-    )
+    one, other = (load(tmp_path / name)[1] for name in ("m.safetensors", "other.safetensors"))
     for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         assert np.array_equal(x, y)
 

@@ -10,9 +10,11 @@ from typer.testing import CliRunner
 from ssmlin import LinearAttentionSSM
 from ssmlin.cli.app import app
 from ssmlin.cli.comparing import compare
-from ssmlin.cli.fitting import _load, _Request, fit, forecast, sample
+from ssmlin.cli.fitting import _load, fit, forecast, sample
 from ssmlin.cli.options import Reading, read
-from ssmlin.data import Scaling
+from ssmlin.forecasting import recipe
+from ssmlin.forecasting.fitting import RecipeFit
+from ssmlin.models import load_notes
 
 runner = CliRunner()
 NAMES = ("encoding", "decimal", "thousands", "date_format", "query", "table_name")
@@ -51,25 +53,29 @@ def test_what_is_in_doubt_ends_a_command_before_any_work(tmp_path, command, text
     assert [one.name for one in tmp_path.iterdir()] == ["data.csv"]
 
 
-def test_a_model_reads_the_next_file_as_it_read_the_first(tmp_path):
+def test_a_model_reads_the_next_file_as_it_read_the_first(tmp_path, monkeypatch):
     """Two days that alone can be read in two ways; an option that is given anew decides."""
     first, second = tmp_path / "first.csv", tmp_path / "second.csv"
     rows = [f"{day.strftime('%d/%m/%Y')};{i},5" for i, day in
             enumerate(pd.date_range("2020-01-20", periods=14))]  # fmt: skip
     first.write_text("\n".join(["t;y", *rows]), encoding="utf-16")
     second.write_text("\n".join(["t;y", *rows[-2:]]), encoding="utf-16")
-    reading = Reading(encoding="utf-16")
-    (columns,) = read(first, ["y"], [], "t", None, reading).values()
-    request = _Request(("y",), (), "t", None, "mamba2", 0, None, "none", 0, False, reading)
-    notes = request.notes({"": Scaling.fit(columns)}, columns.date_format)
+
+    def unfitted(*args, **kwargs):
+        model = LinearAttentionSSM("mamba2", 1, 0, 2)
+        return RecipeFit(model, model.initialize()[0], 0.0, 7)
+
+    monkeypatch.setattr(recipe, "fit_sequences", unfitted)
+    command = ["fit", first, "-y", "y", "--time", "t", "--encoding", "utf-16", "--transform",
+               "none", "--output", tmp_path / "model", "-q"]  # fmt: skip
+    result = runner.invoke(app, [str(word) for word in command])
+    assert result.exit_code == 0, result.output
+    notes = load_notes(tmp_path / "model")
     assert notes["reading"] == {"encoding": "utf-16", "date_format": "%d/%m/%Y"}
-    model = LinearAttentionSSM("mamba2", 1, 0, 2)
-    params, props = model.initialize()
-    model.save(tmp_path / "model", params, props, notes)
 
     def days(reading):
-        (part,) = _load(tmp_path / "model", second, reading, to_fit=True).parts
-        return [str(time.date()) for time in part.columns.times]
+        (columns,) = _load(tmp_path / "model", second, reading, to_fit=True).state_.panel.values()
+        return [str(time.date()) for time in columns.times]
 
     assert days(Reading()) == ["2020-02-01", "2020-02-02"]
     # 1 and 2 February are 2 January and 2 February, a month apart.

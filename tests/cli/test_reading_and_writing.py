@@ -19,9 +19,9 @@ from ssmlin.cli import comparing
 from ssmlin.cli.app import app
 from ssmlin.comparison._frames import check_labels
 from ssmlin.data import Scaling, read_table, select_columns, select_panel
-from ssmlin.forecasting import linear_attention
-from ssmlin.learning.posterior_sampling import _labels
-from ssmlin.models import Forecast
+from ssmlin.forecasting import posterior_draws
+from ssmlin.learning.datatree import time_labels
+from ssmlin.models import Forecast, load
 
 HORIZON = 6
 PLAIN = Scaling((0.0,), (1.0,), (0.0,), (1.0,))
@@ -196,7 +196,7 @@ def test_a_forecast_goes_on_from_rows_that_do_not_vary(tmp_path, rows):
     assert result.exit_code == 0, result.output
     found = pd.read_csv(tmp_path / "f.csv")
     assert found["step"].tolist() == [rows, rows + 1]
-    model, params, _ = ssmlin.load(path)
+    model, params, _ = load(path)
     y = jnp.full((rows, 1), 0.1)
     mask = jnp.arange(rows) > 0  # the first row is a lag only
     expected = model.forecast(
@@ -292,15 +292,15 @@ def test_what_would_stop_the_draws_from_being_written_is_found_before(tmp_path, 
             raise ValueError("cannot serialise")
 
     with monkeypatch.context() as patch:
-        patch.setattr(linear_attention, "sample_over_gaps", never)
+        patch.setattr(posterior_draws, "sample_over_gaps", never)
         patch.setitem(sys.modules, "h5netcdf", None)
         refused(run(*command), "--output: expected the packages for NetCDF")
         patch.undo()
-        patch.setattr(linear_attention, "sample_over_gaps", never)
+        patch.setattr(posterior_draws, "sample_over_gaps", never)
         refused(run(*command[:3], "--output", tmp_path / "no" / "d.nc"), "expected a folder that")
         refused(run(*command[:3], "--output", tmp_path / ("x" * 250)), "expected a file that can")
     with monkeypatch.context() as patch:
-        patch.setattr(linear_attention, "sample_over_gaps", lambda *args, **kwargs: Broken())
+        patch.setattr(posterior_draws, "sample_over_gaps", lambda *args, **kwargs: Broken())
         refused(run(*command), "cannot serialise")
     assert set(tmp_path.iterdir()) == before
 
@@ -310,11 +310,11 @@ def test_times_of_a_zone_are_instants_in_files_of_draws(tmp_path, zone):
     times = pd.date_range("2024-03-30 12:00", periods=40, freq="h", tz=zone)  # the clocks change
     expected = times.tz_convert("UTC").tz_localize(None).to_numpy()
     for given in (times, list(times), pd.Series(times)):
-        labels = _labels(given, 40)
+        labels = time_labels(given, 40)
         xarray.Dataset(coords={"time": labels}).to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
         with xarray.open_dataset(tmp_path / "a.nc", engine="h5netcdf") as found:
             assert (found["time"].to_numpy() == expected).all()
-    assert _labels([1990, 1991], 2).tolist() == [1990, 1991]
+    assert time_labels([1990, 1991], 2).tolist() == [1990, 1991]
 
 
 def test_draws_of_a_series_with_a_time_zone_are_written(tmp_path, monkeypatch):
@@ -326,10 +326,10 @@ def test_draws_of_a_series_with_a_time_zone_are_written(tmp_path, monkeypatch):
     def sampled(*args, time, **options):
         gates = (("chain", "draw", "time"), np.zeros((2, 30, 12)))
         draws = {"alpha": (("chain", "draw"), np.random.default_rng(0).normal(size=(2, 30)))}
-        posterior = xarray.Dataset(draws | {"alpha_t": gates}, {"time": _labels(time, 12)})
+        posterior = xarray.Dataset(draws | {"alpha_t": gates}, {"time": time_labels(time, 12)})
         return xarray.DataTree.from_dict({"posterior": posterior})
 
-    monkeypatch.setattr(linear_attention, "sample_over_gaps", sampled)
+    monkeypatch.setattr(posterior_draws, "sample_over_gaps", sampled)
     result = run("sample", tmp_path / "m", tmp_path / "a.csv", "--output", tmp_path / "d.nc", "-q")
     assert result.exit_code == 0, result.output
     with xarray.open_dataset(tmp_path / "d.nc", group="posterior", engine="h5netcdf") as found:

@@ -9,10 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from ssmlin import LinearAttentionSSM
-from ssmlin.cli import fitting
 from ssmlin.cli.app import app
-from ssmlin.cli.options import Reading
 from ssmlin.data import Scaling
+from ssmlin.forecasting import recipe, streams
+from ssmlin.forecasting.fitting import RecipeFit
 from ssmlin.models import load_notes
 
 CHEAP = ["--models", "persistence", "--quiet", "--workers", "1"]
@@ -74,19 +74,16 @@ def test_bad_transformations_are_told_in_words(data, options, message):
 @pytest.fixture
 def unfitted(monkeypatch):
     """The fit is that of others: here it is the start, and what it was given is kept."""
-    from ssmlin.forecasting import linear_attention
-    from ssmlin.forecasting.interface import Fitted
-
     given = []
 
-    def fit_attention(several, *args, **options):
-        m = several[0].values.shape[1]
+    def fit_sequences(recommendation, emissions, inputs, seed, **options):
+        m = emissions.shape[-1]
         model = LinearAttentionSSM("mamba2", m, m, 2, num_lags=1)
         params, _ = model.initialize()
-        given.append(several)
-        return Fitted(None, 7, None, 0.0, linear_attention.FittedAttention(model, params))
+        given.append(inputs)
+        return RecipeFit(model, params, 0.0, 7)
 
-    monkeypatch.setattr(linear_attention, "fit_attention", fit_attention)
+    monkeypatch.setattr(recipe, "fit_sequences", fit_sequences)
     return given
 
 
@@ -104,7 +101,8 @@ def test_the_file_of_a_model_keeps_the_power(data, tmp_path, unfitted, walk, opt
     x = np.sqrt(walk[:, 0]) if power else np.log(walk[:, 0])
     x = np.append(np.nan, np.diff(x)) if "--difference" in options else x
     expected = (x - np.nanmean(x)) / np.nanstd(x)
-    np.testing.assert_allclose(unfitted[0][0].values[:, 0], expected, rtol=1e-6, atol=1e-9)
+    lagged = np.asarray(unfitted[0])[0, 1:, 0]
+    np.testing.assert_allclose(lagged, expected[:-1], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.float32
@@ -144,17 +142,14 @@ def test_forecasts_of_a_transformed_series_are_in_the_units_of_the_file(tmp_path
 def test_a_stream_chooses_on_its_first_rows(tmp_path, walk, monkeypatch):
     from ssmlin.data import TableStream
 
-    monkeypatch.setattr(fitting, "_ROWS_TO_CHOOSE", 200)
+    monkeypatch.setattr(streams, "ROWS_TO_CHOOSE", 200)
     path = tmp_path / "data.csv"
     frame = pd.DataFrame(walk, columns=["a", "b"])
     frame.loc[[9, 250], "a"] = np.nan
     frame.to_csv(path, index=False)
 
     def power(transform):
-        request = fitting._Request(
-            ("a", "b"), (), None, None, "gla", 1, 2, transform, 0, False, Reading()
-        )
-        return fitting._stream_power(path, request)
+        return streams.choose_stream_powers(TableStream(path, ["a", "b"]), transform)
 
     assert power("auto") == power("log") == (0.0, 0.0) and power("none") == (1.0, 1.0)
     stream = TableStream(path, ["a", "b"], power=[0.0, 0.5], chunk_rows=70)

@@ -16,8 +16,9 @@ from ssmlin.forecasting import (
     fit_attention,
     last_values,
     predictive,
+    sample_paths,
 )
-from ssmlin.forecasting.linear_attention import _mixture, _paths
+from ssmlin.forecasting.laws import mixture
 from ssmlin.models import LinearAttentionSSM, ParamsRegression
 from ssmlin.models.missing_lags import ParticlePosterior
 
@@ -107,7 +108,7 @@ def test_a_mixture_keeps_mean_and_variance_of_the_draws():
     scales = np.broadcast_to(np.array([[1.0, 0.3], [0.3, 0.5]]), (4, 300, 2, 2))
     for df in (None, np.array([5.0, 6.0, 7.0, 8.0])):
         none = jnp.zeros(())
-        law = _mixture(ParticlePosterior(none, none, np.log(weights), means, scales, df, none))
+        law = mixture(ParticlePosterior(none, none, np.log(weights), means, scales, df, none))
         share = 1.0 if df is None else (df / (df - 2))[:, None, None]
         mean = np.einsum("tn,tnm->tm", weights, means)
         apart = means - mean[:, None]
@@ -146,7 +147,7 @@ def test_an_attention_that_writes_nothing_predicts_as_the_autoregression_does():
     )
     np.testing.assert_allclose(spread[5:], expected.deviations[5:, 0, 0], rtol=0.05)
     ahead = Ahead(np.array([65, 100]), 3, 4000)
-    paths, wanted = _paths(model, params, observed, ahead), exact.simulate(observed, ahead)
+    paths, wanted = sample_paths(model, params, observed, ahead), exact.simulate(observed, ahead)
     np.testing.assert_allclose(paths.mean(axis=1), wanted.mean(axis=1), atol=0.15)
     np.testing.assert_allclose(paths.std(axis=1), wanted.std(axis=1), rtol=0.08)
 

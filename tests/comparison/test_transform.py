@@ -23,7 +23,7 @@ from ssmlin.comparison.scores import _QUANTILES, Units, _quantiles
 from ssmlin.comparison.split import train_test_split
 from ssmlin.data import Scaling, Series
 from ssmlin.forecasting import Observed, Predictive, choose_powers, choose_regression
-from ssmlin.forecasting.regression import _log_likelihoods
+from ssmlin.forecasting.powers import log_likelihoods
 
 #: Thousands of international airline passengers a month, 1949-1960, series G of Box and Jenkins
 #: (1976), Time Series Analysis: Forecasting and Control.
@@ -74,7 +74,7 @@ def test_the_likelihood_is_scipys_where_nothing_is_lagged():
     y = np.random.default_rng(3).gamma(4.0, size=60)
     series, powers = Observed.of(y[:, None]), [1.0, 0.5, 0.25, 0.0]
     assert choose_regression(series)[0] == 0
-    found = _log_likelihoods(series, powers, None, 0)
+    found = log_likelihoods(series, powers, None, 0)
     expected = [stats.boxcox_llf(power, y) for power in powers]
     np.testing.assert_allclose(found, expected, rtol=1e-10)
 
@@ -85,7 +85,7 @@ def test_all_powers_are_judged_on_the_same_steps():
     y[[5, 40, 41, 77]] = np.nan
     for difference in (0, 1, 4):
         one, other = (
-            _log_likelihoods(Observed.of(c * y[:, None]), [1.0, 0.5, 0.0], 6, difference)
+            log_likelihoods(Observed.of(c * y[:, None]), [1.0, 0.5, 0.0], 6, difference)
             for c in (1.0, 1e4)
         )
         np.testing.assert_allclose(other - other[0], one - one[0], atol=1e-6)
@@ -98,7 +98,7 @@ def test_nothing_is_transformed_without_reason():
     assert choose(np.full(30, np.nan)) == (1.0,)
     assert choose(np.arange(1.0, 50.0)) == (1.0,)  # a line is no curve
     # Less than two nats are not enough, which "box-cox" does not ask for.
-    found = _log_likelihoods(Observed.of(y[:, None]), [1.0, 0.5, 0.0], None, 0)
+    found = log_likelihoods(Observed.of(y[:, None]), [1.0, 0.5, 0.0], None, 0)
     assert 0 < found.max() - found[0] < 2
     assert choose(y) == (1.0,) != choose(y, "box-cox")
     assert choose(y, "none") == (1.0,) and choose(y, "log") == (0.0,)

@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 import ssmlin
 from ssmlin.cli.app import app
-from ssmlin.forecasting.linear_attention import best_discount, recommended_settings
-from ssmlin.models import IntegratedRegression, IntegratedRowCov
+from ssmlin.forecasting import Recommendation, best_discount
+from ssmlin.models import IntegratedRegression
 
 
 class Stopped(Exception):
@@ -45,10 +45,10 @@ def test_a_stream_and_a_table_ask_for_the_same_model(targets, mechanism, tmp_pat
 
 
 def test_the_discount_is_the_same_by_windows_and_in_one_piece():
-    settings = recommended_settings(
+    wanted = Recommendation(
         "bayesian_memory", num_targets=1, num_inputs=1, num_lags=0, partly_missing=False
     )
-    model = ssmlin.LinearAttentionSSM(**settings)
+    model = wanted.model()
     params, _ = model.initialize()
     discounts = (1.0, 0.9, 0.8)
     rng = np.random.default_rng(0)
@@ -57,10 +57,7 @@ def test_the_discount_is_the_same_by_windows_and_in_one_piece():
         y = jnp.asarray(spread[:, None] * rng.normal(size=(48, 1)))
         found = {
             discount: float(
-                ssmlin.LinearAttentionSSM(
-                    **settings | {"row_cov": IntegratedRowCov(discount=discount)}
-                )
-                .marginal_log_prob(params, y, u)
+                wanted.model(discount).marginal_log_prob(params, y, u)
             )
             for discount in discounts
         }  # fmt: skip

@@ -34,15 +34,19 @@ def process_noise(kind, rng, steps, d, b, tokens, name):
         q[0, 0] = 0.0  # singular
         return {"process_noise": q}, np.tile(q[0] * eye, (steps, 1, 1))
     if kind == "write":
-        # Perturb each value in turn through the dense formulas: what it does is R_t.
-        columns = []
-        for j in range(int(np.prod(tokens["values"].shape[1:-1]))):
-            bumped = {k: v.copy() for k, v in tokens.items()}
-            flat = bumped["values"].reshape(steps, -1, b.shape[1])
-            flat[:, j, 0] += 1.0
-            columns.append(dense_operators(name, bumped)[1][:, 0] - b[:, 0])
-        right = np.stack(columns, axis=-1)
-        return {"write_noise": 0.2}, 0.2 * right @ np.swapaxes(right, 1, 2)
+        # Perturb each value in turn through the dense formulas: the effect on a row is R_t. All
+        # rows share one Q_t, which has the mean over them.
+        total, m = np.zeros((steps, d, d)), b.shape[1]
+        for i in range(m):
+            columns = []
+            for j in range(int(np.prod(tokens["values"].shape[1:-1]))):
+                bumped = {k: v.copy() for k, v in tokens.items()}
+                flat = bumped["values"].reshape(steps, -1, m)
+                flat[:, j, i] += 1.0
+                columns.append(dense_operators(name, bumped)[1][:, i] - b[:, i])
+            right = np.stack(columns, axis=-1)
+            total += right @ np.swapaxes(right, 1, 2) / m
+        return {"write_noise": 0.2}, 0.2 * total
     factor = rng.normal(size=(steps, d, 1))
     noise = DiagPlusLowRank(jnp.full((steps, d), 0.05), jnp.asarray(factor))
     return {"process_noise": noise}, 0.05 * eye + factor @ np.swapaxes(factor, 1, 2)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from oracles import covariance_matrix, dynamax_without_jitter
 
 from ssmlin.inference import lgssm_filter, lgssm_posterior_sample, lgssm_smoother
-from ssmlin.inference.chunks import chunk_length
+from ssmlin.inference.chunks import cut_time
 from ssmlin.inference.dense import filter as filtering
 from ssmlin.inference.dense import smoother as smoothing
 from ssmlin.inference.dense.model import product
@@ -426,7 +426,7 @@ def test_products_of_small_matrices():
     rng = np.random.default_rng(0)
     for shape, other in (((16, 16), (16, 16)), ((16, 3), (3, 5)), ((4, 7, 7), (4, 7, 7)),
                          ((4, 9, 9), (4, 9, 9)), ((4, 3, 3), (3, 3))):  # fmt: skip
-        a, b = rng.normal(size=shape), rng.normal(size=other)
+        a, b = (jnp.asarray(rng.normal(size=size)) for size in (shape, other))
         np.testing.assert_allclose(product(a, b), a @ b, atol=1e-12)
 
 
@@ -491,4 +491,4 @@ def test_auto_is_sequential_on_a_cpu_and_associative_on_an_accelerator(monkeypat
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert chosen(10_000) == "associative"
     assert chosen(10) == "sequential"
-    assert [chunk_length(10, length) for length in (None, 1, 20)] == [4, 1, 10]
+    assert [cut_time(10, length).length for length in (None, 1, 20)] == [4, 1, 10]

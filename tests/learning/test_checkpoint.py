@@ -312,7 +312,7 @@ def test_a_fit_outlives_its_checkpoint(breakage, saves, monkeypatch):
 
 def test_a_directory_that_cannot_be_written_is_an_error_at_once(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(sgd, "_run", None)  # no work is done
+    monkeypatch.setattr(sgd, "run_epochs", None)  # no work is done
     for directory in (tmp_path / "file", tmp_path / "file" / "inside"):
         with pytest.raises(ValueError, match="checkpoint_dir: expected a directory that can be"):
             fit(directory)

@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 import ssmlin
-from ssmlin.learning import samplers
+from ssmlin.learning import nuts
 from ssmlin.learning.log_posterior import Problem, Target, choose, paths
 
 T = 40
@@ -304,19 +304,19 @@ def test_warnings_say_what_is_wrong(problem):
     shifted = draws.copy(deep=True)
     shifted.posterior["alpha"].values[1] += 1.0
     shifted.sample_stats["diverging"].values[0, :3] = True
-    from ssmlin.learning.posterior_sampling import _complaints
+    from ssmlin.learning.diagnostics import complaints
 
-    text = " ".join(_complaints(shifted, "nuts"))
+    text = " ".join(complaints(shifted, "nuts"))
     assert "3 of 80 transitions diverged" in text and "R-hat is above 1.01 for alpha" in text
 
 
 def test_sampling_again_does_not_compile_again(problem):
     options = dict(variables=("alpha", "beta"), num_warmup=30, num_samples=20)
     sample(KEY, *problem, **options)
-    sizes = samplers._sample._cache_size(), samplers._warm_up._cache_size()
+    sizes = nuts._sample._cache_size(), nuts._warm_up._cache_size()
     model, params, props, y, u = problem
     sample(jax.random.key(8), model, params, props, y + 1, u, **(options | {"num_samples": 60}))
-    assert sizes == (samplers._sample._cache_size(), samplers._warm_up._cache_size())
+    assert sizes == (nuts._sample._cache_size(), nuts._warm_up._cache_size())
 
 
 @pytest.mark.calibration
@@ -336,7 +336,7 @@ def test_single_precision():
 SHARED_OUT = """
 import jax, jax.numpy as jnp, numpy as np, warnings
 import ssmlin
-from ssmlin.learning import samplers
+from ssmlin.learning import nuts
 
 model = ssmlin.LinearAttentionSSM("mamba2", 1, 1, 2, gates="constant")
 rng = np.random.default_rng(0)
@@ -351,16 +351,16 @@ def sample():
         num_warmup=30, num_samples=30, trajectories=False, progress=False)
     return draws.posterior["process_noise"].values
 
-spread = samplers._over_devices
+spread = nuts._over_devices
 used = []
 def watched(tree, num_chains):
     tree = spread(tree, num_chains)
     used.append({len(x.sharding.device_set) for x in jax.tree.leaves(tree)})
     return tree
-samplers._over_devices = watched
+nuts._over_devices = watched
 one = sample()
 assert used == [{2}], used
-samplers._over_devices = lambda tree, num_chains: tree
+nuts._over_devices = lambda tree, num_chains: tree
 np.testing.assert_allclose(one, sample(), rtol=1e-6)
 """
 
@@ -400,7 +400,7 @@ def test_simulation_based_calibration(name):
             num_samples=125, num_chains=4, trajectories=False,
         )  # fmt: skip
         for path in names:
-            values = draws.posterior[ssmlin.learning.posterior_sampling.variable_name(path)].values
+            values = draws.posterior[ssmlin.learning.variable_name(path)].values
             kept = values[:, ::thin].reshape(-1)
             ranks[path].append((kept < float(truth[path])).mean())
     for path, share in ranks.items():

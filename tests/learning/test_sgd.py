@@ -11,8 +11,12 @@ from walk import Walk
 
 import ssmlin
 from ssmlin import learning
-from ssmlin.learning import sgd
-from ssmlin.models import StateLaw
+from ssmlin.learning import epochs, sgd
+from ssmlin.learning.epochs import Candidate, EpochSettings, Limits, run_epochs, start_fit
+from ssmlin.learning.loss import Batch, FitData, Objective, Window, Windows, padded
+from ssmlin.learning.loss import log_predictive as log_predictive_by_windows
+from ssmlin.learning.loss import loss as loss_of_a_fit
+from ssmlin.models import StateLaw, fitting
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +93,7 @@ def test_early_stopping_returns_the_best_epoch(problem):
 def test_patience_waits_as_long_as_scores_fall(problem, monkeypatch):
     model, params, props, y, u = problem
     # As if every gain were within its error.
-    monkeypatch.setattr(sgd, "_is_better", lambda *args: jnp.asarray(False))
+    monkeypatch.setattr(epochs, "is_better", lambda *args: jnp.asarray(False))
     slow = optax.sgd(2e-3)  # its own program, compiled with that
     _, history = model.fit_sgd(
         params, props, y, u, slow, num_epochs=30, patience=3, progress=False, return_history=True
@@ -100,16 +104,20 @@ def test_patience_waits_as_long_as_scores_fall(problem, monkeypatch):
 
 def test_a_gain_within_its_error_is_no_gain():
     in_train = jnp.arange(20)[None] < 10
-    data = sgd._Data(jnp.zeros((1, 20, 1)), None, in_train)
+    data = FitData(jnp.zeros((1, 20, 1)), None, in_train)
     rng = np.random.default_rng(0)
     noise = jnp.asarray(rng.normal(size=(1, 20)))
     zero = jnp.zeros((1, 20))
-    inf = jnp.asarray(jnp.inf)
-    assert not sgd._is_better(noise - noise[:, 10:].mean(), zero, inf, inf, data)
-    assert sgd._is_better(0.1 * noise + 1.0, zero, inf, inf, data)
-    assert not sgd._is_better(0.1 * noise - 1.0, zero, inf, inf, data)
+
+    def gains(terms):
+        new, old = (Candidate(None, x, jnp.asarray(jnp.inf), jnp.asarray(0)) for x in (terms, zero))
+        return epochs.is_better(new, old, data)
+
+    assert not gains(noise - noise[:, 10:].mean())
+    assert gains(0.1 * noise + 1.0)
+    assert not gains(0.1 * noise - 1.0)
     # What happens in the training part does not count.
-    assert not sgd._is_better(zero.at[:, :10].set(5.0), zero, inf, inf, data)
+    assert not gains(zero.at[:, :10].set(5.0))
 
 
 def test_minibatches_and_padding(problem):
@@ -211,9 +219,9 @@ def test_fitting_again_does_not_compile_again(problem):
     model, params, props, y, u = problem
     options = dict(num_epochs=3, progress=False)
     model.fit_sgd(params, props, y, u, **options)
-    before = sgd._run._cache_size()
+    before = run_epochs._cache_size()
     model.fit_sgd(params, props, y + 1, u, validation_fraction=0.5, num_epochs=27, progress=False)
-    assert sgd._run._cache_size() == before
+    assert run_epochs._cache_size() == before
 
 
 def assert_close(one, two, **tolerance):
@@ -229,10 +237,8 @@ def batch(problem):
     return model, params, props, ys.at[1, 9].set(np.nan).at[0, 20:].set(np.nan), us
 
 
-def make_plan(model, data, window_size, num_windows):
-    optimizer = sgd._with_extra_args(sgd.default_optimizer())
-    seen = model.given_missing(data.emissions)
-    return sgd._Plan(seen, optimizer, len(data.emissions), False, window_size, num_windows, 1)
+def by_windows_of(model, data, size, number):
+    return Objective(model.given_missing(data.emissions), Windows(size, number))
 
 
 def test_one_window_is_the_ordinary_fit(batch):
@@ -263,9 +269,9 @@ def test_windows_of_frozen_parameters_add_up(batch):
     score = -found[~fitted].sum() / (seen & ~fitted).sum()
     np.testing.assert_allclose(history.scores, score, rtol=1e-9)
 
-    data = sgd._padded(sgd._Data(y, u, jnp.ones((3, 25), bool)), 3)
-    plan = make_plan(model, data, 7, 4)
-    by_windows = sgd._log_predictive(params, plan, data, jnp.arange(3))
+    data = padded(FitData(y, u, jnp.ones((3, 25), bool)), 3)
+    objective = by_windows_of(model, data, 7, 4)
+    by_windows = log_predictive_by_windows(params, objective, data, jnp.arange(3))
     np.testing.assert_allclose(by_windows[:, :25], terms, rtol=1e-9, atol=1e-9)
     np.testing.assert_array_equal(by_windows[:, 25:], 0.0)
 
@@ -273,9 +279,9 @@ def test_windows_of_frozen_parameters_add_up(batch):
 def test_a_window_starts_from_the_law_before_it(batch):
     """The gradient of a window: of its steps' densities given the law before, held fixed."""
     model, params, props, y, u = batch
-    data = sgd._Data(y, u, jnp.ones((3, 25), bool))
-    plan = make_plan(model, data, 5, 5)
-    everything = sgd._Batch(jnp.arange(3), jnp.ones(3))
+    data = FitData(y, u, jnp.ones((3, 25), bool))
+    objective = by_windows_of(model, data, 5, 5)
+    everything = Batch(jnp.arange(3), jnp.ones(3))
     before = [model.filter(params, y[b, :15], u[b, :15], store="last") for b in range(3)]
     laws = StateLaw(
         jnp.concatenate([p.filtered_means for p in before]),
@@ -295,16 +301,16 @@ def test_a_window_starts_from_the_law_before_it(batch):
     @jax.jit
     @jax.value_and_grad
     def window_loss(unconstrained, window):
-        return sgd._loss(unconstrained, plan, props, data, everything, window)[0]
+        return loss_of_a_fit(unconstrained, objective, props, data, everything, window)[0]
 
     start = to_unconstrained(params, props)
-    value, grad = window_loss(start, sgd._Window(3, laws))
+    value, grad = window_loss(start, Window(3, laws))
     expected, expected_grad = jax.jit(jax.value_and_grad(loss))(start)
     np.testing.assert_allclose(value, expected, rtol=1e-10)
     assert_close(grad, expected_grad, rtol=1e-8, atol=1e-12)
     # The first window's law is the model's, with its gradient; what is given does not count.
-    _, one = window_loss(start, sgd._Window(0, laws))
-    _, two = window_loss(start, sgd._Window(0, jax.tree.map(jnp.zeros_like, laws)))
+    _, one = window_loss(start, Window(0, laws))
+    _, two = window_loss(start, Window(0, jax.tree.map(jnp.zeros_like, laws)))
     assert_close(one, two, rtol=0)
     # The prior, which both see, does not tell the columns apart; the data do.
     assert np.ptp(one.initial.variances) > 1e-3 and np.ptp(grad.initial.variances) < 1e-12
@@ -334,13 +340,15 @@ def test_memory_of_the_gradient_grows_with_the_window_only(problem):
     model, params, props, _, _ = problem
 
     def memory(steps, size):
-        data = sgd._Data(
+        data = FitData(
             jnp.zeros((1, steps, 1)), jnp.zeros((1, steps, 2)), jnp.ones((1, steps), bool)
         )
-        plan = make_plan(model, data, size, steps // size)
-        fit = sgd._start(params, plan, props, data)
-        limits = sgd._Limits(1, 1)
-        lowered = sgd._run.lower(fit, jax.random.key(0), limits, plan, props, data)
+        objective = by_windows_of(model, data, size, steps // size)
+        optimizer = sgd._with_extra_args(sgd.default_optimizer())
+        settings = EpochSettings(objective, optimizer, 1, False, 1)
+        state = start_fit(params, settings, props, data)
+        limits = Limits(1, 1, False)
+        lowered = run_epochs.lower(state, jax.random.key(0), limits, settings, props, data)
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
     short, long = memory(64, 16), memory(1024, 16)
@@ -383,7 +391,7 @@ def test_restarts_are_the_best_of_separate_fits(batch, optimizer, validation_fra
     )  # fmt: skip
     if optimizer is not None:  # which wants all the data, and makes much of rounding errors
         options |= dict(num_epochs=6, batch_size=3)
-    first = sgd.train_part(y, validation_fraction)
+    first = learning.train_part(y, validation_fraction)
     starts = [given]
     for i in (1, 2):
         start, _ = model.initialize(jax.random.fold_in(key, i), emissions=first, inputs=u)
@@ -399,10 +407,10 @@ def test_restarts_are_the_best_of_separate_fits(batch, optimizer, validation_fra
     assert_close(together, fits[best][0], rtol=1e-8, atol=1e-8)
     np.testing.assert_allclose(history.losses, fits[best][1].losses, rtol=1e-8)
     np.testing.assert_allclose(history.scores, fits[best][1].scores, rtol=1e-8)
-    assert history[2:] == (*fits[best][1][2:4], best)
-    before = sgd._run._cache_size(), sgd._start._cache_size()
+    assert history[2:] == fits[best][1]._replace(restart=best)[2:]
+    before = run_epochs._cache_size(), start_fit._cache_size()
     model.fit_sgd(given, props, y + 1, u, num_restarts=3, **options | {"num_epochs": 7})
-    assert (sgd._run._cache_size(), sgd._start._cache_size()) == before
+    assert (run_epochs._cache_size(), start_fit._cache_size()) == before
 
 
 def test_a_bad_restart_loses(walk):
@@ -485,16 +493,17 @@ def test_the_recipe_ends_with_as_many_epochs_as_were_best(best, monkeypatch):
     losses = model.fit_sgd(start, props, *data, num_epochs=5, **options, **everything)[1].losses
     assert np.all(np.diff(losses) < 0)  # so that the last epoch is the best
 
-    original = ssmlin.LinearAttentionSSM._fit_sgd
+    original = fitting.fit_sgd
 
-    def fit_sgd(self, *args, **kwargs):
-        found, history = original(self, *args, **kwargs)
+    def fit_sgd(*args, **kwargs):
+        fitted, history = original(*args, **kwargs)
         if kwargs["validation_fraction"] > 0:
             history = history._replace(best_epoch=best)  # whatever the validation part says
-        return found, history
+        return fitted, history
 
-    monkeypatch.setattr(ssmlin.LinearAttentionSSM, "_fit_sgd", fit_sgd)
-    params, _ = model.fit(*data, num_epochs=5, **options)
+    monkeypatch.setattr(fitting, "fit_sgd", fit_sgd)
+    with pytest.warns(RuntimeWarning, match="num_epochs: the fit was still improving"):
+        params, _ = model.fit(*data, num_epochs=5, **options)
     monkeypatch.undo()
     reached = model.fit_sgd(params, props, *data, num_epochs=1, **options, **everything)[1].losses
     np.testing.assert_allclose(reached[0], losses[best], rtol=1e-9)

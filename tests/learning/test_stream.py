@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 import ssmlin
-from ssmlin.learning import fit_stream, leave_future_out
-from ssmlin.learning.posterior_sampling import pointwise_log_likelihood
+from ssmlin.learning import fit_stream, leave_future_out, pointwise_log_likelihood
 
 
 def problem(steps=240):
@@ -110,14 +109,16 @@ def test_series_of_unequal_length_are_judged_by_their_own_ends():
 def test_leave_future_out_is_the_sum_of_predictions_of_refits():
     model, params, props, y, u = problem(30)
     options = {"algorithm": "laplace", "num_samples": 40, "variables": "process_noise",
-               "progress": False, "trajectories": False}  # fmt: skip
+               "progress": False}  # fmt: skip
     key = jax.random.key(1)
     exact = leave_future_out(key, model, params, props, y, u, min_observations=26, method="exact",
                              **options)  # fmt: skip
     total = 0.0
     for t in range(26, 30):
         held = jnp.where(jnp.arange(30)[:, None] < t, y, jnp.nan)
-        draws = ssmlin.sample_posterior(key, model, params, props, held, u, **options)
+        draws = ssmlin.sample_posterior(
+            key, model, params, props, held, u, trajectories=False, **options
+        )
         terms = pointwise_log_likelihood(model, params, draws, y, u).values[..., t]
         total += float(jax.nn.logsumexp(terms) - np.log(terms.size))
     assert exact.elpd == pytest.approx(total, rel=1e-6)

@@ -210,13 +210,25 @@ def test_separate_gates_stretch_by_no_more_than_their_sharp_bound(signed, bound,
 @pytest.mark.parametrize("limit", ["kda", "gated_deltanet"])
 def test_gates_that_are_equal_in_all_channels_give_the_mechanisms_with_one_gate(limit):
     tokens = random_tokens(limit)
-    expected = ssmlin.matrix_lgssm(limit, **tokens).to_dense()
+    expected = ssmlin.matrix_lgssm(limit, **tokens, write_noise=0.3).to_dense()
     beta = tokens.pop("beta")[:, None]
     decay = tokens.pop("decay") if limit == "kda" else tokens.pop("alpha")[:, None]
     gates = {"decay": decay, "erase": beta, "write": beta}
-    found = ssmlin.matrix_lgssm("gated_deltanet2", **tokens, **gates).to_dense()
-    np.testing.assert_allclose(found["A"], expected["A"], atol=1e-14)
-    np.testing.assert_allclose(found["B"], expected["B"], atol=1e-14)
+    found = ssmlin.matrix_lgssm("gated_deltanet2", **tokens, **gates, write_noise=0.3).to_dense()
+    for name in ("A", "B", "Q"):
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-14, err_msg=name)
+
+
+def test_where_nothing_is_written_values_and_gradients_are_finite():
+    tokens = random_tokens("gated_deltanet2")
+    tokens["write"][2] = 0.0
+
+    def total(write):
+        model = ssmlin.matrix_lgssm("gated_deltanet2", **tokens | {"write": write}, write_noise=0.3)
+        return sum(jnp.sum(x) for x in model.to_dense().values())
+
+    value, gradient = jax.value_and_grad(total)(jnp.asarray(tokens["write"]))
+    assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
 def test_parity_needs_negative_eigenvalues_and_has_them():

@@ -15,10 +15,10 @@ from tensorflow_probability.substrates.jax import distributions as tfd
 import ssmlin
 from ssmlin.comparison import registry
 from ssmlin.comparison._processes import run_in_processes
+from ssmlin.forecasting import fit_attention
 from ssmlin.forecasting.interface import Observed
-from ssmlin.forecasting.linear_attention import fit_attention
+from ssmlin.learning import variable_name
 from ssmlin.learning.log_posterior import choose, paths
-from ssmlin.learning.posterior_sampling import variable_name
 from ssmlin.lgssm import DPLR, LowRank
 from ssmlin.mechanisms import Gate, Mechanism, Tokens, diagonal_transition
 from ssmlin.mechanisms.registry import check_declaration

@@ -8,6 +8,7 @@ from scipy.special import logsumexp
 from statsmodels.tsa.api import SARIMAX, VARMAX
 
 import ssmlin
+from ssmlin.learning import fit_sgd
 from ssmlin.models import IntegratedRowCov, ParamsRegression
 from ssmlin.models.autoregression import (
     Autoregression,
@@ -336,8 +337,10 @@ def test_copies_of_a_series_weigh_as_much_as_one():
     u = model.compute_inputs(y)
     params, props = model.initialize(emissions=y, inputs=u)
     options = {"validation_fraction": 0.0, "num_epochs": 5, "patience": None, "progress": False}
-    once, _ = model._fit_sgd(params, props, y[None], u[None], 1, **options)
-    twice, _ = model._fit_sgd(params, props, jnp.stack([y, y]), jnp.stack([u, u]), 2, **options)
+    once, _ = fit_sgd(model, params, props, y[None], u[None], **options)
+    twice, _ = fit_sgd(
+        model, params, props, jnp.stack([y, y]), jnp.stack([u, u]), prior_weight=2.0, **options
+    )
     for x, z in zip(jax.tree.leaves(once), jax.tree.leaves(twice), strict=True):
         np.testing.assert_allclose(x, z, atol=1e-6)
 

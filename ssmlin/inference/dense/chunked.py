@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from ssmlin.inference.chunks import ChunkMap, chunk_length, compose, join, split
+from ssmlin.inference.chunks import ChunkMap, Cut, compose, cut_time
 from ssmlin.inference.dense.driver import Backward, Forward
 from ssmlin.inference.dense.model import (
     STEP_AXES,
@@ -48,16 +48,16 @@ class Chunked:
 
     def forward(self, model: Model) -> Forward:
         """Kalman filter."""
-        cut = self._cut(model)
+        cut = cut_time(len(model.seen), self.length)
         # The state before the first step is certainly zero, so the offset and the covariance of an
         # element that starts there are the law at its end.
-        reached = lax.associative_scan(combine, cut.map(_element))
+        reached = lax.associative_scan(combine, _over_chunks(_element, model, cut))
         starts = Law(later(reached.offset[:, 0]), later(reached.cov))
-        return cut.join(cut.map(forward, starts))
+        return cut.join(_over_chunks(forward, model, cut, starts))
 
     def backward(self, model: Model, run: Forward) -> Backward:
         """Modified Bryson-Frazier recursion."""
-        cut, (zero, zeros) = self._cut(model), zero_law(model)
+        cut, (zero, zeros) = cut_time(len(model.seen), self.length), zero_law(model)
         runs = cut.split(run)
 
         def summary(model: Model, run: Forward) -> ChunkMap:
@@ -70,10 +70,10 @@ class Chunked:
             units = jnp.eye(len(zero), dtype=zero.dtype)
             return ChunkMap(jax.vmap(carry)(units), offset[None], quadratic)
 
-        done = lax.associative_scan(compose, cut.map(summary, runs), reverse=True)
+        done = lax.associative_scan(compose, _over_chunks(summary, model, cut, runs), reverse=True)
         assert done.quadratic is not None
         ends = Adjoints(earlier(done.offset[:, 0]), earlier(done.quadratic))
-        return cut.join(cut.map(backward, runs, ends)[1])
+        return cut.join(_over_chunks(backward, model, cut, runs, ends)[1])
 
     def states(self, model: Model, shocks: Float[Array, "T D"]) -> Float[Array, "T D"]:
         """The states from z_0 = 0, by an associative scan over all steps."""
@@ -83,44 +83,21 @@ class Chunked:
         states: Array = done.offset[:, 0]
         return states
 
-    def _cut(self, model: Model) -> "_Cut":
-        """Cut a model; the steps that fill the last chunk are not observed."""
-        steps = model.seen.shape[0]
-        length = chunk_length(steps, self.length)
-        fields = model._asdict()
-        cov = fields.pop("initial_cov")
-        for name, x in fields.items():
-            varies = x.ndim > STEP_AXES[name]
-            fields[name] = split(x if varies else jnp.broadcast_to(x, (steps, *x.shape)), length)
-        return _Cut(fields, cov, steps, length)
 
+def _over_chunks[R](
+    function: Callable[..., R], model: Model, cut: Cut, *data: Law | Forward | Adjoints
+) -> R:
+    """function(model, *data) for every chunk; steps that fill the last one are not observed."""
 
-@dataclass(frozen=True)
-class _Cut:
-    """A model cut into chunks of `length` steps, and how data are cut with it."""
+    def one(fields: dict[str, Array], *data: Law | Forward | Adjoints) -> R:
+        return function(Model(**fields, initial_cov=model.initial_cov), *data)
 
-    fields: dict[str, Array]  # by chunk
-    initial_cov: Array
-    num_timesteps: int
-    length: int
-
-    def map[R](self, function: Callable[..., R], *data: tuple[object, ...]) -> R:
-        """function(model, *data) for every chunk."""
-
-        def one(fields: dict[str, Array], *data: tuple[object, ...]) -> R:
-            return function(Model(**fields, initial_cov=self.initial_cov), *data)
-
-        return jax.vmap(one)(self.fields, *data)
-
-    def split[T](self, tree: T) -> T:
-        """Cut every array."""
-        cut: T = jax.tree.map(lambda x: split(x, self.length), tree)
-        return cut
-
-    def join[T](self, tree: T) -> T:
-        """Undo `split`."""
-        joined: T = jax.tree.map(lambda x: join(x, self.num_timesteps), tree)
-        return joined
+    fields = model._asdict()
+    del fields["initial_cov"]
+    for name, x in fields.items():
+        varies = x.ndim > STEP_AXES[name]
+        fields[name] = x if varies else jnp.broadcast_to(x, (cut.num_timesteps, *x.shape))
+    return jax.vmap(one)(cut.split(fields), *data)
 
 
 def _element(model: Model) -> Element:

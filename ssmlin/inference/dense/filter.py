@@ -6,7 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from dynamax.linear_gaussian_ssm.inference import ParamsLGSSM, PosteriorGSSMFiltered
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from ssmlin._typing import AnyArray
 from ssmlin.inference.dense.driver import Forward
@@ -18,8 +18,8 @@ from ssmlin.inference.methods import Method
 
 def lgssm_filter(
     params: ParamsLGSSM,
-    emissions: Float[AnyArray, "T N"],
-    inputs: Float[AnyArray, "T p"] | None = None,
+    emissions: Real[AnyArray, "T N"],
+    inputs: Real[AnyArray, "T p"] | None = None,
     *,
     method: Method = "auto",
 ) -> PosteriorGSSMFiltered:

@@ -14,7 +14,7 @@ from dynamax.linear_gaussian_ssm.inference import (
     ParamsLGSSMInitial,
 )
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from ssmlin import _checks
 from ssmlin._typing import AnyArray
@@ -83,8 +83,8 @@ class Problem(NamedTuple):
 
 def prepare(
     params: ParamsLGSSM,
-    emissions: Float[AnyArray, "T N"],
-    inputs: Float[AnyArray, "T p"] | None,
+    emissions: Real[AnyArray, "T N"],
+    inputs: Real[AnyArray, "T p"] | None,
     method: Method,
 ) -> tuple[Problem, Plan]:
     """Check the arguments; return the problem and how it is solved."""

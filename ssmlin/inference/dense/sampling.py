@@ -5,10 +5,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from dynamax.linear_gaussian_ssm.inference import ParamsLGSSM
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
-from ssmlin._typing import AnyArray
-from ssmlin.inference.dense.model import apply, build_model
+from ssmlin._typing import AnyArray, Scalar
+from ssmlin.inference.dense.model import Model, apply, build_model
 from ssmlin.inference.dense.problem import Plan, Problem, prepare
 from ssmlin.inference.methods import Method
 from ssmlin.inference.roots import masked_sqrt, semidefinite_cholesky
@@ -17,9 +17,9 @@ from ssmlin.inference.roots import masked_sqrt, semidefinite_cholesky
 def lgssm_posterior_sample(
     key: Array,
     params: ParamsLGSSM,
-    emissions: Float[AnyArray, "T N"],
-    inputs: Float[AnyArray, "T p"] | None = None,
-    jitter: float = 0.0,
+    emissions: Real[AnyArray, "T N"],
+    inputs: Real[AnyArray, "T p"] | None = None,
+    jitter: Scalar = 0.0,
     *,
     method: Method = "auto",
 ) -> Float[Array, "T D"]:
@@ -60,20 +60,22 @@ def lgssm_posterior_sample(
     return states
 
 
-def _root(cov: Float[Array, "*T D D"]) -> Float[Array, "*T D D"]:
-    """A root of a covariance, or of one for each step."""
-    if cov.ndim == 2:
-        return semidefinite_cholesky(cov)
-    return jnp.moveaxis(semidefinite_cholesky(jnp.moveaxis(cov, 0, -1)), -1, 0)
+def _shocks(model: Model, normal: Float[Array, "T D"]) -> Float[Array, "T D"]:
+    """Draws of the noise of every step; that of step 0 is the initial law."""
+    if model.noise.ndim == 2:
+        first = semidefinite_cholesky(model.initial_cov) @ normal[0]
+        return apply(semidefinite_cholesky(model.noise), normal).at[0].set(first)
+    # Entry 0 is ignored and may be NaN: it is replaced before the roots.
+    noise = jnp.moveaxis(model.noise.at[0].set(model.initial_cov), 0, -1)
+    return apply(jnp.moveaxis(semidefinite_cholesky(noise), -1, 0), normal)
 
 
 @partial(jax.jit, static_argnames="plan")
 def _posterior_sample(key: Array, problem: Problem, plan: Plan) -> Float[Array, "T D"]:
     model = build_model(*problem, plan.complete)
     shock_key, noise_key = jax.random.split(key)
-    shocks = jax.random.normal(shock_key, model.drift.shape, model.drift.dtype)
-    start = _root(model.initial_cov) @ shocks[0]
-    shocks = apply(_root(model.noise), shocks).at[0].set(start)
+    normal = jax.random.normal(shock_key, model.drift.shape, model.drift.dtype)
+    shocks = _shocks(model, normal)
     states = plan.driver.states(model, shocks)
     noise = jax.random.normal(noise_key, model.values.shape, model.values.dtype)
     simulated = apply(model.rows, states) + masked_sqrt(model.variances) * noise

@@ -4,7 +4,7 @@ from functools import partial
 
 import jax
 from dynamax.linear_gaussian_ssm.inference import ParamsLGSSM, PosteriorGSSMSmoothed
-from jaxtyping import Float
+from jaxtyping import Real
 
 from ssmlin._typing import AnyArray
 from ssmlin.inference.dense.filter import loglik
@@ -16,8 +16,8 @@ from ssmlin.inference.roots import symmetric_part
 
 def lgssm_smoother(
     params: ParamsLGSSM,
-    emissions: Float[AnyArray, "T N"],
-    inputs: Float[AnyArray, "T p"] | None = None,
+    emissions: Real[AnyArray, "T N"],
+    inputs: Real[AnyArray, "T p"] | None = None,
     *,
     method: Method = "auto",
 ) -> PosteriorGSSMSmoothed:

@@ -35,7 +35,7 @@ from ssmlin.inference.batch_last import (
     times,
     transition_times,
 )
-from ssmlin.inference.chunks import join, pad_end, split
+from ssmlin.inference.chunks import Cut, pad_end
 from ssmlin.inference.matrix import sequential
 from ssmlin.inference.matrix.axes import (
     at_every_step,
@@ -122,8 +122,7 @@ def forward(
     if any(keep):
         return sequential.forward(lgssm, emissions, observed, form=form, keep=keep)
     steps = lgssm.num_timesteps
-    length = _chunk_length(steps, lgssm.key_dim)
-    extra = -steps % length
+    extra = Cut(steps, length := _chunk_length(steps, lgssm.key_dim)).extra
     data = pad_time(lgssm, extra), pad_end(emissions, extra, -2), pad_end(observed, extra, -1)
     run = _Predictive(*_predictive(form, length, *data))
     return Forward(
@@ -149,18 +148,6 @@ def _chunk_length(steps: int, dim: int) -> int:
 _CACHED_ELEMENTS = 2**15
 
 
-def _chunks[T](tree: T, length: int) -> T:
-    """Cut the leading time axis of every array into chunks."""
-    cut: T = jax.tree.map(lambda x: split(x, length), tree)
-    return cut
-
-
-def _join[T](tree: T) -> T:
-    """Undo :func:`_chunks`."""
-    joined: T = jax.tree.map(lambda x: join(x, x.shape[0] * x.shape[1]), tree)
-    return joined
-
-
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _predictive(
     form: CovarianceForm, length: int, lgssm: MatrixLGSSM, emissions: Array, observed: Array
@@ -182,7 +169,7 @@ def _lead_vmap_axis(predictive: _Predictive) -> _Predictive:
 def _predictive_forward(
     form: CovarianceForm, length: int, lgssm: MatrixLGSSM, emissions: Array, observed: Array
 ) -> tuple[_Predictive, _Residuals]:
-    batched = is_batched(lgssm)
+    batched, cut = is_batched(lgssm), Cut(lgssm.num_timesteps, length)
 
     def step(state: State, inputs: Inputs) -> tuple[State, _Emission]:
         state, (mean_z, update) = forward_step(form, state, inputs)
@@ -195,9 +182,9 @@ def _predictive_forward(
     mean, stored = model_start(lgssm, form)
     start = State(mean, form.start(stored, lgssm.process_noise))
     inputs, written = forward_inputs(lgssm, emissions, observed)
-    last, (starts, kept) = lax.scan(chunk, start, _chunks(inputs, length))
+    last, (starts, kept) = lax.scan(chunk, start, cut.split(inputs))
     last_mean, stored = batch_to_front(Law(last.mean, last.cov.matrix), batched)
-    means_z, scales = _join((kept.mean_z, kept.scale))
+    means_z, scales = cut.join((kept.mean_z, kept.scale))
     emission_means, scales = swap_batch_and_time((means_z + written, scales), batched)
     result = _Predictive(emission_means, scales, last_mean, form.to_dense(stored))
     return _lead_vmap_axis(result), _Residuals(lgssm, emissions, observed, starts, kept)
@@ -246,14 +233,14 @@ def _predictive_backward(
     form: CovarianceForm, length: int, residuals: _Residuals, cotangents: _Predictive
 ) -> tuple[MatrixLGSSM, Array, Array]:
     lgssm, emissions, observed, starts, (means_z, scales, gains) = residuals
-    batched = is_batched(lgssm)
-    inputs = _chunks(forward_inputs(lgssm, emissions, observed)[0], length)
+    batched, cut = is_batched(lgssm), Cut(lgssm.num_timesteps, length)
+    inputs = cut.split(forward_inputs(lgssm, emissions, observed)[0])
     # As in the filter: a scale of zero, and a missing emission, have no update.
     updated = (inputs.covariance.observed > 0) & (scales > 0)
     precisions = jnp.where(updated, 1 / jnp.where(updated, scales, 1.0), 0.0)
     errors = (inputs.emission - means_z) * inputs.covariance.observed[..., None]
     given = _Cotangents(cotangents.emission_means, cotangents.scales)
-    given = _chunks(swap_batch_and_time(given, batched), length)
+    given = cut.split(swap_batch_and_time(given, batched))
 
     def recompute(state: State, inputs: Inputs) -> tuple[State, _Before]:
         new, (_, update) = forward_step(form, state, inputs)
@@ -275,7 +262,7 @@ def _predictive_backward(
     data = _ChunkInputs(starts, inputs, gains, precisions, errors, given)
     start, gradient = lax.scan(chunk, end, data, reverse=True)
     initial_mean, initial_cov = batch_to_front(start, batched)
-    by_step = swap_batch_and_time(_join(gradient), batched)
+    by_step = swap_batch_and_time(cut.join(gradient), batched)
     return (
         replace(
             lgssm,

@@ -20,10 +20,9 @@ from jaxtyping import Array, Float
 
 from ssmlin.inference.chunks import (
     ChunkMap,
-    chunk_length,
+    Cut,
     compose,
-    join,
-    split,
+    cut_time,
     starting_with,
 )
 from ssmlin.inference.matrix import sequential
@@ -64,24 +63,6 @@ class Chunked:
         """No: the batch axis is used for the chunks."""
         return False
 
-    def _cut(self, lgssm: MatrixLGSSM) -> "_Cut":
-        """Cut the model into chunks; what fills the last one leaves the state unchanged."""
-        steps = lgssm.num_timesteps
-        length = chunk_length(steps, self.length)
-        padded = pad_time(lgssm, -steps % length)
-        num = padded.num_timesteps // length
-
-        def repeat(x: Array) -> Array:
-            return jnp.broadcast_to(x, (num, *x.shape))
-
-        chunks = replace(
-            padded.map_time(lambda x: split(x, length)),
-            initial_mean=repeat(lgssm.initial_mean),  # the initial laws are not used
-            initial_cov=repeat(lgssm.initial_cov),
-            row_cov=repeat(lgssm.row_cov),
-        )
-        return _Cut(chunks, steps, length, num)
-
     def forward(
         self,
         lgssm: MatrixLGSSM,
@@ -92,19 +73,20 @@ class Chunked:
         keep: Keep = KEEP_NOTHING,
     ) -> Forward:
         """Kalman filter; see :func:`ssmlin.inference.matrix.sequential.forward`."""
-        cut = self._cut(lgssm)
+        cut = cut_time(lgssm.num_timesteps, self.length)
+        chunks = _chunks(lgssm, cut)
         y, seen = cut.split(emissions), cut.split(observed)
         initial = Law(lgssm.initial_mean, form.store(lgssm.initial_cov))
-        start = form.chunk_starts(_summary(cut.chunks, y, seen, form), initial)
-        run = sequential.forward(cut.chunks, y, seen, form=form, keep=keep, start=start)
+        start = form.chunk_starts(_summary(chunks, y, seen, form), initial)
+        run = sequential.forward(chunks, y, seen, form=form, keep=keep, start=start)
         return Forward(
             emission_means=cut.join(run.emission_means),
             scales=cut.join(run.scales),
             last_mean=run.last_mean[-1],
             last_cov=run.last_cov[-1],
-            gains=cut.join_kept(run.gains),
-            means=cut.join_kept(run.means),
-            stored=cut.join_kept(run.stored),
+            gains=cut.join(run.gains),
+            means=cut.join(run.means),
+            stored=cut.join(run.stored),
         )
 
     def backward(
@@ -117,14 +99,15 @@ class Chunked:
         keep_information: bool = False,
     ) -> Backward:
         """Adjoints of the smoother; see :func:`ssmlin.inference.matrix.sequential.backward`."""
-        cut, dim, m = self._cut(lgssm), lgssm.key_dim, residuals.shape[1]
+        cut = cut_time(lgssm.num_timesteps, self.length)
+        chunks, dim, m = _chunks(lgssm, cut), lgssm.key_dim, residuals.shape[1]
         g, precision, e = cut.split(gains), cut.split(precisions), cut.split(residuals)
         zero = jnp.zeros((dim, dim), lgssm.dtype)
 
         def run(e: Array, adjoints: Array, information: Array | None) -> Backward:
             end = sequential.BackwardState(adjoints, information)
             return sequential.backward(
-                cut.chunks, g, precision, e, keep_information=keep_information, end=end
+                chunks, g, precision, e, keep_information=keep_information, end=end
             )
 
         # One pass shows how a chunk carries a unit adjoint from its end, and what it adds.
@@ -149,7 +132,7 @@ class Chunked:
             filtered_adjoints=cut.join(result.filtered_adjoints),
             predicted_adjoints=cut.join(result.predicted_adjoints),
             initial_adjoint=result.initial_adjoint[0],
-            information=cut.join_kept(result.information),
+            information=cut.join(result.information),
             initial_information=None if first is None else first[0],
         )
 
@@ -162,13 +145,14 @@ class Chunked:
         residuals: Float[Array, "T m"],
     ) -> RootBackward:
         """Smooth in factors; see :func:`ssmlin.inference.matrix.sequential.root_backward`."""
-        cut = self._cut(lgssm)
+        cut = cut_time(lgssm.num_timesteps, self.length)
+        chunks = _chunks(lgssm, cut)
         y, seen = cut.split(emissions), cut.split(observed)
         means = cut.split(kept(run.means))
         by_chunk = run._replace(
             gains=cut.split(kept(run.gains)), means=means, stored=cut.split(kept(run.stored))
         )
-        elements = root_chunk_elements(_summary(cut.chunks, y, seen, SQUARE_ROOT))
+        elements = root_chunk_elements(_summary(chunks, y, seen, SQUARE_ROOT))
         end = Law(jnp.zeros_like(elements.values), jnp.zeros_like(elements.information_root))
         if cut.num > 1:
             # Backward in time: later elements are combined first.
@@ -180,7 +164,7 @@ class Chunked:
                 *(jnp.concatenate([x, jnp.zeros_like(x[:1])]) for x in (shift, root)),
             )
         shifts, roots = sequential.root_backward(
-            cut.chunks, y, seen, by_chunk, cut.split(residuals), end=end
+            chunks, y, seen, by_chunk, cut.split(residuals), end=end
         )
         return RootBackward(cut.join(shifts), cut.join(roots))
 
@@ -192,15 +176,16 @@ class Chunked:
         gains: Float[Array, "T d"],
     ) -> Predictions:
         """Means for known gains; see :func:`ssmlin.inference.matrix.sequential.forward_means`."""
-        cut = self._cut(lgssm)
+        cut = cut_time(lgssm.num_timesteps, self.length)
+        chunks = _chunks(lgssm, cut)
         y, g = cut.split(emissions), cut.split(gains)
 
         def last(rows: Array, width: int) -> Array:
             padded = jnp.pad(y, ((0, 0), (0, 0), (width, 0)))
-            return sequential.forward_means(cut.chunks, rows, padded, g).last_mean
+            return sequential.forward_means(chunks, rows, padded, g).last_mean
 
         start = _affine_starts(last, initial_mean, cut.num)
-        read, ends = sequential.forward_means(cut.chunks, start, y, g)
+        read, ends = sequential.forward_means(chunks, start, y, g)
         return Predictions(cut.join(read), ends[-1])
 
     def carried_means(
@@ -212,38 +197,35 @@ class Chunked:
         with_drift: bool = True,
     ) -> Float[Array, "T n d"]:
         """The states; see :func:`ssmlin.inference.matrix.sequential.carried_means`."""
-        cut = self._cut(lgssm)
+        cut = cut_time(lgssm.num_timesteps, self.length)
+        chunks = _chunks(lgssm, cut)
         if with_drift:
             shifts = shifts + lgssm.drift.to_dense()
         x = cut.split(shifts)
 
         def last(rows: Array, width: int) -> Array:
             padded = jnp.pad(x, ((0, 0), (0, 0), (width, 0), (0, 0)))
-            return sequential.carried_means(cut.chunks, rows, padded, with_drift=False)[:, -1]
+            return sequential.carried_means(chunks, rows, padded, with_drift=False)[:, -1]
 
         start = _affine_starts(last, initial_mean, cut.num)
-        return cut.join(sequential.carried_means(cut.chunks, start, x, with_drift=False))
+        return cut.join(sequential.carried_means(chunks, start, x, with_drift=False))
 
 
-@dataclass(frozen=True)
-class _Cut:
-    """A model cut into `num` chunks of `length` steps, and how data are cut with it."""
+def _chunks(lgssm: MatrixLGSSM, cut: Cut) -> MatrixLGSSM:
+    """The model of every chunk, as a batch; what fills the last chunk leaves the state unchanged.
 
-    chunks: MatrixLGSSM
-    num_timesteps: int
-    length: int
-    num: int
+    The initial laws are not used.
+    """
 
-    def split(self, x: Float[Array, "T ..."]) -> Float[Array, "chunks length ..."]:
-        return split(x, self.length)
+    def repeat(x: Array) -> Array:
+        return jnp.broadcast_to(x, (cut.num, *x.shape))
 
-    def join(self, x: Float[Array, "chunks length ..."]) -> Float[Array, "T ..."]:
-        return join(x, self.num_timesteps)
-
-    def join_kept(
-        self, x: Float[Array, "chunks length ..."] | None
-    ) -> Float[Array, "T ..."] | None:
-        return None if x is None else self.join(x)
+    return replace(
+        pad_time(lgssm, cut.extra).map_time(Cut(cut.num * cut.length, cut.length).split),
+        initial_mean=repeat(lgssm.initial_mean),
+        initial_cov=repeat(lgssm.initial_cov),
+        row_cov=repeat(lgssm.row_cov),
+    )
 
 
 def _unit_rows(rows: Float[Array, "n d"], num: int) -> Float[Array, "chunks dn d"]:

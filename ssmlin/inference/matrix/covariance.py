@@ -265,7 +265,9 @@ class SquareRoot:
         return root_chunk_starts(chunks, initial)
 
 
-def batched_product(a: Float[Array, "T n d"], b: Float[Array, "T d e"]) -> Float[Array, "T n e"]:
+def batched_product(
+    a: Float[Array, "*B T n d"], b: Float[Array, "*B T d e"]
+) -> Float[Array, "*B T n e"]:
     """The product at every step; small matrices by a fused sum, as batched products are slow."""
     if b.shape[-2] > 32:
         return a @ b
@@ -273,8 +275,8 @@ def batched_product(a: Float[Array, "T n d"], b: Float[Array, "T d e"]) -> Float
 
 
 def smoothed_covariance(
-    cov: Float[Array, "T d d"], information: Float[Array, "T d d"]
-) -> Float[Array, "T d d"]:
+    cov: Float[Array, "*B T d d"], information: Float[Array, "*B T d d"]
+) -> Float[Array, "*B T d d"]:
     """P − P Λ P at every step, exactly symmetric."""
     product = batched_product(batched_product(cov, information), cov)
     return cov - 0.5 * (product + product.mT)

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from ssmlin import _checks
 from ssmlin._typing import AnyArray
@@ -14,6 +14,7 @@ from ssmlin.inference.matrix.driver import Forward, Keep, kept
 from ssmlin.inference.matrix.layouts import Problem
 from ssmlin.inference.matrix.problem import Form, Gradient, Missing, Plan, prepare
 from ssmlin.inference.methods import Method
+from ssmlin.inference.missing import Length
 from ssmlin.inference.results import PosteriorMatrixLGSSM
 from ssmlin.lgssm import MatrixLGSSM
 
@@ -33,7 +34,7 @@ def matrix_lgssm_filter(
     emissions: Float[AnyArray, "*B T m"],
     *,
     mask: Bool[AnyArray, "*B T"] | None = None,
-    length: int | Int[AnyArray, "*B"] | None = None,
+    length: Length | None = None,
     missing: Missing = "auto",
     store: Store = "filtered",
     method: Method = "auto",
@@ -52,30 +53,29 @@ def matrix_lgssm_filter(
     Args:
         lgssm: the model. A batch of models, every array with a leading axis B (as vmap over
             :func:`ssmlin.matrix_lgssm` gives it), goes with a batch of emissions and is filtered
-            with the batch axis last in memory, which on a CPU is faster than vmap over this
+            with the batch axis last in memory. On a CPU this is faster than vmap over this
             function.
         emissions: y, (T, m) or (B, T, m); NaN means missing.
-        mask: (T,) or (B, T), False where the whole emission is to be taken as missing.
-        length: the number of steps that belong to the sequence, an integer or (B,); later ones are
-            padding (their keys must be finite) and taken as missing.
-        missing: how a partly missing emission is treated. "entries": exactly, with a covariance
+        mask: (T,) or (B, T), False where the whole emission counts as missing.
+        length: the number of steps that belong to the sequence, an integer or (B,). Later steps are
+            padding and count as missing; their keys must be finite.
+        missing: how partly missing emissions are treated. "entries": exactly, with a covariance
             for each row (needs a diagonal Σ). "rows": the step counts as wholly missing. "auto":
-            "entries" if there is such a step, "rows" if not; under a trace, where that cannot be
-            seen, "rows".
+            "entries" if there is such a step, "rows" if not. Under a trace the values are unknown,
+            and "auto" is "rows".
         store: what to keep over time. "all": filtered and predicted moments; "filtered": filtered
             moments; "means": filtered means; "last": the last filtered moments (time axis of
             length 1); "loglik": none. The emissions' predictive moments are always kept.
         method: the driver. "sequential": a scan over time, O(d² + m d) a step. "associative":
             a parallel scan, O(d³) a step in log T rounds. "chunked": sequential scans over about
             √T chunks at the same time, joined by a parallel scan. "auto": "sequential" on a CPU;
-            on an accelerator "associative" or, where that would take too much memory, "chunked".
+            on an accelerator "associative", or "chunked" if that would take too much memory.
         covariance_form: "plain" carries P_t. "square_root" carries a factor of it, for single
             precision where P_0 is large beside r_t; slower.
-        gradient: how the gradient of what depends on the likelihood part alone is taken, with
-            `store` "loglik" or "last" and the sequential driver. "adjoint": by the exact adjoint
-            recursion, in O(T d + √T d²) memory; derivatives of it can be taken again, but not
-            forward-mode ones of the filter itself. "autodiff": by JAX, through the scan, in
-            O(T d²) memory; any derivatives.
+        gradient: how the sequential driver is differentiated if `store` is "loglik" or "last".
+            "adjoint": by the exact adjoint recursion, in O(T d + √T d²) memory. It can be
+            differentiated again, but the filter itself cannot be differentiated in forward mode.
+            "autodiff": by JAX through the scan, in O(T d²) memory, in any mode.
 
     Returns:
         The posterior.
@@ -96,14 +96,7 @@ def matrix_lgssm_filter(
     """
     _checks.one_of("store", store, tuple(_KEEP))
     problem, plan = prepare(
-        lgssm,
-        emissions,
-        mask=mask,
-        length=length,
-        missing=missing,
-        method=method,
-        covariance_form=covariance_form,
-        gradient=gradient,
+        lgssm, emissions, mask, length, missing, method, covariance_form, gradient=gradient
     )
     posterior: PosteriorMatrixLGSSM = _filter(problem, store=store, plan=plan)
     return posterior

@@ -4,7 +4,7 @@ from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from ssmlin import _checks
 from ssmlin._typing import AnyArray
@@ -16,7 +16,7 @@ from ssmlin.inference.matrix.driver import Driver
 from ssmlin.inference.matrix.layouts import Layout, Problem, choose_layout
 from ssmlin.inference.matrix.sequential import SEQUENTIAL
 from ssmlin.inference.methods import MATRIX, Chosen, Method, choose_method
-from ssmlin.inference.missing import check_no_infinity, observed_entries
+from ssmlin.inference.missing import Length, check_no_infinity, observed_entries
 from ssmlin.lgssm import MatrixLGSSM
 
 Form = Literal["plain", "square_root"]
@@ -42,12 +42,12 @@ class Plan(NamedTuple):
 def prepare(
     lgssm: MatrixLGSSM,
     emissions: Float[AnyArray, "*B T m"],
-    *,
     mask: Bool[AnyArray, "*B T"] | None,
-    length: int | Int[AnyArray, "*B"] | None,
+    length: Length | None,
     missing: Missing,
     method: Method,
     covariance_form: Form,
+    *,
     gradient: Gradient = "autodiff",
     key: Array | None = None,
 ) -> tuple[Problem, Plan]:

@@ -4,7 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from ssmlin import _checks
 from ssmlin._typing import AnyArray
@@ -14,6 +14,7 @@ from ssmlin.inference.matrix.layouts import Problem
 from ssmlin.inference.matrix.problem import Form, Missing, Plan, prepare
 from ssmlin.inference.matrix.sequential import SEQUENTIAL
 from ssmlin.inference.methods import Method
+from ssmlin.inference.missing import Length
 from ssmlin.inference.roots import symmetric_root
 from ssmlin.lgssm import MatrixLGSSM
 
@@ -25,7 +26,7 @@ def matrix_lgssm_posterior_sample(
     num_samples: int = 1,
     *,
     mask: Bool[AnyArray, "*B T"] | None = None,
-    length: int | Int[AnyArray, "*B"] | None = None,
+    length: Length | None = None,
     missing: Missing = "auto",
     method: Method = "auto",
     covariance_form: Form = "plain",
@@ -66,14 +67,7 @@ def matrix_lgssm_posterior_sample(
     """
     _checks.positive_int("num_samples", num_samples)
     problem, plan = prepare(
-        lgssm,
-        emissions,
-        mask=mask,
-        length=length,
-        missing=missing,
-        method=method,
-        covariance_form=covariance_form,
-        key=key,
+        lgssm, emissions, mask, length, missing, method, covariance_form, key=key
     )
     states: Array = _posterior_sample(problem, num_samples=num_samples, plan=plan)
     return states

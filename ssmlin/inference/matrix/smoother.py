@@ -6,7 +6,7 @@ from typing import Literal
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from ssmlin import _checks
 from ssmlin._typing import AnyArray
@@ -22,6 +22,7 @@ from ssmlin.inference.matrix.filter import assemble, centred, join_rows
 from ssmlin.inference.matrix.layouts import Problem
 from ssmlin.inference.matrix.problem import Form, Missing, Plan, prepare
 from ssmlin.inference.methods import Method
+from ssmlin.inference.missing import Length
 from ssmlin.inference.results import PosteriorMatrixLGSSM
 from ssmlin.lgssm import MatrixLGSSM
 
@@ -33,7 +34,7 @@ def matrix_lgssm_smoother(
     emissions: Float[AnyArray, "*B T m"],
     *,
     mask: Bool[AnyArray, "*B T"] | None = None,
-    length: int | Int[AnyArray, "*B"] | None = None,
+    length: Length | None = None,
     missing: Missing = "auto",
     store: Store = "all",
     method: Method = "auto",
@@ -51,7 +52,8 @@ def matrix_lgssm_smoother(
     $$P_{t \mid T} = (P_t^{-1} + J_t)^{-1}, \quad
       E[S_t \mid y_{1:T}] = M_t + \zeta_t P_{t \mid T}$$
 
-    with what the future says of the state, J_t and ζ_t; in factors, d scalar updates a step.
+    where J_t and ζ_t hold the information of the later emissions; in factors, d scalar updates a
+    step.
 
     Args:
         lgssm: the model, or a batch of models; see :func:`matrix_lgssm_filter`.
@@ -82,15 +84,7 @@ def matrix_lgssm_smoother(
     Source: Bierman (1973); de Jong (1989).
     """
     _checks.one_of("store", store, ("all", "means"))
-    problem, plan = prepare(
-        lgssm,
-        emissions,
-        mask=mask,
-        length=length,
-        missing=missing,
-        method=method,
-        covariance_form=covariance_form,
-    )
+    problem, plan = prepare(lgssm, emissions, mask, length, missing, method, covariance_form)
     if covariance_form == "square_root" and _checks.is_concrete(lgssm.emission_noise):
         if not (np.asarray(lgssm.emission_noise) > 0).all():
             raise ValueError(
