@@ -12,7 +12,7 @@ from ssmlin.forecasting.sequences import lacks_lags, with_lags
 from ssmlin.inference import PosteriorMatrixLGSSM
 from ssmlin.models import LinearAttentionSSM, ParamsLinearAttentionSSM, StateLaw
 from ssmlin.models.construction import Missing
-from ssmlin.models.missing_lags import ParticlePosterior
+from ssmlin.models.particles import ParticlePosterior
 
 #: Draws of missing lags: at most and at least so many, and at most so many numbers in all.
 _MAX_PARTICLES, MIN_PARTICLES, _MAX_NUMBERS = 1000, 200, 2**24

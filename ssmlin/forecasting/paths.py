@@ -13,7 +13,8 @@ from ssmlin.forecasting.laws import MIN_PARTICLES, missing_by
 from ssmlin.forecasting.sequences import lacks_lags, with_lags
 from ssmlin.models import LinearAttentionSSM, ParamsLinearAttentionSSM
 from ssmlin.models.forecast import draw_states, simulate
-from ssmlin.models.missing_lags import Particles, run_particles
+from ssmlin.models.missing_lags import run_particles
+from ssmlin.models.particles import Particles
 
 
 class _Starts(NamedTuple):

@@ -9,14 +9,9 @@ from jaxtyping import Array, Bool, Float
 
 from ssmlin import _checks
 from ssmlin._typing import AnyArray
-from ssmlin.models.missing_lags import (
-    ParticlePosterior,
-    Particles,
-    impute,
-    resampled_index,
-    run_particles,
-)
+from ssmlin.models.missing_lags import impute, resampled_index, run_particles
 from ssmlin.models.parameters import ParamsLinearAttentionSSM
+from ssmlin.models.particles import ParticlePosterior, Particles
 from ssmlin.models.smoothing import Smoothing
 
 
