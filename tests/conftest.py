@@ -11,7 +11,7 @@ import jaxtyping
 import pytest
 
 # The shapes and types of all annotations are executed, so this comes before ssmlin is imported.
-if os.environ.get("SSMLIN_TYPES"):
+if os.environ.get("SSMLIN_TYPES", "1") != "0":
     jaxtyping.install_import_hook("ssmlin", "beartype.beartype")
 
 from ssmlin.mechanisms import registry  # noqa: E402

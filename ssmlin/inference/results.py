@@ -30,7 +30,7 @@ class PosteriorMatrixLGSSM(NamedTuple):
     marginal_loglik: Float[Array, ""]
     log_predictive: Float[Array, " T"]
     emission_means: Float[Array, "T m"]
-    emission_scales: Float[Array, "T *rows"]  # noqa: F821
+    emission_scales: Float[Array, " T *rows"]
     row_cov: Float[Array, "m m"]
     filtered_means: Float[Array, "T m d"] | None = None
     filtered_covariances: Float[Array, "T *rows d d"] | None = None

@@ -146,7 +146,7 @@ class MatrixLGSSM:
         def rows(x: Array) -> Array:
             return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, wide[-1]), (0, 0)])
 
-        def columns(x: Array, more: Float[AnyArray, "..."] | float) -> Array:
+        def columns(x: Array, more: Float[AnyArray, "..."] | float | np.float32) -> Array:
             return jnp.concatenate([x, jnp.broadcast_to(more, wide).astype(self.dtype)], axis=-1)
 
         q = self.process_noise.diag

@@ -51,7 +51,7 @@ def gate(
         return jnp.broadcast_to(params.value, (inputs.shape[0], *jnp.shape(params.value)))
     squash = tfb.Sigmoid(low, high)
     # A gate that stands on its bound would have an infinite logit.
-    margin = 4 * float(np.finfo(inputs.dtype).eps) * (high - low)
+    margin = 4 * np.finfo(inputs.dtype).eps * (high - low)  # of the dtype, as the gates are
     logit = squash.inverse(jnp.clip(params.value, low + margin, high - margin))
     gates: Array = squash.forward(logit + jnp.einsum("...p,tp->t...", params.weights, inputs))
     return gates

@@ -320,9 +320,7 @@ def test_what_ctrl_c_stopped_goes_on(data, tmp_path, monkeypatch):
     assert runner.invoke(app, fit("m.safetensors")).exit_code == 0
     assert not folder.exists()
     assert runner.invoke(app, fit("other.safetensors")).exit_code == 0
-    one, other = (
-        load(tmp_path / name)[1] for name in ("m.safetensors", "other.safetensors")
-    )
+    one, other = (load(tmp_path / name)[1] for name in ("m.safetensors", "other.safetensors"))
     for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         assert np.array_equal(x, y)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from dynamax.linear_gaussian_ssm.inference import ParamsLGSSM
 from jaxtyping import Array, Float, Real
 
-from ssmlin._typing import AnyArray
+from ssmlin._typing import AnyArray, Scalar
 from ssmlin.inference.dense.model import Model, apply, build_model
 from ssmlin.inference.dense.problem import Plan, Problem, prepare
 from ssmlin.inference.methods import Method
@@ -19,7 +19,7 @@ def lgssm_posterior_sample(
     params: ParamsLGSSM,
     emissions: Real[AnyArray, "T N"],
     inputs: Real[AnyArray, "T p"] | None = None,
-    jitter: float = 0.0,
+    jitter: Scalar = 0.0,
     *,
     method: Method = "auto",
 ) -> Float[Array, "T D"]:

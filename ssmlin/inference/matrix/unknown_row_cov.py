@@ -56,7 +56,7 @@ class RowCovLaw(NamedTuple):
         """
         return self.df if self.is_diagonal else self.df - self.scale.shape[-1] + 1
 
-    def discount(self, factor: float) -> "RowCovLaw":
+    def discount(self, factor: float | int | Float[Array, ""]) -> "RowCovLaw":
         """Forget: n and Ψ times a factor in (0, 1], which leaves the scale matrix Ψ / n."""
         return RowCovLaw(self.df + (factor - 1) * self.student_df, factor * self.scale)
 
@@ -116,7 +116,7 @@ def integrate_row_cov(
     emissions: Float[AnyArray, "T m"],
     prior: RowCovLaw,
     *,
-    discount: float = 1.0,
+    discount: float | int = 1.0,
     mask: Bool[AnyArray, " T"] | None = None,
     length: Length | None = None,
     store: Store = "last",
@@ -221,7 +221,7 @@ def _check_prior(prior: RowCovLaw, m: int, dtype: np.dtype) -> RowCovLaw:
     return RowCovLaw(df, scale)
 
 
-def _positive(name: str, x: Array, above: float = 0) -> None:
+def _positive(name: str, x: Array, above: float | int = 0) -> None:
     """Raise ValueError unless a concrete `x` is finite and larger than `above` everywhere."""
     if _checks.is_concrete(x) and not (np.isfinite(x) & (np.asarray(x) > above)).all():
         least = " in every direction" if name.endswith("scale") else ""
