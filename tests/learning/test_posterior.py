@@ -256,7 +256,7 @@ def test_choice_of_variables(problem):
     everything = choose(params, props, None)
     assert "tokens.alpha.value" in everything and "initial.mean" not in everything
     assert choose(params, props, "alpha") == ("tokens.alpha.value",)
-    assert set(choose(params, props, ("dynamics",))) == {
+    assert set(choose(params, props, ("tokens",))) == {
         name for name in everything if name.startswith("tokens.")
     }
     with pytest.raises(ValueError, match="variables: expected names of trainable.*'gamma'"):

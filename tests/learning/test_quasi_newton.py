@@ -105,4 +105,4 @@ def test_trainable_numbers_are_counted():
     expected = 4 * (4 + 4 + 2) + 2 + 1 + 4 + 2 * 4 + 2
     assert learning.num_trainable(params, props) == expected
     with pytest.raises(ValueError, match="props: expected properties matching the"):
-        learning.num_trainable(params, props.dynamics)
+        learning.num_trainable(params, props.tokens)
