@@ -27,10 +27,10 @@ class _Starts(NamedTuple):
         lags: the last emissions, the latest first.
     """
 
-    means: Float[Array, "N *n m d"]
+    means: Float[Array, "N *means m d"]
     covariances: Float[Array, "N ..."]
     row_covs: Float[Array, "N n m m"]
-    lags: Float[Array, "N *n num_lags m"]
+    lags: Float[Array, "N *lags num_lags m"]
 
 
 def sample_paths(

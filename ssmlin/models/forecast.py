@@ -78,9 +78,9 @@ class LocalModel(Protocol):
 
 def draw_states(
     key: Array,
-    mean: Float[Array, "*n m d"],
+    mean: Float[Array, "*means m d"],
     cov: Float[Array, "d d"] | Float[Array, "m d d"] | Float[Array, "n 1 d d"],
-    row_cov: Float[Array, "*n m m"],
+    row_cov: Float[Array, "*row_covs m m"],
     num_samples: int,
 ) -> Float[Array, "n m d"]:
     """Draw states of MN(mean, Σ, cov), or with a covariance for each row where Σ is diagonal.
@@ -97,7 +97,7 @@ def simulate(
     params: ParamsLinearAttentionSSM,
     key: Array,
     states: Float[Array, "n m d"],
-    row_cov: Float[Array, "*n m m"],
+    row_cov: Float[Array, "*row_covs m m"],
     lags: Float[Array, "n num_lags m"],
     exogenous: Float[Array, "T k"],
 ) -> tuple[Float[Array, "n T m d"], Float[Array, "n T m"]]:
