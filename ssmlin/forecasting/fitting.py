@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from dynamax.parameters import trainable_flags
 from jaxtyping import Array, Float
 
 from ssmlin.forecasting.discount import DISCOUNTS, best_discount
@@ -17,7 +16,7 @@ from ssmlin.forecasting.paths import sample_paths
 from ssmlin.forecasting.predictive import Predictive
 from ssmlin.forecasting.sequences import lacks_lags, padded
 from ssmlin.forecasting.settings import Covariance, Recommendation
-from ssmlin.learning import FitHistory
+from ssmlin.learning import FitHistory, num_trainable
 from ssmlin.mechanisms import Mechanism
 from ssmlin.models import LinearAttentionSSM, ParamsLinearAttentionSSM, RowCov
 from ssmlin.models.row_covariance import RowCovName
@@ -113,14 +112,7 @@ def fit_sequences(
             params, history = fit(model, "changing")
     # The history's scores are per value; log densities here are per step of m values.
     validation = -float(history.scores[history.best_epoch]) * model.emission_dim
-    return RecipeFit(model, params, validation, count_parameters(model, params))
-
-
-def count_parameters(model: LinearAttentionSSM, params: ParamsLinearAttentionSSM) -> int:
-    """How many numbers are trainable."""
-    flags: list[bool] = trainable_flags(model.param_props)
-    sizes = [int(np.size(x)) for x in jax.tree.leaves(params)]
-    return sum(size for size, free in zip(sizes, flags, strict=True) if free)
+    return RecipeFit(model, params, validation, num_trainable(params, model.param_props))
 
 
 def recommended_for(

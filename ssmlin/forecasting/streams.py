@@ -10,12 +10,13 @@ from jaxtyping import Float, Int
 from ssmlin import learning
 from ssmlin.data import TableStream
 from ssmlin.forecasting.discount import best_discount
-from ssmlin.forecasting.fitting import FittedAttention, count_parameters
+from ssmlin.forecasting.fitting import FittedAttention
 from ssmlin.forecasting.interface import Observed
 from ssmlin.forecasting.orders import choose_num_lags
 from ssmlin.forecasting.powers import choose_powers
 from ssmlin.forecasting.recipe import GroupFit, Recipe
 from ssmlin.forecasting.settings import Recommendation
+from ssmlin.learning import num_trainable
 from ssmlin.models import LinearAttentionSSM, ParamsLinearAttentionSSM
 
 #: How many of the first rows choose the transformation and the number of lags.
@@ -117,7 +118,9 @@ def fit_table_stream(stream: TableStream, recipe: Recipe, window: int) -> GroupF
     steps = max(int(per_window[-last:].sum()), 1)
     validation = float(log_densities[0, -last:].sum() / steps)
     attention = FittedAttention(model, params)
-    return GroupFit(attention, {"": summary.scaling}, validation, count_parameters(model, params))
+    return GroupFit(
+        attention, {"": summary.scaling}, validation, num_trainable(params, model.param_props)
+    )
 
 
 def _first_rows(stream: TableStream) -> Observed:

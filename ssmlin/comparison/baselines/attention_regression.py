@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from dynamax.parameters import ParameterProperties, trainable_flags
+from dynamax.parameters import ParameterProperties
 from dynamax.utils.bijectors import RealToPSDBijector
 from jaxtyping import Array, Float
 from tensorflow_probability.substrates.jax import bijectors as tfb
@@ -18,7 +18,7 @@ from ssmlin.comparison.baselines.attention_variants import ATTENTIONS
 from ssmlin.comparison.baselines.autoregression import residual_covariance
 from ssmlin.comparison.baselines.baseline import Baseline, SharedRegression, regression
 from ssmlin.forecasting import Ahead, Fitted, Observed, Predictive, least_squares
-from ssmlin.learning import fit_sgd
+from ssmlin.learning import fit_sgd, num_trainable
 
 #: The scores of all pairs of steps are held at once.
 MAX_STEPS = 20_000
@@ -122,14 +122,7 @@ def fit_attention_regression(
 
     # Scores are per value; log densities are per step of m values.
     validation = -float(history.scores[history.best_epoch]) * m
-    return Fitted(predict, _num_trainable(params, props), simulate, validation)
-
-
-def _num_trainable(params: ParamsAttentionRegression, props: ParamsAttentionRegression) -> int:
-    """How many numbers are fitted."""
-    sizes = [int(np.size(x)) for x in jax.tree.leaves(params)]
-    flags: list[bool] = trainable_flags(props)
-    return sum(size for size, is_free in zip(sizes, flags, strict=True) if is_free)
+    return Fitted(predict, num_trainable(params, props), simulate, validation)
 
 
 #: The name of each attention regression, and its attention.

@@ -42,6 +42,7 @@ from ssmlin.forecasting import (
     last_values,
     least_squares,
 )
+from ssmlin.learning import num_trainable
 
 _EM_ITERATIONS = 100
 _SGD_EPOCHS = 1000
@@ -85,11 +86,6 @@ def _fit_em[Params](
 
     fitted: Params = jax.jit(jax.vmap(fit))(_stacked(starts))
     return _best(model, fitted, *data)
-
-
-def _count(params: PyTree) -> int:
-    """How many numbers the parameters hold, those included that a constraint determines."""
-    return sum(int(np.size(x)) for x in jax.tree.leaves(params))
 
 
 def hmm_predictive(
@@ -148,8 +144,10 @@ def fit_gaussian_hmm(train: Observed, seed: int, *, num_states: int) -> Fitted:
         model = GaussianHMM(num_states, m)
         y = _array(train)
         keys = jax.random.split(jax.random.PRNGKey(seed), _STARTS)
-        starts = [model.initialize(key, method="kmeans", emissions=y) for key in keys]
-        params = _fit_em(model, starts[0][1], [start for start, _ in starts], y)
+        starts, (props, *_) = zip(
+            *(model.initialize(key, method="kmeans", emissions=y) for key in keys), strict=True
+        )
+        params = _fit_em(model, props, starts, y)
 
     def predict(observed: Observed) -> Predictive:
         with jax.enable_x64(True):
@@ -159,7 +157,7 @@ def fit_gaussian_hmm(train: Observed, seed: int, *, num_states: int) -> Fitted:
         weights = np.zeros((num_states, m, 0))
         return _simulate_hmm(model, params, weights, params.emissions.means, 0, observed, ahead)
 
-    return Fitted(predict, _count(params), simulate)
+    return Fitted(predict, num_trainable(params, props), simulate)
 
 
 def fit_arhmm(train: Observed, seed: int, *, num_states: int, num_lags: int) -> Fitted:
@@ -215,7 +213,7 @@ def fit_arhmm(train: Observed, seed: int, *, num_states: int, num_lags: int) -> 
         weights, biases = params.emissions.weights, params.emissions.biases
         return _simulate_hmm(model, params, weights, biases, num_lags, observed, ahead)
 
-    return Fitted(predict, _count(params), simulate)
+    return Fitted(predict, num_trainable(params, props), simulate)
 
 
 def _simulate_hmm(
@@ -342,7 +340,7 @@ def fit_lds(
             filtered = lgssm_filter(params, _array(seen), jnp.asarray(seen.inputs))
         return _simulate_lds(jax.tree.map(np.asarray, params), filtered, observed, ahead)
 
-    return Fitted(predict, _count(params), simulate)
+    return Fitted(predict, num_trainable(params, props), simulate)
 
 
 def _simulate_lds(
