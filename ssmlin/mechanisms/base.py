@@ -177,7 +177,8 @@ class Mechanism(ABC):
 
     Example:
         >>> from ssmlin.mechanisms import MECHANISMS
-        >>> kda = MECHANISMS["kda"](negative_eigenvalues=True)
+        >>> cls = MECHANISMS["kda"]
+        >>> kda = cls(negative_eigenvalues=True)
         >>> kda.transition_formula, kda.gate_range("beta"), kda.rank()
         ('diag(a) (I − β k̂k̂ᵀ)', (0.0, 2.0), 1)
     """
