@@ -129,9 +129,9 @@ def in_lines() -> Iterator[None]:
         except (ValueError, OSError) as error:
             fail(str(error))
         finally:
-            for warning in caught:
-                if issubclass(warning.category, RuntimeWarning):
-                    typer.echo(f"Warning: {warning.message}", err=True)
+            told = [str(x.message) for x in caught if issubclass(x.category, RuntimeWarning)]
+            for message in dict.fromkeys(told):
+                typer.echo(f"Warning: {message}", err=True)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Draws of parameters from their posterior, where lags may be missing."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,7 @@ def sample_over_gaps(
     num_chains: int = 4,
     num_warmup: int = 500,
     num_samples: int = 500,
-    time: Sequence[object] | None = None,
+    time: Collection[object] | None = None,
     checkpoint_dir: Path | None = None,
     progress: bool = True,
 ) -> "xarray.DataTree":

@@ -1,6 +1,6 @@
 """ArviZ's DataTree of draws: its labels, its groups, and draws of states and emissions in it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -67,7 +67,7 @@ def as_sequences(emissions: PyTree, inputs: PyTree) -> Sequences:
     return Sequences(y, u, is_batch)
 
 
-def time_labels(time: Sequence[object] | np.ndarray | None, steps: int) -> np.ndarray:
+def time_labels(time: Collection[object] | None, steps: int) -> np.ndarray:
     """Coordinates of the time axis; those of a time zone become UTC.
 
     Raises:

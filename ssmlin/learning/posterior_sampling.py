@@ -1,13 +1,12 @@
 """The posterior of the parameters: sampled, checked, and given as ArviZ's DataTree."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ssmlin import _checks
@@ -54,7 +53,7 @@ def sample_posterior[P](
     max_tree_depth: int = 10,
     dense_mass: bool = False,
     num_mcmc_steps: int = 5,
-    time: Sequence[object] | np.ndarray | None = None,
+    time: Collection[object] | None = None,
     trajectories: bool = True,
     states: bool = False,
     posterior_predictive: bool = False,

@@ -1,6 +1,6 @@
 """Predictions averaged over the draws of a posterior."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -88,7 +88,7 @@ def predict_one_step[P](
     emissions: Float[AnyArray, "T m"] | Float[AnyArray, "B T m"],
     inputs: PyTree = None,
     *,
-    time: Sequence[object] | np.ndarray | None = None,
+    time: Collection[object] | None = None,
 ) -> "xarray.Dataset":
     r"""Predict every step from those before it, averaged over posterior draws of the parameters.
 

@@ -261,7 +261,7 @@ def test_a_panel_from_file_to_forecast(tmp_path):
     model, ahead, paths = (tmp_path / name for name in ("m.safetensors", "f.csv", "p.csv"))
     said = run("fit", data, "-y", "y", "--series", "shop", "--time", "day", "--lags", 2, "--epochs",
                20, "--output", model, "--json")  # fmt: skip
-    assert json.loads(said.output)["num_lags"] == 2
+    assert json.loads(said.stdout)["num_lags"] == 2
     run("forecast", model, data, "--horizon", 3, "--output", ahead, "--paths", paths)
     found = pd.read_csv(ahead).set_index(["shop", "day"])
     for shop, level, start in (("a", 10.0, 60), ("b", 1000.0, 40)):

@@ -295,7 +295,7 @@ def test_a_window_starts_from_the_law_before_it(batch):
         total = share * model.log_prior(p)
         for b in range(3):
             steps = (y[b, 15:20], u[b, 15:20])
-            total += model.filter_window(p, (laws[0][b], laws[1][b]), *steps)[0].sum()
+            total += model.filter_window(p, StateLaw(laws.mean[b], laws.cov[b]), *steps)[0].sum()
         return -5 * total / values
 
     @jax.jit
