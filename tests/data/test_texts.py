@@ -319,11 +319,13 @@ def test_text_cells_of_a_workbook_take_the_options(tmp_path):
 def test_compare_takes_the_same_columns():
     """Dates in a frame were numbers of microseconds, and missing booleans an error."""
     from ssmlin import compare
-    from ssmlin.comparison._frames import read_table
+    from ssmlin.comparison._frames import read_table as read_argument
 
     dates = pd.DataFrame({"y": pd.date_range("2020", periods=30)})
     with pytest.raises(ValueError, match="emissions: expected numbers.*column 'y', got dates"):
         compare(dates, models=["persistence"], progress=False)
-    values, names, _ = read_table("emissions", pd.DataFrame({3: pd.array([True, None], "boolean")}))
+    values, names, _ = read_argument(
+        "emissions", pd.DataFrame({3: pd.array([True, None], "boolean")})
+    )
     np.testing.assert_array_equal(values, [[1], [np.nan]])
     assert names == ("3",)
