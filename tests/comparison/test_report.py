@@ -31,8 +31,8 @@ def report(comparison, tmp_path_factory):
     return path
 
 
-HEADINGS = ["Leaderboard", "Failed", "Warnings", "Predictions",
-            "Where the difference was made", "Calibration", "Gates over time", "Weights of the average", "Posterior of the gates",
+HEADINGS = ["Leaderboard", "Failed", "Warnings", "Predictions", "Where the difference was made",
+            "Calibration", "Gates over time", "Weights of the average", "Posterior of the gates",
             "What was run"]  # fmt: skip
 
 
