@@ -88,7 +88,7 @@ def fit(
     ] = 0,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="Passes over the data, at most; default 500, streamed 2."),
+        typer.Option(min=1, help="Passes over the data, at most; default 2000, streamed 2."),
     ] = None,
     window: Annotated[
         int | None,

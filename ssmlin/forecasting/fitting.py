@@ -61,7 +61,7 @@ def fit_sequences(
     inputs: Float[Array, "B T p"],
     seed: int,
     *,
-    num_epochs: int = 500,
+    num_epochs: int | None = None,
     discounts: Sequence[float] = DISCOUNTS,
     checkpoint_dir: Path | None = None,
     progress: bool = False,
@@ -76,7 +76,7 @@ def fit_sequences(
         emissions: standardised values; NaN means missing or fills up short sequences.
         inputs: lags first.
         seed: for the start.
-        num_epochs: at most so many epochs.
+        num_epochs: at most so many epochs; default as for ``model.fit``.
         discounts: of Σ, to choose among.
         checkpoint_dir: a folder to keep the states of the fits in, see ``model.fit``.
         progress: show a progress bar.
@@ -145,7 +145,7 @@ def fit_attention(
     mechanism: str | Mechanism,
     num_lags: int,
     key_dim: int | None = None,
-    num_epochs: int = 500,
+    num_epochs: int | None = None,
     discounts: Sequence[float] = DISCOUNTS,
     row_cov: RowCovName | RowCov | None = None,
     covariance: Covariance = "full",
@@ -161,7 +161,7 @@ def fit_attention(
         mechanism: a name in ``ssmlin.MECHANISMS``, or an instance.
         num_lags: how many lagged values are inputs.
         key_dim: d; default the inputs and an intercept, as `bayesian_memory` wants it.
-        num_epochs: at most so many epochs.
+        num_epochs: at most so many epochs; default as for ``model.fit``.
         discounts: of Σ, to choose among.
         row_cov: the kind of Σ, such as "diagonal" for one that is fitted; default integrated out.
         covariance: how the filter keeps P, see :class:`ssmlin.LinearAttentionSSM`.

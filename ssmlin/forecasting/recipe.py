@@ -19,8 +19,6 @@ from ssmlin.forecasting.season import season_of, with_season
 from ssmlin.forecasting.sequences import padded
 from ssmlin.mechanisms import Mechanism, get_mechanism
 
-_EPOCHS = 500
-
 
 @dataclass(eq=False)
 class Recipe:
@@ -135,7 +133,7 @@ def fit_group(panel: Mapping[str, Columns], recipe: Recipe, folder: Path | None)
         wanted,
         *padded(wanted.model(), several),
         recipe.seed,
-        num_epochs=_EPOCHS if recipe.num_epochs is None else recipe.num_epochs,
+        num_epochs=recipe.num_epochs,
         discounts=recipe.discounts,
         checkpoint_dir=folder,
         progress=recipe.progress,

@@ -31,7 +31,7 @@ def fit(
     key: Array | None,
     *,
     validation_fraction: float,
-    num_epochs: int,
+    num_epochs: int | None,
     patience: int,
     optimizer: optax.GradientTransformation | None,
     window_size: int | None,
@@ -47,6 +47,8 @@ def fit(
     y, u = model._check_batch(emissions, inputs, missing_lags=True)
     if optimizer is None and window_size is None:
         optimizer = learning.lbfgs()
+    if num_epochs is None:
+        num_epochs = 2000 if isinstance(optimizer, learning.QuasiNewton) else 500
     first = train_part(y, validation_fraction)
     lacks_lags = model._lacks_lags(u)
     begin, props = model.initialize(key, emissions=first, inputs=u)

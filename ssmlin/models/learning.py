@@ -24,7 +24,7 @@ class Learning(Forecasting):
         key: Array | None = None,
         *,
         validation_fraction: float = 0.2,
-        num_epochs: int = 500,
+        num_epochs: int | None = None,
         patience: int = 50,
         optimizer: optax.GradientTransformation | None = None,
         window_size: int | None = None,
@@ -51,7 +51,8 @@ class Learning(Forecasting):
             inputs: the inputs, likewise.
             key: a PRNG key for the start and the draws.
             validation_fraction: the share of steps, at the end, to stop by; in (0, 1).
-            num_epochs: each fit has at most so many epochs.
+            num_epochs: each fit has at most so many epochs; default 2000 of L-BFGS, which few fits
+                need, and 500 of other optimisers.
             patience: epochs to wait for a lower score, where the fit overfits.
             optimizer: any optax optimiser; default L-BFGS, or Adam with `window_size`. Others than
                 ``ssmlin.learning.lbfgs()`` stop where the last part is predicted best.
