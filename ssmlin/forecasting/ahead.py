@@ -66,7 +66,7 @@ def forecast_series(
         horizon: H.
         has_times: False where rows are the steps, which are then numbered on.
         future: inputs of the steps to come, in their own units.
-        levels: percentages of the central intervals, in (0, 100).
+        levels: percentages of the central intervals, in [1, 100).
         num_samples: how many paths.
         seed: of the paths.
 

@@ -203,7 +203,7 @@ class Forecaster(Recipe):
 
         Args:
             horizon: how many steps.
-            levels: percentages of the central intervals, in (0, 100).
+            levels: percentages of the central intervals, in [1, 100).
             future_inputs: the inputs of the steps to come: a frame with their columns and those of
                 the times and the series; an array with the rows in order; or a list of these, one
                 for each series.

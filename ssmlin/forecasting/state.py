@@ -121,7 +121,7 @@ class ForecasterState:
 
         Args:
             horizon: H.
-            levels: percentages of the central intervals, in (0, 100).
+            levels: percentages of the central intervals, in [1, 100).
             future: the inputs of the steps to come, as :meth:`ssmlin.Forecaster.predict` takes
                 them; or for each series an array (H, k), in a mapping.
             num_samples: how many paths of each series.
@@ -132,8 +132,8 @@ class ForecasterState:
         """
         _checks.positive_int("horizon", horizon)
         _checks.positive_int("num_samples", num_samples)
-        if not all(0 < level < 100 for level in levels):
-            raise ValueError(f"levels: expected percentages in (0, 100), got {tuple(levels)}")
+        if not all(1 <= level < 100 for level in levels):
+            raise ValueError(f"levels: expected percentages in [1, 100), such as 95, got {tuple(levels)}")
         known = future if isinstance(future, Mapping) else None
         if known is None:
             known = future_panel(future, self.layout, self.panel, horizon)

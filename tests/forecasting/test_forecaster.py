@@ -353,6 +353,7 @@ def test_what_a_forecast_needs_is_told(unfitted):
     for arguments, message in (
         ((0,), "horizon: expected an integer >= 1"),
         ((1, (95, 100)), "levels: expected percentages in"),
+        ((1, (0.95,)), "levels: expected percentages in .*such as 95, got .0.95"),
         ((1,), "future_inputs: expected the inputs x1 of the steps to come, got none"),
         ((2, (), np.ones(1)), "future_inputs: rows: expected 2, one for each step"),
         ((2, (), np.ones((2, 3))), "future_inputs: expected 1 columns, x1; got 3"),
