@@ -14,9 +14,9 @@ from scipy.stats import binom
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from ssmlin.comparison import LEVELS, compare_series, standard_error  # noqa: E402
+from ssmlin.comparison._registry import DEFAULT  # noqa: E402
 from ssmlin.comparison.baselines import BASELINES  # noqa: E402
-from ssmlin.comparison.baselines.attention_regression import ATTENTION_REGRESSIONS  # noqa: E402
-from ssmlin.comparison.registry import DEFAULT  # noqa: E402
+from ssmlin.comparison.baselines._attention_regression import ATTENTION_REGRESSIONS  # noqa: E402
 from ssmlin.demonstration import DATASETS  # noqa: E402
 from ssmlin.mechanisms import MECHANISMS  # noqa: E402
 

@@ -14,7 +14,7 @@ import pytest
 if os.environ.get("SSMLIN_TYPES", "1") != "0":
     jaxtyping.install_import_hook("ssmlin", "executed_types.check")
 
-from ssmlin.mechanisms import registry  # noqa: E402
+from ssmlin.mechanisms import _registry as registry  # noqa: E402
 
 # One program in one piece: splitting it for threads takes longer where every core has a worker.
 # Read when JAX starts, here and in the programs that tests start.

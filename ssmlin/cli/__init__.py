@@ -1,5 +1,5 @@
 """The command line: parses, calls, prints."""
 
-from ssmlin.cli.app import main
+from ssmlin.cli._app import main
 
 __all__ = ["main"]

@@ -1,11 +1,13 @@
 """Which model predicts a series best: baselines, held-out scores, comparisons, reports."""
 
-from ssmlin.comparison.averaging import Weights, average, dynamic_weights
-from ssmlin.comparison.candidate import Candidate, Setting, describe_setting, grid
-from ssmlin.comparison.comparisons import compare, compare_models, compare_series
-from ssmlin.comparison.evaluation import EvaluationOptions, Result, evaluate
-from ssmlin.comparison.report import write_report
-from ssmlin.comparison.scores import (
+from ssmlin.comparison._averaging import Weights, average, dynamic_weights
+from ssmlin.comparison._candidate import Candidate, Setting, describe_setting, grid
+from ssmlin.comparison._comparisons import compare, compare_models, compare_series
+from ssmlin.comparison._evaluation import EvaluationOptions, Result, evaluate
+from ssmlin.comparison._figures import gate_paths
+from ssmlin.comparison._panels import new_figure, plot_band
+from ssmlin.comparison._report import write_report
+from ssmlin.comparison._scores import (
     LEVELS,
     PathScores,
     Scores,
@@ -13,18 +15,18 @@ from ssmlin.comparison.scores import (
     score_paths,
     standard_error,
 )
-from ssmlin.comparison.split import Split, train_test_split
-from ssmlin.comparison.tables import Comparison, all_series, pooled_frame, stacked_frame
+from ssmlin.comparison._split import Split, train_test_split
+from ssmlin.comparison._tables import Comparison, all_series, pooled_frame, stacked_frame
 from ssmlin.data import Series
 from ssmlin.forecasting import Ahead, Fitted, Observed, Predictive
 
 __all__ = [
-    "LEVELS",
     "Ahead",
     "Candidate",
     "Comparison",
     "EvaluationOptions",
     "Fitted",
+    "LEVELS",
     "Observed",
     "PathScores",
     "Predictive",
@@ -42,7 +44,10 @@ __all__ = [
     "describe_setting",
     "dynamic_weights",
     "evaluate",
+    "gate_paths",
     "grid",
+    "new_figure",
+    "plot_band",
     "pooled_frame",
     "score",
     "score_paths",

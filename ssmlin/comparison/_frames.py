@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ssmlin import _checks
-from ssmlin.data.columns import numbers
+from ssmlin.data import numbers
 
 
 class NamedValues(NamedTuple):

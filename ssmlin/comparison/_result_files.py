@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from ssmlin._files import read_arrays, remove_leftovers, write_arrays
-from ssmlin.comparison.candidate import Candidate, SettingValue
-from ssmlin.comparison.evaluation import EvaluationOptions, Result
-from ssmlin.comparison.scores import PathScores, Scores, Units
+from ssmlin.comparison._candidate import Candidate, SettingValue
+from ssmlin.comparison._evaluation import EvaluationOptions, Result
+from ssmlin.comparison._scores import PathScores, Scores, Units
 from ssmlin.forecasting import FittedAttention, Observed, Predictive
-from ssmlin.learning.checkpoint import digest
+from ssmlin.learning import digest
 from ssmlin.models import load
 
 _KIND = "result of a comparison"

@@ -12,7 +12,7 @@ from jaxtyping import Float, Shaped
 from numpy.typing import ArrayLike
 
 from ssmlin._typing import AnyArray
-from ssmlin.comparison.panels import plot_band, stacked_panels
+from ssmlin.comparison._panels import plot_band, stacked_panels
 from ssmlin.models import Forecast
 
 if TYPE_CHECKING:

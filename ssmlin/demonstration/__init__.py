@@ -1,5 +1,11 @@
 """Example data, and the demonstration."""
 
-from ssmlin.demonstration.datasets import DATASETS, load_macro, load_sunspots
+from ssmlin.demonstration._datasets import DATASETS, load_macro, load_sunspots
+from ssmlin.demonstration._demo import run_demo
 
-__all__ = ["DATASETS", "load_macro", "load_sunspots"]
+__all__ = [
+    "DATASETS",
+    "load_macro",
+    "load_sunspots",
+    "run_demo",
+]

@@ -3,6 +3,8 @@
 The approximate filters keep less of the covariance.
 """
 
+from ssmlin.inference._results import PosteriorMatrixLGSSM
+from ssmlin.inference._roots import symmetric_root
 from ssmlin.inference.dense import lgssm_filter, lgssm_posterior_sample, lgssm_smoother
 from ssmlin.inference.matrix import (
     PosteriorRowCov,
@@ -14,8 +16,6 @@ from ssmlin.inference.matrix import (
     matrix_lgssm_sample,
     matrix_lgssm_smoother,
 )
-from ssmlin.inference.results import PosteriorMatrixLGSSM
-from ssmlin.inference.roots import symmetric_root
 
 __all__ = [
     "PosteriorMatrixLGSSM",

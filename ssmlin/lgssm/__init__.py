@@ -1,6 +1,6 @@
 """The matrix-state linear Gaussian state space model and its structured operators."""
 
-from ssmlin.lgssm.model import MatrixLGSSM
-from ssmlin.lgssm.operators import DPLR, DiagPlusLowRank, LowRank, Operator
+from ssmlin.lgssm._model import MatrixLGSSM
+from ssmlin.lgssm._operators import DPLR, DiagPlusLowRank, LowRank, Operator
 
 __all__ = ["DPLR", "DiagPlusLowRank", "LowRank", "MatrixLGSSM", "Operator"]

@@ -1,21 +1,30 @@
 """Mechanisms: tokens to the operators (A_t, B_t), the recurrence, and the model built from it."""
 
-from ssmlin.mechanisms.additive import diagonal_transition
-from ssmlin.mechanisms.base import Gate, GatesByName, Mechanism, Tokens, expected_gates, unit
-from ssmlin.mechanisms.construct import matrix_lgssm
-from ssmlin.mechanisms.recurrence import linear_attention, token_operators
-from ssmlin.mechanisms.registry import MECHANISMS, get_mechanism, register_mechanism
+from ssmlin.mechanisms._additive import diagonal_transition
+from ssmlin.mechanisms._base import (
+    Gate,
+    GatesByName,
+    Mechanism,
+    Tokens,
+    expected_gates,
+    make_tokens,
+    unit,
+)
+from ssmlin.mechanisms._construct import matrix_lgssm
+from ssmlin.mechanisms._recurrence import linear_attention, token_operators
+from ssmlin.mechanisms._registry import MECHANISMS, get_mechanism, register_mechanism
 
 __all__ = [
-    "MECHANISMS",
     "Gate",
     "GatesByName",
+    "MECHANISMS",
     "Mechanism",
     "Tokens",
     "diagonal_transition",
     "expected_gates",
     "get_mechanism",
     "linear_attention",
+    "make_tokens",
     "matrix_lgssm",
     "register_mechanism",
     "token_operators",

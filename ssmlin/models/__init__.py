@@ -1,15 +1,24 @@
 """The dynamax model class: parts, parameters, priors, forecasts, files."""
 
-from ssmlin.models.coefficients import ParamsIntegratedRegression
-from ssmlin.models.features import ParamsGate, ParamsProjection, lagged_inputs
-from ssmlin.models.files import load, load_notes
-from ssmlin.models.forecast import Forecast
-from ssmlin.models.gaps import PathStarts
-from ssmlin.models.initial_state import InitialState, ParamsInitial, StateLaw
-from ssmlin.models.linear_attention_ssm import LinearAttentionSSM
-from ssmlin.models.parameters import ParamsLinearAttentionSSM, Parts, ShrinkagePrior
-from ssmlin.models.parts import Contribution, Expectation, NoParams, Part, Prior, Sizes, Start
-from ssmlin.models.process_noise import (
+from ssmlin.models._autoregression import (
+    Autoregression,
+    Predictions,
+    estimate_autoregression,
+    predict_autoregression,
+)
+from ssmlin.models._coefficients import GAIN, ParamsIntegratedRegression
+from ssmlin.models._construction import Missing
+from ssmlin.models._features import ParamsGate, ParamsProjection, lagged_inputs
+from ssmlin.models._files import load, load_arrays, load_notes, mechanism_fields, save
+from ssmlin.models._forecast import Forecast, draw_states, simulate
+from ssmlin.models._gaps import PathStarts
+from ssmlin.models._initial_state import InitialState, ParamsInitial, StateLaw
+from ssmlin.models._linear_attention_ssm import LinearAttentionSSM
+from ssmlin.models._missing_lags import has_missing_lags, run_particles
+from ssmlin.models._parameters import ParamsLinearAttentionSSM, Parts, ShrinkagePrior
+from ssmlin.models._particles import ParticlePosterior, Particles
+from ssmlin.models._parts import Contribution, Expectation, NoParams, Part, Prior, Sizes, Start
+from ssmlin.models._process_noise import (
     PROCESS_NOISES,
     DiagonalNoise,
     IsotropicNoise,
@@ -20,7 +29,7 @@ from ssmlin.models.process_noise import (
     StationaryNoise,
     WriteNoise,
 )
-from ssmlin.models.regression import (
+from ssmlin.models._regression import (
     REGRESSIONS,
     IntegratedRegression,
     LearnedRegression,
@@ -28,25 +37,25 @@ from ssmlin.models.regression import (
     ParamsRegression,
     Regression,
 )
-from ssmlin.models.row_covariance import (
+from ssmlin.models._row_covariance import (
     ROW_COVS,
     IdentityRowCov,
     IntegratedRowCov,
     LearnedRowCov,
     ParamsRowCov,
     RowCov,
+    RowCovName,
 )
-from ssmlin.models.smoothing import OneStepPrediction
-from ssmlin.models.token_maps import ParamsTokens, TokenMaps
+from ssmlin.models._smoothing import OneStepPrediction
+from ssmlin.models._token_maps import ParamsTokens, TokenMaps
 
 __all__ = [
-    "PROCESS_NOISES",
-    "REGRESSIONS",
-    "ROW_COVS",
+    "Autoregression",
     "Contribution",
     "DiagonalNoise",
     "Expectation",
     "Forecast",
+    "GAIN",
     "IdentityRowCov",
     "InitialState",
     "IntegratedRegression",
@@ -55,10 +64,12 @@ __all__ = [
     "LearnedRegression",
     "LearnedRowCov",
     "LinearAttentionSSM",
+    "Missing",
     "NoNoise",
     "NoParams",
     "NoRegression",
     "OneStepPrediction",
+    "PROCESS_NOISES",
     "ParamsGate",
     "ParamsInitial",
     "ParamsIntegratedRegression",
@@ -69,12 +80,18 @@ __all__ = [
     "ParamsRowCov",
     "ParamsTokens",
     "Part",
+    "ParticlePosterior",
+    "Particles",
     "Parts",
     "PathStarts",
+    "Predictions",
     "Prior",
     "ProcessNoise",
+    "REGRESSIONS",
+    "ROW_COVS",
     "Regression",
     "RowCov",
+    "RowCovName",
     "ScaledNoise",
     "ShrinkagePrior",
     "Sizes",
@@ -83,7 +100,16 @@ __all__ = [
     "StationaryNoise",
     "TokenMaps",
     "WriteNoise",
+    "draw_states",
+    "estimate_autoregression",
+    "has_missing_lags",
     "lagged_inputs",
     "load",
+    "load_arrays",
     "load_notes",
+    "mechanism_fields",
+    "predict_autoregression",
+    "run_particles",
+    "save",
+    "simulate",
 ]

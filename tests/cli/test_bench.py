@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from ssmlin.cli.app import _benchmarks, app
+from ssmlin.cli._app import _benchmarks, app
 
 runner = CliRunner()
 NAMES = list(_benchmarks().BENCHMARKS)

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from ssmlin.cli.app import app
-from ssmlin.demonstration import demo
+from ssmlin.cli._app import app
+from ssmlin.demonstration import _demo as demo
 from ssmlin.mechanisms import MECHANISMS
 
 runner = CliRunner()
@@ -296,7 +296,7 @@ def test_differences_and_streams_come_back_in_the_units_of_the_file(tmp_path, op
 def test_what_ctrl_c_stopped_goes_on(data, tmp_path, monkeypatch):
     import jax
 
-    from ssmlin.learning.checkpoint import Checkpoint
+    from ssmlin.learning._checkpoint import Checkpoint
     from ssmlin.models import load
 
     def fit(name):

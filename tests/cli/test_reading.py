@@ -8,12 +8,12 @@ import pytest
 from typer.testing import CliRunner
 
 from ssmlin import LinearAttentionSSM
-from ssmlin.cli.app import app
-from ssmlin.cli.comparing import compare
-from ssmlin.cli.fitting import _load, fit, forecast, sample
-from ssmlin.cli.options import Reading, read
-from ssmlin.forecasting import recipe
-from ssmlin.forecasting.fitting import RecipeFit
+from ssmlin.cli._app import app
+from ssmlin.cli._comparing import compare
+from ssmlin.cli._fitting import _load, fit, forecast, sample
+from ssmlin.cli._options import Reading, read
+from ssmlin.forecasting import _recipe as recipe
+from ssmlin.forecasting._fitting import RecipeFit
 from ssmlin.models import load_notes
 
 runner = CliRunner()

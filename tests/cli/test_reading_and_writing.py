@@ -15,12 +15,12 @@ from typer.testing import CliRunner
 import ssmlin
 from ssmlin import LinearAttentionSSM
 from ssmlin._files import written_whole
-from ssmlin.cli import comparing
-from ssmlin.cli.app import app
+from ssmlin.cli import _comparing as comparing
+from ssmlin.cli._app import app
 from ssmlin.comparison._frames import check_labels
 from ssmlin.data import Scaling, read_table, select_columns, select_panel
-from ssmlin.forecasting import posterior_draws
-from ssmlin.learning.datatree import time_labels
+from ssmlin.forecasting import _posterior_draws as posterior_draws
+from ssmlin.learning._datatree import time_labels
 from ssmlin.models import Forecast, load
 
 HORIZON = 6

@@ -9,10 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from ssmlin import LinearAttentionSSM
-from ssmlin.cli.app import app
+from ssmlin.cli._app import app
 from ssmlin.data import Scaling
-from ssmlin.forecasting import recipe, streams
-from ssmlin.forecasting.fitting import RecipeFit
+from ssmlin.forecasting import _recipe as recipe
+from ssmlin.forecasting import _streams as streams
+from ssmlin.forecasting._fitting import RecipeFit
 from ssmlin.models import load_notes
 
 CHEAP = ["--models", "persistence", "--quiet", "--workers", "1"]

@@ -9,11 +9,11 @@ import pytest
 from scipy import stats
 
 from ssmlin.attention import karat_attention, slim_projection
-from ssmlin.comparison.baselines.attention_models import SoftmaxRegression
-from ssmlin.comparison.baselines.attention_parameters import ParamsAttentionRegression
-from ssmlin.comparison.baselines.attention_regression import fit_attention_regression
-from ssmlin.comparison.baselines.attention_variants import ATTENTIONS
-from ssmlin.comparison.registry import DEFAULT, forecasters
+from ssmlin.comparison._registry import DEFAULT, forecasters
+from ssmlin.comparison.baselines._attention_models import SoftmaxRegression
+from ssmlin.comparison.baselines._attention_parameters import ParamsAttentionRegression
+from ssmlin.comparison.baselines._attention_regression import fit_attention_regression
+from ssmlin.comparison.baselines._attention_variants import ATTENTIONS
 from ssmlin.forecasting import Ahead, Observed, known_lags, lags_and_inputs
 
 T, M, P = 26, 2, 3

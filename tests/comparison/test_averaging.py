@@ -9,10 +9,10 @@ from scipy import stats
 
 from ssmlin.attention import softmax_attention
 from ssmlin.comparison import compare_models, compare_series
-from ssmlin.comparison.averaging import average, dynamic_weights
-from ssmlin.comparison.baselines.autoregression import fit_autoregression
-from ssmlin.comparison.baselines.baseline import fit_seasonal
-from ssmlin.comparison.tables import pooled_frame
+from ssmlin.comparison._averaging import average, dynamic_weights
+from ssmlin.comparison._tables import pooled_frame
+from ssmlin.comparison.baselines._autoregression import fit_autoregression
+from ssmlin.comparison.baselines._baseline import fit_seasonal
 from ssmlin.data import Series
 from ssmlin.forecasting import Ahead, Observed, Predictive, choose_regression, with_season
 

@@ -5,9 +5,9 @@ import pickle
 import numpy as np
 import pytest
 
+from ssmlin.comparison._registry import DEFAULT, forecasters
 from ssmlin.comparison.baselines import BASELINES
-from ssmlin.comparison.baselines.baseline import SharedRegression
-from ssmlin.comparison.registry import DEFAULT, forecasters
+from ssmlin.comparison.baselines._baseline import SharedRegression
 from ssmlin.forecasting import Observed
 
 

@@ -19,22 +19,22 @@ from ssmlin.comparison import (
     evaluate,
     grid,
 )
-from ssmlin.comparison.baselines.attention_regression import fit_attention_regression
-from ssmlin.comparison.baselines.attention_variants import ATTENTIONS
-from ssmlin.comparison.baselines.autoregression import fit_autoregression
-from ssmlin.comparison.baselines.dynamax_models import (
+from ssmlin.comparison._split import train_test_split
+from ssmlin.comparison.baselines._attention_regression import fit_attention_regression
+from ssmlin.comparison.baselines._attention_variants import ATTENTIONS
+from ssmlin.comparison.baselines._autoregression import fit_autoregression
+from ssmlin.comparison.baselines._dynamax_models import (
     fit_arhmm,
     fit_gaussian_hmm,
     fit_lds,
     hmm_predictive,
     lds_predictive,
 )
-from ssmlin.comparison.baselines.naive import fit_naive
-from ssmlin.comparison.baselines.statsmodels_models import fit_sarimax, fit_unobserved_components
-from ssmlin.comparison.split import train_test_split
+from ssmlin.comparison.baselines._naive import fit_naive
+from ssmlin.comparison.baselines._statsmodels_models import fit_sarimax, fit_unobserved_components
 from ssmlin.data import Series
 from ssmlin.demonstration import load_macro, load_sunspots
-from ssmlin.demonstration.datasets import DATASETS
+from ssmlin.demonstration._datasets import DATASETS
 from ssmlin.forecasting import (
     Ahead,
     Fitted,

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from statsmodels.tsa.api import SARIMAX
 
-from ssmlin.comparison.baselines.autoregression import fit_autoregression
-from ssmlin.comparison.baselines.naive import fit_naive
+from ssmlin.comparison.baselines._autoregression import fit_autoregression
+from ssmlin.comparison.baselines._naive import fit_naive
 from ssmlin.forecasting import (
     Ahead,
     Observed,
@@ -18,9 +18,9 @@ from ssmlin.forecasting import (
     predictive,
     sample_paths,
 )
-from ssmlin.forecasting.laws import mixture
+from ssmlin.forecasting._laws import mixture
 from ssmlin.models import LinearAttentionSSM, ParamsRegression
-from ssmlin.models.missing_lags import ParticlePosterior
+from ssmlin.models._missing_lags import ParticlePosterior
 
 
 def series(weights, steps, seed=0):

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from ssmlin.comparison import figures, write_report
+from ssmlin.comparison import _figures as figures
+from ssmlin.comparison import write_report
 from ssmlin.forecasting import sample_over_gaps, with_lags
 
 

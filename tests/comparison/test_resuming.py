@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from ssmlin.cli.app import app
+from ssmlin.cli._app import app
 from ssmlin.comparison import Candidate, compare_models, grid
-from ssmlin.comparison.baselines.autoregression import fit_autoregression
-from ssmlin.comparison.baselines.naive import fit_naive
+from ssmlin.comparison.baselines._autoregression import fit_autoregression
+from ssmlin.comparison.baselines._naive import fit_naive
 from ssmlin.data import Series
 from ssmlin.forecasting import FittedAttention, fit_attention
 
@@ -138,7 +138,7 @@ if __name__ == "__main__":
     from ssmlin.cli import main
     main()
 elif "ENDLESS" in os.environ:
-    from ssmlin.comparison.baselines import autoregression
+    from ssmlin.comparison.baselines import _autoregression as autoregression
     autoregression.fit_autoregression = lambda *args, **options: time.sleep(600)
 """
 

@@ -6,7 +6,7 @@ import scoringrules
 from scipy import integrate, stats
 
 from ssmlin.comparison import score, score_paths
-from ssmlin.comparison.scores import standard_error, uniformity
+from ssmlin.comparison._scores import standard_error, uniformity
 from ssmlin.forecasting import Predictive
 
 RNG = np.random.default_rng(0)

@@ -17,13 +17,13 @@ from ssmlin.comparison import (
     score,
     score_paths,
 )
+from ssmlin.comparison._averaging import average
 from ssmlin.comparison._result_files import ResultFolder
-from ssmlin.comparison.averaging import average
-from ssmlin.comparison.scores import _QUANTILES, Units, _quantiles
-from ssmlin.comparison.split import train_test_split
+from ssmlin.comparison._scores import _QUANTILES, Units, _quantiles
+from ssmlin.comparison._split import train_test_split
 from ssmlin.data import Scaling, Series
 from ssmlin.forecasting import Observed, Predictive, choose_powers, choose_regression
-from ssmlin.forecasting.powers import log_likelihoods
+from ssmlin.forecasting._powers import log_likelihoods
 
 #: Thousands of international airline passengers a month, 1949-1960, series G of Box and Jenkins
 #: (1976), Time Series Analysis: Forecasting and Control.

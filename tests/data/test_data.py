@@ -21,7 +21,7 @@ from ssmlin.data import (
     select_columns,
     select_panel,
 )
-from ssmlin.data.scaling import box_cox, inverse_box_cox
+from ssmlin.data._scaling import box_cox, inverse_box_cox
 
 FRAME = pd.DataFrame({"t": [1.0, 2.0, 3.0], "y": [0.5, np.nan, -2.25], "u": [1.0, 0.0, 1.0]})
 

@@ -161,7 +161,7 @@ def test_any_way_to_write_two_decimals_is_read(tmp_path_factory, values, marks):
 
 def test_marks_that_come_late_are_asked_for(tmp_path, monkeypatch):
     """A stream decides by its first rows; what comes later is read in the same way or refused."""
-    monkeypatch.setattr("ssmlin.data.tables.ROWS_FOR_MARKS", 3)
+    monkeypatch.setattr("ssmlin.data._tables.ROWS_FOR_MARKS", 3)
     whole = "".join(f"{i};{i}\n" for i in range(9))
     assert both_ways(write(tmp_path, f"t;y\n{whole}9;1,5\n10;2,345\n"))[-2:] == [1.5, 2.345]
     refused_both_ways(

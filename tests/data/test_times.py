@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from ssmlin.data import TableStream, future_times, read_table, select_columns, select_panel
-from ssmlin.data.times import find_date_format, parse_times
+from ssmlin.data._times import find_date_format, parse_times
 
 MONTHS = pd.date_range("2020-01-01", periods=18, freq="MS")
 DAYS = pd.date_range("2020-01-20", periods=18)

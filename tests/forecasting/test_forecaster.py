@@ -9,9 +9,11 @@ import pytest
 import ssmlin
 from ssmlin import Forecaster
 from ssmlin.data import TableStream
-from ssmlin.data.grids import first_place
-from ssmlin.forecasting import recipe, season_of, streams
-from ssmlin.forecasting.fitting import RecipeFit
+from ssmlin.data._grids import first_place
+from ssmlin.forecasting import _recipe as recipe
+from ssmlin.forecasting import _streams as streams
+from ssmlin.forecasting import season_of
+from ssmlin.forecasting._fitting import RecipeFit
 from ssmlin.models import load as load_model
 
 T, H = 24, 2

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 import ssmlin
-from ssmlin.cli.app import app
+from ssmlin.cli._app import app
 from ssmlin.forecasting import Recommendation, best_discount
 from ssmlin.models import IntegratedRegression
 

@@ -7,7 +7,7 @@ import pytest
 from problems import make_problem
 
 import ssmlin
-from ssmlin.inference.matrix import layouts
+from ssmlin.inference.matrix import _layouts as layouts
 
 B = 5
 LENGTHS = np.array([7, 5, 3, 7, 1])

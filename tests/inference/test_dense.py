@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from oracles import covariance_matrix, dynamax_without_jitter
 
 from ssmlin.inference import lgssm_filter, lgssm_posterior_sample, lgssm_smoother
-from ssmlin.inference.chunks import cut_time
-from ssmlin.inference.dense import filter as filtering
-from ssmlin.inference.dense import smoother as smoothing
-from ssmlin.inference.dense.model import product
-from ssmlin.inference.methods import DENSE, choose_method
+from ssmlin.inference._chunks import cut_time
+from ssmlin.inference._methods import DENSE, choose_method
+from ssmlin.inference.dense import _filter as filtering
+from ssmlin.inference.dense import _smoother as smoothing
+from ssmlin.inference.dense._model import product
 
 METHODS = ("sequential", "associative", "chunked")
 T, D, N, P = 5, 3, 2, 2

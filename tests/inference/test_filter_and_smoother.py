@@ -227,7 +227,7 @@ def test_batches_by_vmap_and_no_second_compilation():
         np.testing.assert_allclose(batch.smoothed_means[i], one.smoothed_means, atol=1e-12)
         np.testing.assert_allclose(batch.marginal_loglik[i], one.marginal_loglik, atol=1e-12)
 
-    from ssmlin.inference.matrix import filter as module
+    from ssmlin.inference.matrix import _filter as module
 
     before = module._filter._cache_size()
     ssmlin.matrix_lgssm_filter(problems[0].lgssm, problems[0].emissions)

@@ -10,7 +10,7 @@ from oracles import MECHANISMS
 from problems import make_problem, uniform
 
 import ssmlin
-from ssmlin.inference.matrix import adjoint
+from ssmlin.inference.matrix import _adjoint as adjoint
 
 STEPS = 17  # a prime: stretches of 4 steps, the last one padded
 FORMS = ("plain", "square_root")

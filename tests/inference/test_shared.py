@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssmlin.inference.chunks import ChunkMap, compose, cut_time
-from ssmlin.inference.dense import driver as dense_driver
-from ssmlin.inference.dense import problem as dense
-from ssmlin.inference.matrix import driver as matrix_driver
-from ssmlin.inference.matrix import problem as matrix
-from ssmlin.inference.methods import MATRIX, choose_method
+from ssmlin.inference._chunks import ChunkMap, compose, cut_time
+from ssmlin.inference._methods import MATRIX, choose_method
+from ssmlin.inference.dense import _driver as dense_driver
+from ssmlin.inference.dense import _problem as dense
+from ssmlin.inference.matrix import _driver as matrix_driver
+from ssmlin.inference.matrix import _problem as matrix
 
 
 @pytest.mark.parametrize("length", [None, 1, 3, 20])

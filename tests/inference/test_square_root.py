@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ssmlin
-from ssmlin.inference.roots import semidefinite_cholesky, triangular_factor
+from ssmlin.inference._roots import semidefinite_cholesky, triangular_factor
 
 METHODS = ("sequential", "associative", "chunked")
 

@@ -25,9 +25,10 @@ from walk import Walk
 
 import ssmlin
 from ssmlin import _files
-from ssmlin.learning import checkpoint, sgd
-from ssmlin.learning.checkpoint import Checkpoint, digest
-from ssmlin.learning.log_posterior import property_leaves
+from ssmlin.learning import _checkpoint as checkpoint
+from ssmlin.learning import _sgd as sgd
+from ssmlin.learning._checkpoint import Checkpoint, digest
+from ssmlin.learning._log_posterior import property_leaves
 
 SAVE = Checkpoint.save
 

@@ -13,8 +13,8 @@ import pytest
 from scipy import stats
 
 import ssmlin
-from ssmlin.learning import nuts
-from ssmlin.learning.log_posterior import Problem, Target, choose, paths
+from ssmlin.learning import _nuts as nuts
+from ssmlin.learning._log_posterior import Problem, Target, choose, paths
 
 T = 40
 KEY = jax.random.key(7)
@@ -304,7 +304,7 @@ def test_warnings_say_what_is_wrong(problem):
     shifted = draws.copy(deep=True)
     shifted.posterior["alpha"].values[1] += 1.0
     shifted.sample_stats["diverging"].values[0, :3] = True
-    from ssmlin.learning.diagnostics import complaints
+    from ssmlin.learning._diagnostics import complaints
 
     text = " ".join(complaints(shifted, "nuts"))
     assert "3 of 80 transitions diverged" in text and "R-hat is above 1.01 for alpha" in text
@@ -336,7 +336,7 @@ def test_single_precision():
 SHARED_OUT = """
 import jax, jax.numpy as jnp, numpy as np, warnings
 import ssmlin
-from ssmlin.learning import nuts
+from ssmlin.learning import _nuts as nuts
 
 model = ssmlin.LinearAttentionSSM("mamba2", 1, 1, 2, gates="constant")
 rng = np.random.default_rng(0)

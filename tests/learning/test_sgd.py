@@ -11,12 +11,14 @@ from walk import Walk
 
 import ssmlin
 from ssmlin import learning
-from ssmlin.learning import epochs, sgd
-from ssmlin.learning.epochs import Candidate, EpochSettings, Limits, run_epochs, start_fit
-from ssmlin.learning.loss import Batch, FitData, Objective, Window, Windows, padded
-from ssmlin.learning.loss import log_predictive as log_predictive_by_windows
-from ssmlin.learning.loss import loss as loss_of_a_fit
-from ssmlin.models import StateLaw, fitting
+from ssmlin.learning import _epochs as epochs
+from ssmlin.learning import _sgd as sgd
+from ssmlin.learning._epochs import Candidate, EpochSettings, Limits, run_epochs, start_fit
+from ssmlin.learning._loss import Batch, FitData, Objective, Window, Windows, padded
+from ssmlin.learning._loss import log_predictive as log_predictive_by_windows
+from ssmlin.learning._loss import loss as loss_of_a_fit
+from ssmlin.models import StateLaw
+from ssmlin.models import _fitting as fitting
 
 
 @pytest.fixture(scope="module")

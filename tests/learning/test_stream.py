@@ -54,7 +54,7 @@ class Stopped(Exception):
 def test_a_stream_that_is_stopped_goes_on_and_ends_the_same(tmp_path, monkeypatch):
     model, params, props, y, u = problem()
     arguments = (model, params, props), (6, 240)
-    monkeypatch.setattr("ssmlin.learning.checkpoint._SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("ssmlin.learning._checkpoint._SECONDS_BETWEEN", 0.0)
 
     def run(windows, folder=None):
         first, last = arguments

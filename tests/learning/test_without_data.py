@@ -9,7 +9,7 @@ import pytest
 
 import ssmlin
 from ssmlin.learning import fit_em, fit_sgd
-from ssmlin.models.parts import log_normal_mode, statistic
+from ssmlin.models._parts import log_normal_mode, statistic
 
 T, M = 12, 2
 

@@ -13,15 +13,15 @@ from oracles import kalman
 from tensorflow_probability.substrates.jax import distributions as tfd
 
 import ssmlin
-from ssmlin.comparison import registry
+from ssmlin.comparison import _registry as registry
 from ssmlin.comparison._processes import run_in_processes
 from ssmlin.forecasting import fit_attention
-from ssmlin.forecasting.interface import Observed
+from ssmlin.forecasting._interface import Observed
 from ssmlin.learning import variable_name
-from ssmlin.learning.log_posterior import choose, paths
+from ssmlin.learning._log_posterior import choose, paths
 from ssmlin.lgssm import DPLR, LowRank
 from ssmlin.mechanisms import Gate, Mechanism, Tokens, diagonal_transition
-from ssmlin.mechanisms.registry import check_declaration
+from ssmlin.mechanisms._registry import check_declaration
 
 pytestmark = pytest.mark.usefixtures("own_mechanisms")
 RNG = np.random.default_rng(0)
@@ -236,7 +236,7 @@ def test_a_file_of_a_mechanism_that_is_not_registered(fitted, tmp_path):
     model, params, *_ = fitted
     with pytest.MonkeyPatch.context() as patch:
         known = dict(ssmlin.MECHANISMS) | {"mine": Mine}
-        patch.setattr("ssmlin.models.files.MECHANISMS", known)
+        patch.setattr("ssmlin.models._files.MECHANISMS", known)
         model.save(tmp_path / "m", params)
     with pytest.raises(
         ValueError, match="of a registered mechanism, got one of 'mine'.*register_mech"

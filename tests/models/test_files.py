@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 import ssmlin
 from ssmlin import _files
-from ssmlin.learning.log_posterior import property_leaves
+from ssmlin.learning._log_posterior import property_leaves
 from ssmlin.mechanisms import MECHANISMS
 from ssmlin.models import DiagonalNoise, IntegratedRegression, IntegratedRowCov, IsotropicNoise
 

@@ -10,12 +10,12 @@ from statsmodels.tsa.api import SARIMAX, VARMAX
 import ssmlin
 from ssmlin.learning import fit_sgd
 from ssmlin.models import IntegratedRowCov, ParamsRegression
-from ssmlin.models.autoregression import (
+from ssmlin.models._autoregression import (
     Autoregression,
     estimate_autoregression,
     predict_autoregression,
 )
-from ssmlin.models.missing_lags import _spread_normal
+from ssmlin.models._missing_lags import _spread_normal
 
 T = 9
 

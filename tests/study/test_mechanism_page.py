@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from ssmlin.mechanisms import MECHANISMS
-from ssmlin.study import capabilities, mechanism_page, state_tracking
+from ssmlin.study import _capabilities as capabilities
+from ssmlin.study import _mechanism_page as mechanism_page
+from ssmlin.study import _state_tracking as state_tracking
 
 PAGE = Path(__file__).parents[2] / "docs" / "mechanisms.md"
 

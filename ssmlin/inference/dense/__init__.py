@@ -9,8 +9,8 @@ the dynamics is ignored; `initial` is the law at the first emission. Inside, tha
 of step 0 and the state before it is zero, so every step is a prediction and then its updates.
 """
 
-from ssmlin.inference.dense.filter import lgssm_filter
-from ssmlin.inference.dense.sampling import lgssm_posterior_sample
-from ssmlin.inference.dense.smoother import lgssm_smoother
+from ssmlin.inference.dense._filter import lgssm_filter
+from ssmlin.inference.dense._sampling import lgssm_posterior_sample
+from ssmlin.inference.dense._smoother import lgssm_smoother
 
 __all__ = ["lgssm_filter", "lgssm_posterior_sample", "lgssm_smoother"]

@@ -1,0 +1,193 @@
+"""The commands of `ssmlin`."""
+
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from ssmlin.cli._comparing import compare
+from ssmlin.cli._fitting import fit, forecast, sample
+from ssmlin.cli._options import JsonOption, QuietOption, console
+
+app = typer.Typer(
+    help="Linear attention as probabilistic state space models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Linear attention as probabilistic state space models."""
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the table and the figure.")] = Path(
+        "ssmlin-demo"
+    ),
+    seed: Annotated[int, typer.Option(help="Seed of all random starts.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Models fitted at the same time.")] = 2,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare linear attentions with an AR, an HMM, an ARHMM and an LDS on two real series.
+
+    Yearly sunspots (one variable) and US macroeconomic series (five), the last 30 % held out.
+
+    Example: ssmlin demo --output my-demo
+    """
+    from ssmlin.demonstration import run_demo
+
+    lines: list[str] = []
+    results = run_demo(
+        output, seed=seed, workers=workers, progress=not (quiet or as_json), report=lines.append
+    )
+    if as_json:
+        rows = {name: json.loads(comparison.to_frame().to_json(orient="records"))
+                for name, comparison in results.items()}  # fmt: skip
+        typer.echo(json.dumps(rows))
+        return
+    for series, comparison in results.items():
+        table = Table(title=f"{series}: held out, one step ahead", title_justify="left")
+        table.add_column("model", no_wrap=True)
+        table.add_column("setting")
+        for heading in ("log density", "RMSE", "parameters", "seconds"):
+            table.add_column(heading, justify="right")
+        for r in comparison.results:
+            setting = ", ".join(f"{k}={v}" for k, v in r.setting.items())
+            if r.failure is not None:
+                table.add_row(r.name, setting, "failed", "", "", f"{r.seconds:.1f}")
+                lines.append(f"{series}, {r.name} failed: {r.failure}")
+                continue
+            table.add_row(
+                r.name,
+                setting,
+                f"{r.log_density:.3f}",
+                f"{r.rmse:.3f}",
+                str(r.num_parameters),
+                f"{r.seconds:.1f}",
+            )
+        console.print(table)
+    console.print(
+        "log density: mean log p(y_t | y_1 ... y_t-1) a step, standardised units; higher is better"
+    )
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+for command in (compare, fit, forecast, sample):
+    app.command()(command)
+
+
+@app.command()
+def mechanisms(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Measure them, what takes long on short sequences.")
+    ] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Measure them; the Markdown of docs/mechanisms.md.")
+    ] = False,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List the mechanisms: transition, drift, gates and their ranges; or measure what they can do.
+
+    Example: ssmlin mechanisms
+
+    Example: ssmlin mechanisms --full > mechanisms.md
+    """
+    if quick or full:
+        from ssmlin.study import measure, to_markdown
+
+        tables = measure(quick=not full, progress=not (quiet or as_json) and sys.stdout.isatty())
+        if as_json:
+            found = {table.title: [dict(zip(table.headings, row, strict=True))
+                                   for row in table.rows] for table in tables}  # fmt: skip
+            typer.echo(json.dumps(found))
+        else:
+            option = "--full" if full else "--quick"
+            typer.echo(to_markdown(tables, f"ssmlin mechanisms {option}"), nl=False)
+        return
+    from ssmlin.mechanisms import MECHANISMS
+
+    table = Table(title="S_t = S_{t-1} A_t + B_t", title_justify="left")
+    for heading in ("name", "A_t", "B_t", "gates", "source"):
+        table.add_column(heading, no_wrap=heading == "name")
+    rows = []
+    for name, cls in MECHANISMS.items():
+        gates = []
+        for gate, declared in cls.gates.items():
+            interval = " in [{:g}, {:g}]".format(*declared.range())
+            text = gate if declared.kind == "key" else gate + interval
+            if declared.signed is not None:
+                text += " (or [{:g}, {:g}])".format(*declared.signed)
+            gates.append(text)
+        rows.append((name, cls.transition_formula, cls.drift_formula, gates, cls.source))
+        table.add_row(*rows[-1][:3], "\n".join(gates), cls.source)
+    if as_json:
+        keys = ("name", "transition", "drift", "gates", "source")
+        typer.echo(json.dumps([dict(zip(keys, row, strict=True)) for row in rows]))
+        return
+    console.print(table)
+
+
+@app.command()
+def bench(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Which benchmarks; all of them if none is named.")
+    ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Tiny sizes, to see that all works; figures mean nothing."),
+    ] = False,
+    show: Annotated[bool, typer.Option("--list", help="List the benchmarks and end.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Time ssmlin against dynamax, cuthbert and statsmodels on this machine, as Markdown tables.
+
+    cuthbert comes with `pip install ssmlin[bench]`; without it its columns are empty.
+
+    Example: ssmlin bench filtering batches
+    """
+    benchmarks = _benchmarks()
+    if show and as_json:
+        typer.echo(json.dumps(benchmarks.BENCHMARKS))
+        return
+    if show:
+        for name, description in benchmarks.BENCHMARKS.items():
+            console.print(f"{name}: {description}", highlight=False, soft_wrap=True)
+        return
+    for name in names or ():
+        if name not in benchmarks.BENCHMARKS:
+            known = ", ".join(benchmarks.BENCHMARKS)
+            raise typer.BadParameter(f"expected one of {known}; got {name!r}", param_hint="names")
+    chosen = names or list(benchmarks.BENCHMARKS)
+    if as_json:
+        typer.echo(json.dumps(benchmarks.record(chosen, quick)))
+    else:
+        benchmarks.run(chosen, quick)
+
+
+def _benchmarks() -> Any:
+    """The benchmarks, from the installed package or from beside it in a source checkout."""
+    package = Path(__file__).parents[1]
+    if (package / "benchmarks").is_dir():
+        return import_module("ssmlin.benchmarks")
+    if not (package.parent / "benchmarks" / "harness.py").is_file():
+        raise typer.BadParameter("the benchmarks are not installed; run this in a source checkout")
+    sys.path.insert(0, str(package.parent))
+    try:
+        return import_module("benchmarks")
+    finally:
+        sys.path.remove(str(package.parent))
+
+
+def main() -> None:
+    """Entry point of the command `ssmlin`."""
+    app()

@@ -1,0 +1,331 @@
+"""`ssmlin fit`, `forecast` and `sample`."""
+
+import json
+from contextlib import ExitStack
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from ssmlin._files import written_whole
+from ssmlin.cli._options import (
+    CheckpointOption,
+    DateFormatOption,
+    DecimalOption,
+    EncodingOption,
+    FileArgument,
+    InputsOption,
+    JsonOption,
+    LogOption,
+    ModelArgument,
+    QueryOption,
+    QuietOption,
+    Reading,
+    SeedOption,
+    SeriesOption,
+    TableOption,
+    TargetOption,
+    ThousandsOption,
+    TimeOption,
+    TransformOption,
+    as_options,
+    console,
+    fail,
+    in_lines,
+    names,
+    new_file,
+    resumable,
+    transform_of,
+    two_files,
+)
+from ssmlin.cli._tables import forecast_file, paths_file
+from ssmlin.data import TableStream, describe_powers
+
+if TYPE_CHECKING:
+    import pandas
+
+    from ssmlin.forecasting import Forecaster, ForecasterState
+    from ssmlin.learning import Algorithm
+
+#: Text and Parquet files above this many bytes are streamed.
+STREAM_BYTES = 32 * 2**20
+_WINDOW = 2000
+#: Percentages of the intervals of a forecast.
+LEVELS = (50, 80, 95)
+
+
+def fit(
+    file: FileArgument,
+    target: TargetOption,
+    output: Annotated[Path, typer.Option(help="The new file of the model.")] = Path(
+        "model.safetensors"
+    ),
+    inputs: InputsOption = "",
+    time: TimeOption = None,
+    series: SeriesOption = None,
+    query: QueryOption = None,
+    table_name: TableOption = None,
+    encoding: EncodingOption = None,
+    decimal: DecimalOption = None,
+    thousands: ThousandsOption = None,
+    date_format: DateFormatOption = None,
+    mechanism: Annotated[str, typer.Option(help="See `ssmlin mechanisms`.")] = "bayesian_memory",
+    lags: Annotated[
+        int | None,
+        typer.Option(min=0, help="Lagged values as inputs; default by an information criterion."),
+    ] = None,
+    key_dim: Annotated[int, typer.Option(min=1, help="d, except of bayesian_memory.")] = 4,
+    period: Annotated[
+        int | None, typer.Option(min=2, help="Steps a season; default by the dates.")
+    ] = None,
+    transform: TransformOption = "auto",
+    log: LogOption = False,
+    difference: Annotated[
+        int, typer.Option(min=0, help="Model changes over so many steps, 1 or a season.")
+    ] = 0,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Passes over the data, at most; default 2000, streamed 2."),
+    ] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Stream a CSV, TSV or Parquet file, so many steps at a time; default 2000 for "
+            "files above 32 MiB; 0 never.",
+        ),
+    ] = None,
+    checkpoint: CheckpointOption = None,
+    seed: SeedOption = 0,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit a linear attention to a series, by the recommended recipe, and save it.
+
+    Columns and units are kept in the model's file, so `ssmlin forecast` answers in them. Several
+    series (--series) share their parameters; each is standardised by itself.
+
+    Example: ssmlin fit data.csv --target sales --time month --output sales.safetensors
+
+    Example: ssmlin fit sensors.parquet --target load --window 5000
+    """
+    from ssmlin.forecasting import Forecaster
+    from ssmlin.mechanisms import MECHANISMS
+
+    new_file(output, "--output")
+    if mechanism not in MECHANISMS:
+        fail(f"--mechanism: expected one of {', '.join(MECHANISMS)}; got {mechanism!r}")
+    if window is None and series is None and period is None and difference == 0 and _is_long(file):
+        window = _WINDOW
+    reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
+    folder = checkpoint or output.with_name(output.name + ".checkpoint")
+    progress = not (quiet or as_json)
+    with in_lines(), resumable(folder, keep=checkpoint is not None):
+        forecaster = Forecaster(
+            mechanism,
+            lags="auto" if lags is None else lags,
+            season="auto" if period is None else period,
+            transform=transform_of(transform, log),
+            key_dim=key_dim,
+            difference=difference,
+            num_epochs=epochs,
+            seed=seed,
+            progress=progress,
+            checkpoint_dir=folder,
+        )
+        if window:
+            if series is not None or difference > 0:
+                raise ValueError("--window: expected neither --series nor --difference with it")
+            if query is not None or table_name is not None:
+                raise ValueError(f"--query, --table: expected a database, got {file}")
+            stream = TableStream(file, target, names(inputs), time, date_format=date_format,
+                                 progress=progress, **reading.of_text())  # fmt: skip
+            with as_options("window"), as_options("season", "period"):
+                forecaster.fit_stream(stream, window=window)
+        else:
+            table = reading.table_of(file, series)
+            forecaster.fit(table, names(inputs), series, time, target, date_format=date_format)
+        state = fitted(forecaster)
+        kept = replace(reading, date_format=state.layout.date_format)
+        forecaster.save(output, notes={"reading": kept.notes()})
+    model, power = forecaster.model_, next(iter(state.scalings.values())).power
+    (number,), (validation,) = state.num_parameters.values(), state.validation.values()
+    said = {
+        "output": str(output),
+        "mechanism": mechanism,
+        "num_lags": model.num_lags,
+        "power": dict(zip(target, power, strict=True)),
+        "num_parameters": number,
+        "validation_log_density": validation,
+    }
+    if as_json:
+        typer.echo(json.dumps(said))
+        return
+    console.print(
+        f"{mechanism}, {model.num_lags} lags, {number} parameters; log density "
+        "a step of what the model sees, at the end of the series, fitted before it: "
+        f"{validation:.3f}",
+        highlight=False,
+    )
+    seen = describe_powers(target, power) or "the values as they are"
+    by = f", chosen on {state.chosen_on}" if transform in ("auto", "box-cox") and not log else ""
+    console.print(f"the model sees {seen}{by}", highlight=False)
+    console.print(f"wrote {output}", highlight=False, soft_wrap=True)
+
+
+def fitted(forecaster: "Forecaster") -> "ForecasterState":
+    """What a forecaster knows once it is fitted."""
+    assert forecaster.state_ is not None
+    return forecaster.state_
+
+
+def _is_long(file: Path) -> bool:
+    return (
+        file.is_file()
+        and file.suffix.lower() in (".csv", ".tsv", ".txt", ".parquet")
+        and file.stat().st_size > STREAM_BYTES
+    )
+
+
+def _load(model_file: Path, file: Path, reading: Reading, *, to_fit: bool) -> "Forecaster":
+    """A fitted forecaster that goes on from a file, read like the file of the fit."""
+    from ssmlin.forecasting import Forecaster
+
+    with in_lines():
+        forecaster = Forecaster.load(model_file)
+        state = fitted(forecaster)
+        reading = reading.after(state.notes.get("reading", {}))
+        table = reading.table_of(file, state.layout.series)
+        forecaster.update(table, to_fit=to_fit, date_format=reading.date_format)
+    return forecaster
+
+
+def forecast(
+    model_file: ModelArgument,
+    file: FileArgument,
+    horizon: Annotated[int, typer.Option(min=1, help="Steps ahead.")] = 12,
+    future: Annotated[
+        Path | None, typer.Option(help="A file with the inputs of the steps to come.")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="The new CSV file of the forecast.")] = Path(
+        "forecast.csv"
+    ),
+    paths: Annotated[
+        Path | None, typer.Option(help="Write the sampled paths to this new CSV file, too.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=2, help="Sampled paths.")] = 1000,
+    query: QueryOption = None,
+    table_name: TableOption = None,
+    encoding: EncodingOption = None,
+    decimal: DecimalOption = None,
+    thousands: ThousandsOption = None,
+    date_format: DateFormatOption = None,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Forecast the steps after the end of a file, with intervals, in its units.
+
+    Example: ssmlin forecast sales.safetensors data.csv --horizon 24 --output forecast.csv
+    """
+    new_file(output, "--output")
+    new_file(paths, "--paths")
+    two_files(output, "--output", paths, "--paths")
+    reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
+    forecaster = _load(model_file, file, reading, to_fit=False)
+    state = fitted(forecaster)
+    with in_lines():
+        with as_options("future_inputs", "future"):
+            plan = _read_future(future, state, reading)
+            found = forecaster.forecasts(horizon, LEVELS, plan, num_samples=samples, seed=seed)
+        table = forecast_file(found, state.layout)
+        with ExitStack() as files:
+            table.to_csv(files.enter_context(written_whole(output, new=True)), index=False)
+            if paths is not None:
+                drawn = paths_file(found, state.layout)
+                drawn.to_csv(files.enter_context(written_whole(paths, new=True)), index=False)
+    if as_json:
+        typer.echo(json.dumps(json.loads(table.to_json(orient="records", date_format="iso"))))
+        return
+    for path in (output, paths):
+        if path is not None:
+            console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+def _read_future(
+    future: Path | None, state: "ForecasterState", reading: Reading
+) -> "pandas.DataFrame | None":
+    """The table of the inputs to come, or None for a model without inputs."""
+    layout = state.layout
+    if not layout.inputs:
+        return None
+    if future is None:
+        wanted = ", ".join(layout.inputs)
+        raise ValueError(
+            f"--future: expected a file with the inputs {wanted} of the steps to come, got none"
+        )
+    # A query and a table's name are of the file of the past.
+    reading = replace(reading.after(state.notes.get("reading", {})), query=None, table=None)
+    try:
+        return reading.table_of(future, layout.series)
+    except ValueError as error:
+        raise ValueError(f"--future: {error}") from error
+
+
+def sample(
+    model_file: ModelArgument,
+    file: FileArgument,
+    output: Annotated[Path, typer.Option(help="The new NetCDF file of the draws.")] = Path(
+        "draws.nc"
+    ),
+    variables: Annotated[
+        str, typer.Option(help="Parameters, separated by commas; default the gates.")
+    ] = "",
+    algorithm: Annotated[str, typer.Option(help="nuts, smc, pathfinder or laplace.")] = "nuts",
+    chains: Annotated[int, typer.Option(min=1)] = 4,
+    warmup: Annotated[int, typer.Option(min=1, help="Steps of adaptation.")] = 500,
+    draws: Annotated[int, typer.Option(min=1, help="Draws of each chain.")] = 500,
+    checkpoint: CheckpointOption = None,
+    query: QueryOption = None,
+    table_name: TableOption = None,
+    encoding: EncodingOption = None,
+    decimal: DecimalOption = None,
+    thousands: ThousandsOption = None,
+    date_format: DateFormatOption = None,
+    seed: SeedOption = 0,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw from the posterior of a fitted model's parameters, its gates unless others are named.
+
+    Example: ssmlin sample sales.safetensors data.csv --variables alpha,process_noise
+    """
+    import arviz
+
+    from ssmlin.forecasting import draw_parameters
+
+    new_file(output, "--output")
+    try:
+        for package in ("h5netcdf", "h5py"):
+            import_module(package)
+    except ImportError as error:
+        fail(f"--output: expected the packages for NetCDF (pip install ssmlin[data]), got {error}")
+    reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
+    forecaster = _load(model_file, file, reading, to_fit=True)
+    folder = checkpoint or output.with_name(output.name + ".checkpoint")
+    with in_lines(), resumable(folder, keep=checkpoint is not None):
+        found = draw_parameters(
+            forecaster, names(variables), algorithm=cast("Algorithm", algorithm),
+            num_chains=chains, num_warmup=warmup, num_samples=draws, seed=seed,
+            checkpoint_dir=folder, progress=not (quiet or as_json),
+        )  # fmt: skip
+        with written_whole(output, new=True) as temporary:
+            found.to_netcdf(temporary, engine="h5netcdf")
+    shown = [str(name) for name, x in found.posterior.data_vars.items() if "time" not in x.dims]
+    summary = arviz.summary(found, var_names=shown)
+    if as_json:
+        typer.echo(summary.to_json(orient="index"))
+        return
+    typer.echo(summary.to_string())
+    console.print(f"wrote {output}", highlight=False, soft_wrap=True)

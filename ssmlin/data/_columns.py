@@ -1,0 +1,291 @@
+"""Choosing columns of a table and checking what is in them."""
+
+import difflib
+from collections.abc import Sequence
+from decimal import Decimal
+from numbers import Real
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from ssmlin.data._grids import regular
+from ssmlin.data._texts import PLAIN, Marks, is_like_a_number, to_numbers
+from ssmlin.data._times import Times, find_date_format, parse_times
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class Columns(NamedTuple):
+    """What :func:`select_columns` returns; times are equally spaced.
+
+    Attributes:
+        values: the targets, (T, m); NaN means missing.
+        inputs: (T, k); k may be 0.
+        times: the times of the steps: numbers, or dates as a pandas DatetimeIndex.
+        targets: the names of the m columns.
+        input_names: the names of the k columns.
+        date_format: how the times are written, see :func:`find_date_format`; None for dates that
+            are not text, or without a time column.
+    """
+
+    values: Float[np.ndarray, "T m"]
+    inputs: Float[np.ndarray, "T k"]
+    times: Times
+    targets: tuple[str, ...]
+    input_names: tuple[str, ...]
+    date_format: str | None = None
+
+
+def select_columns(
+    frame: "pandas.DataFrame",
+    targets: Sequence[str | int],
+    inputs: Sequence[str | int] = (),
+    time: str | int | None = None,
+    date_format: str | None = None,
+    *,
+    to_fit: bool = True,
+) -> Columns:
+    """Take targets, inputs and times from a table, and check them.
+
+    Numbers written as text are read, booleans are 0 and 1, and empty cells are missing. With a
+    time column the rows are sorted, and gaps in the regular grid of the times become missing
+    values; a warning tells of either. If dates have a time zone and one time of day, such as
+    midnight, steps are counted in local days, which may have 23 or 25 hours; with other dates they
+    are counted in elapsed time.
+
+    Args:
+        frame: the table. Columns whose names are numbers are known by these as text.
+        targets: the names of the columns to predict.
+        inputs: the names of columns that are known before each step.
+        time: the name of a column of numbers or dates; without it the rows are the steps.
+        date_format: how dates are written as text: a format of strptime (with %q for a quarter),
+            "ISO8601", or "number". By default it is inferred from all rows.
+        to_fit: whether a model is to be fitted to the data. A model that is fitted already can
+            continue from a single row or from values that do not vary.
+
+    Returns:
+        The arrays, the times and the names.
+
+    Raises:
+        ValueError: a column that does not exist, is named twice, does not hold numbers, holds
+            infinite values, is empty, or is an input with missing values; to fit, a column that
+            does not vary or fewer than two rows; times that cannot be read in one way, occur twice,
+            are irregular, or have more than three missing steps for each row. Messages name the
+            column and the data row, counted from 1.
+
+    Warns:
+        RuntimeWarning: the rows were not sorted, or steps are missing.
+
+    Example:
+        >>> import pandas as pd
+        >>> from ssmlin.data import select_columns
+        >>> frame = pd.DataFrame({"day": ["2024-01-01", "2024-01-02"], "y": ["1.5", "2"]})
+        >>> select_columns(frame, ["y"], time="day").values.tolist()
+        [[1.5], [2.0]]
+    """
+    names, input_names = tuple(map(str, targets)), tuple(map(str, inputs))
+    clock = None if time is None else str(time)
+    frame = frame.rename(columns=str)
+    if not names:
+        raise ValueError("targets: expected at least one column, got none")
+    chosen = [*names, *input_names, *([] if clock is None else [clock])]
+    check_names(chosen, list(frame.columns))
+    for name in chosen:
+        if chosen.count(name) > 1:
+            raise ValueError(f"columns: expected each column once, got {name!r} twice")
+    least = 2 if to_fit else 1
+    if len(frame) < least:
+        raise ValueError(f"rows: expected at least {least}, got {len(frame)}")
+    values = np.column_stack([numbers(frame[name]) for name in names])
+    outside = [numbers(frame[name]) for name in input_names]
+    for name, column in zip(input_names, outside, strict=True):
+        if np.isnan(column).any():
+            raise ValueError(
+                f"inputs: expected no missing values in column {name!r}, got one in data row "
+                f"{int(np.isnan(column).argmax()) + 1}"
+            )
+    for name, column in zip(names, values.T, strict=True):
+        seen = column[~np.isnan(column)]
+        if len(seen) == 0:
+            raise ValueError(f"targets: expected values in column {name!r}, got none")
+        if to_fit and np.ptp(seen) == 0:
+            raise ValueError(f"targets: expected varying values in column {name!r}, got a constant")
+    table = np.column_stack([values, *outside])
+    times: Times = np.arange(len(table))
+    if clock is not None:
+        date_format = date_format or find_date_format(frame[clock])
+        times, table = regular(parse_times(frame[clock], date_format), table, clock)
+        if inputs and np.isnan(table[:, len(names) :]).any():
+            step = int(np.isnan(table[:, len(names) :]).any(axis=1).argmax())
+            raise ValueError(
+                f"time: expected a row at {times[step]} in column {clock!r}, since inputs must be "
+                "known at all steps; got none"
+            )
+    return Columns(
+        table[:, : len(names)],
+        table[:, len(names) :],
+        times,
+        names,
+        input_names,
+        None if clock is None else date_format,
+    )
+
+
+def select_panel(
+    frame: "pandas.DataFrame",
+    series: str | int,
+    targets: Sequence[str | int],
+    inputs: Sequence[str | int] = (),
+    time: str | int | None = None,
+    date_format: str | None = None,
+    *,
+    to_fit: bool = True,
+) -> dict[str, Columns]:
+    """Take several series, which may differ in length, from one table.
+
+    Args:
+        frame: the table, with the rows of all series.
+        series: the name of the column that tells which series a row belongs to.
+        targets: the names of the columns to predict.
+        inputs: the names of columns that are known before each step.
+        time: the name of a column of numbers or dates.
+        date_format: as in :func:`select_columns`, but inferred from the rows of all series.
+        to_fit: as in :func:`select_columns`.
+
+    Returns:
+        For each series what :func:`select_columns` returns, by its name (see :func:`series_ids`)
+        and in the order of the table.
+
+    Raises:
+        ValueError: a column that does not exist, a row without a series, names that are numbers
+            with decimals, or a series that :func:`select_columns` refuses. The message then names
+            the series, and data rows are counted within it.
+
+    Warns:
+        RuntimeWarning: as :func:`select_columns`.
+
+    Example:
+        >>> import pandas as pd
+        >>> from ssmlin.data import select_panel
+        >>> frame = pd.DataFrame({"shop": ["a", "b", "a", "b", "b"], "y": [1, 5, 2, 4, 3]})
+        >>> {name: len(one.values) for name, one in select_panel(frame, "shop", ["y"]).items()}
+        {'a': 2, 'b': 3}
+    """
+    frame, key = frame.rename(columns=str), str(series)
+    if list(frame.columns).count(key) != 1 or key in map(
+        str, (*targets, *inputs, *([] if time is None else [time]))
+    ):
+        raise ValueError(f"series: expected a column of its own among {_known(frame.columns)}; got "
+                         f"{key!r}")  # fmt: skip
+    if time is not None and date_format is None:
+        # Of all series together, since the dates of one alone may be read in two ways.
+        check_names([str(time)], list(frame.columns))
+        date_format = find_date_format(frame[str(time)])
+    panel = {}
+    for name, rows in frame.groupby(series_ids(frame[key]), sort=False):
+        try:
+            panel[str(name)] = select_columns(
+                rows, targets, inputs, time, date_format, to_fit=to_fit
+            )
+        except ValueError as error:
+            raise ValueError(f"series {name!r}: {error}") from error
+    return panel
+
+
+def check_names(names: Sequence[str], known: Sequence[str]) -> None:
+    """Raise ValueError if a column does not exist, or more than one has its name."""
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"columns: expected names among {_known(known)}; got {name!r}{hint}")
+        if known.count(name) > 1:
+            raise ValueError(f"columns: expected columns of different names, got {name!r} twice")
+
+
+def _known(names: Sequence[str]) -> str:
+    """The first names, for a message."""
+    return ", ".join(names[:20])
+
+
+def series_ids(column: "pandas.Series") -> list[str]:
+    """The name of the series that each row belongs to.
+
+    Args:
+        column: of text, whole numbers, booleans or dates.
+
+    Returns:
+        A text for each row: the text as it is written, or the whole number.
+
+    Raises:
+        ValueError: a missing name, or a number with decimals, which may have been written in
+            several ways.
+
+    Example:
+        >>> import pandas as pd
+        >>> from ssmlin.data import series_ids
+        >>> series_ids(pd.Series(["007", "7", 7]))
+        ['007', '7', '7']
+    """
+    names = column.tolist()
+    missing = column.isna().to_numpy(bool) | np.array([name == "" for name in names], bool)
+    if missing.any():
+        raise ValueError(f"series: expected a name in every row of {column.name!r}, got none in "
+                         f"data row {int(missing.argmax()) + 1}")  # fmt: skip
+    for row, name in enumerate(names):
+        if isinstance(name, float | np.floating):
+            raise ValueError(
+                f"series: expected text or whole numbers in column {column.name!r}, got {name!r} "
+                f"in data row {row + 1}, of which nobody knows how it was written; of a text file "
+                f"read_table(..., text=[{column.name!r}]) keeps that"
+            )
+    return [str(name) for name in names]
+
+
+def numbers(
+    column: "pandas.Series", offset: int = 0, marks: Marks = PLAIN
+) -> Float[np.ndarray, " T"]:
+    """Read a column as numbers, NaN where they are missing.
+
+    Args:
+        column: of numbers or booleans of any type, or text.
+        offset: the number of rows before the column, for messages.
+        marks: how numbers are written in text.
+
+    Raises:
+        ValueError: a value that is not a finite number; the message names its row.
+    """
+    import pandas as pd
+
+    kind = getattr(column.dtype, "kind", "O")
+    if kind in "mM" or isinstance(column.dtype, pd.PeriodDtype):
+        got = "durations" if kind == "m" else "dates"
+        raise ValueError(f"columns: expected numbers in column {column.name!r}, got {got}")
+    if kind in "biuf" or (kind != "c" and pd.api.types.is_numeric_dtype(column)):
+        parsed: Float[np.ndarray, " T"] = column.to_numpy("float64", na_value=np.nan)
+        bad = np.isinf(parsed)
+    else:
+        values, missing = column.tolist(), column.isna().to_numpy(bool)
+        is_text = np.array([isinstance(value, str) for value in values], bool)
+        parsed, bad = np.full(len(values), np.nan), ~missing
+        texts = [value for value in values if isinstance(value, str)]
+        parsed[is_text], bad[is_text] = to_numbers(texts, marks)
+        for place in np.flatnonzero(~is_text & ~missing):
+            if isinstance(values[place], Real | Decimal | np.bool_):
+                parsed[place], bad[place] = float(values[place]), False
+        bad |= np.isinf(parsed)
+    if bad.any():
+        rows = np.flatnonzero(bad)
+        refused = column.iloc[rows].tolist()
+        # In a column that holds a word, the numbers of a text file are texts, too.
+        worst = next((i for i, value in enumerate(refused) if not is_like_a_number(value)), 0)
+        row, value = int(rows[worst]), refused[worst]
+        hint = "; --decimal and --thousands say how numbers are written"
+        hint = hint if is_like_a_number(value) and ("," in value or "." in value) else ""
+        raise ValueError(
+            f"columns: expected finite numbers in column {column.name!r}, got {value!r} in data "
+            f"row {offset + row + 1}{hint}"
+        )
+    return parsed

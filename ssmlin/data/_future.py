@@ -1,0 +1,170 @@
+"""The inputs of future steps, joined by time and series."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ssmlin.data._columns import numbers, series_ids
+from ssmlin.data._grids import TOLERANCE, future_times
+from ssmlin.data._times import Times, is_dates, parse_times
+
+if TYPE_CHECKING:
+    import pandas
+
+_NAMED = 5  # the largest number of times in a message
+
+
+def future_inputs(
+    table: "pandas.DataFrame",
+    times: Times,
+    horizon: int,
+    inputs: Sequence[str],
+    time: str | None = None,
+    series: str | None = None,
+    name: str = "",
+    date_format: str | None = None,
+) -> Float[np.ndarray, "horizon k"]:
+    """Take the inputs of the steps after a history, in the order of the steps.
+
+    With a time column each step takes the row of its own time, so the order of the rows does not
+    matter, and rows of the history or after the last step are ignored. Without a time column the
+    rows are the future steps, in order.
+
+    Args:
+        table: the rows of the future steps; it may hold other rows.
+        times: the times of the history, see :class:`ssmlin.data.Columns`.
+        horizon: the number of future steps.
+        inputs: the names of the k columns.
+        time: the name of the column of times, if the history has one.
+        series: the name of the column that tells which series a row belongs to, if there are
+            several.
+        name: the name of the series; rows of other series are ignored.
+        date_format: how dates are written, as in :func:`ssmlin.data.select_columns`.
+
+    Returns:
+        The inputs, (horizon, k), in the units of the table.
+
+    Raises:
+        ValueError: a column that does not exist; no row of the series; times of another kind or
+            another time zone than those of the history; a step without a row or with two, or a
+            row between two steps; an input that is missing or not a finite number; without a time
+            column, fewer rows than steps, or so many that they may include the history. Messages
+            name the time or the data row, counted from 1 among the rows of the series.
+
+    Example:
+        >>> import pandas as pd
+        >>> from ssmlin.data import future_inputs
+        >>> days = pd.DatetimeIndex(["2024-01-01", "2024-01-02"])
+        >>> plan = pd.DataFrame({"day": ["2024-01-04", "2024-01-03"], "price": [8.0, 5.0]})
+        >>> future_inputs(plan, days, 2, ["price"], time="day").tolist()
+        [[5.0], [8.0]]
+    """
+    wanted = [*inputs, *(one for one in (time, series) if one is not None)]
+    for column in wanted:
+        if column not in table.columns:
+            known = ", ".join(map(str, table.columns[:20]))
+            raise ValueError(f"columns: expected names among {known}; got {column!r}")
+    if series is None:
+        return _inputs(table, times, horizon, inputs, time, date_format)
+    rows = table[np.array(series_ids(table[series])) == name]
+    if len(rows) == 0:
+        raise ValueError(f"series: expected rows of {name!r} in column {series!r}, got none")
+    try:
+        return _inputs(rows, times, horizon, inputs, time, date_format)
+    except ValueError as error:
+        raise ValueError(f"series {name!r}: {error}") from error
+
+
+def _inputs(
+    rows: "pandas.DataFrame",
+    times: Times,
+    horizon: int,
+    inputs: Sequence[str],
+    time: str | None,
+    date_format: str | None,
+) -> Float[np.ndarray, "horizon k"]:
+    """The inputs of one series, from its rows."""
+    if time is None:
+        _check_count(len(rows), len(times), horizon)
+        place = np.arange(horizon)
+    else:
+        place = _places(parse_times(rows[time], date_format), times, horizon, time)
+    needed = np.zeros(len(rows), bool)
+    needed[place] = True
+    columns = []
+    for name in inputs:
+        # The other rows may hold anything.
+        column = numbers(rows[name].where(needed))
+        bad = needed & np.isnan(column)
+        if bad.any():
+            raise ValueError(
+                f"inputs: expected no missing values in column {name!r} of the steps to come, got "
+                f"one in data row {int(bad.argmax()) + 1}"
+            )
+        columns.append(column[place])
+    return np.column_stack(columns) if columns else np.zeros((horizon, 0))
+
+
+def _check_count(rows: int, steps: int, horizon: int) -> None:
+    """Raise ValueError if the rows cannot be the future steps; there are no times to tell."""
+    if rows < horizon:
+        raise ValueError(f"rows: expected {horizon}, one for each step to come, got {rows}")
+    if rows > horizon and rows >= steps:
+        raise ValueError(
+            f"rows: expected the {horizon} steps to come and nothing else, got {rows}, among which "
+            f"the {steps} steps of the history may be too; a model without a time column cannot "
+            "tell"
+        )
+
+
+def _places(given: Times, times: Times, horizon: int, name: str) -> Int[np.ndarray, " horizon"]:
+    """The row of each future step; `given` are the times of the rows."""
+    kinds = ["dates" if is_dates(x) else "numbers" for x in (given, times)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(
+            f"time: expected {kinds[1]} in column {name!r}, as the history has, got {kinds[0]}"
+        )
+    zones = [str(getattr(x, "tz", None) or "no time zone") for x in (given, times)]
+    if zones[0] != zones[1]:
+        raise ValueError(
+            f"time: expected times of the history's zone in column {name!r}, {zones[1]}, got "
+            f"{zones[0]}"
+        )
+    ahead = future_times(times, horizon)
+    last = times[-1]
+    step = ahead[0] - last
+    # Counted in steps, so that numbers and dates are compared alike, and 0.1 + 0.2 equals 0.3.
+    grid = np.asarray((ahead - last) / step, float)
+    place = np.asarray((given - last) / step, float)
+    inside = np.flatnonzero((place > TOLERANCE) & (place < grid[-1] + TOLERANCE))
+    nearest = np.searchsorted((grid[1:] + grid[:-1]) / 2, place[inside])
+    unknown = inside[np.abs(place[inside] - grid[nearest]) > TOLERANCE]
+    if len(unknown):
+        raise ValueError(
+            f"time: expected the times of the steps to come in column {name!r}, "
+            f"{_listed(ahead)}; got {_listed(given[unknown])} between them"
+        )
+    counts = np.bincount(nearest, minlength=horizon)
+    if (counts > 1).any():
+        twice = int((counts > 1).argmax())
+        rows = inside[nearest == twice] + 1
+        raise ValueError(
+            f"time: expected each time once in column {name!r}, got {ahead[twice]} in data rows "
+            f"{rows[0]} and {rows[1]}"
+        )
+    if (counts == 0).any():
+        raise ValueError(
+            f"time: expected a row for each step to come in column {name!r}, got none for "
+            f"{_listed(ahead[counts == 0])}"
+        )
+    place = np.empty(horizon, int)
+    place[nearest] = inside
+    return place
+
+
+def _listed(times: Times) -> str:
+    """The first times, and their number."""
+    text = ", ".join(str(one) for one in times[:_NAMED])
+    return text if len(times) <= _NAMED else f"{text}, ... ({len(times)} in all)"

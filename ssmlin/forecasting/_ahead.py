@@ -1,0 +1,135 @@
+"""The forecast of one series: means, intervals and paths in its own units."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ssmlin.data import Columns, Scaling, Times, first_place, future_times
+from ssmlin.forecasting._fitting import FittedAttention
+from ssmlin.forecasting._recipe import scaled
+from ssmlin.forecasting._season import harmonics
+from ssmlin.forecasting._sequences import with_lags
+
+
+class SeriesForecast(NamedTuple):
+    """The forecast of one series, in its own units.
+
+    Attributes:
+        name: the series; "" where there is one.
+        times: the steps to come, (H,).
+        targets: names of the m columns.
+        means: (H, m).
+        levels: the percentages of the central intervals.
+        lower: lower ends, (levels, H, m).
+        upper: upper ends, (levels, H, m).
+        paths: sampled paths, (num_samples, H, m).
+    """
+
+    name: str
+    times: Times
+    targets: tuple[str, ...]
+    means: Float[np.ndarray, "H m"]
+    levels: tuple[float | int, ...]
+    lower: Float[np.ndarray, "levels H m"]
+    upper: Float[np.ndarray, "levels H m"]
+    paths: Float[np.ndarray, "num_samples H m"]
+
+
+def forecast_series(
+    name: str,
+    columns: Columns,
+    attention: FittedAttention,
+    scaling: Scaling,
+    horizon: int,
+    *,
+    has_times: bool = True,
+    future: Float[np.ndarray, "H k"] | None = None,
+    levels: Sequence[float | int] = (50, 80, 95),
+    num_samples: int = 1000,
+    seed: int = 0,
+) -> SeriesForecast:
+    """Forecast the steps after a series.
+
+    A law that is known exactly gives the means, if the targets are not transformed, and the
+    intervals. Otherwise, and where differences are summed up, sampled paths give them.
+
+    Args:
+        name: the series, for messages.
+        columns: the series in its own units.
+        attention: the fitted model.
+        scaling: the scaling of the series.
+        horizon: H.
+        has_times: False where rows are the steps, which are then numbered on.
+        future: inputs of the steps to come, in their own units.
+        levels: percentages of the central intervals, in [1, 100).
+        num_samples: how many paths.
+        seed: of the paths.
+
+    Returns:
+        The forecast.
+
+    Raises:
+        ValueError: fewer rows than the lags and the difference need, or a value that the
+            transformation does not take.
+    """
+    of = f"series {name!r}: " if name else ""
+    model, params, seasonal = attention
+    steps, needed = len(columns.values), model.num_lags + scaling.difference
+    if steps < needed:
+        raise ValueError(
+            f"{of}rows: expected at least the {needed} that the model goes on from, got {steps}"
+        )
+    observed = scaled(columns, scaling, seasonal)
+    emissions, inputs = with_lags(model, observed)
+    if model.num_lags > 0:
+        # The mask says that the first rows are lags only; a last row that is missing in part is
+        # completed by draws.
+        emissions = jnp.asarray(observed.values, emissions.dtype)
+    found = model.forecast(
+        params,
+        emissions,
+        inputs,
+        horizon=horizon,
+        future_inputs=_future(columns, scaling, seasonal, horizon, future),
+        key=jax.random.key(seed),
+        num_samples=num_samples,
+        levels=tuple(level / 100 for level in levels),
+        mask=jnp.asarray(np.arange(steps) >= model.num_lags),
+    )
+    assert found.samples is not None
+    paths = scaling.continue_paths(np.asarray(found.samples, np.float64), columns)
+    is_exact = not (scaling.is_transformed or scaling.difference)
+    means = scaling.invert(np.asarray(found.means, np.float64)) if is_exact else paths.mean(axis=0)
+    if scaling.difference:
+        # Quantiles of sums of changes are known by the paths alone.
+        shares = np.array(levels, float) / 100
+        lower, upper = (np.quantile(paths, 0.5 + side * shares / 2, axis=0) for side in (-1, 1))
+    else:
+        lower, upper = (
+            scaling.invert(np.asarray(end, np.float64)) for end in (found.lower, found.upper)
+        )
+    times = np.arange(steps, steps + horizon)
+    if has_times:
+        times = future_times(columns.times, horizon)
+    return SeriesForecast(name, times, columns.targets, means, tuple(levels), lower, upper, paths)
+
+
+def _future(
+    columns: Columns,
+    scaling: Scaling,
+    seasonal: int | None,
+    horizon: int,
+    future: Float[np.ndarray, "H k"] | None,
+) -> Float[Array, "H k"] | None:
+    """Standardised inputs of the steps to come, and the harmonics of the season."""
+    parts = []
+    if future is not None:
+        parts.append(scaling.apply_inputs(future))
+    if seasonal is not None:
+        start = first_place(columns.times) + len(columns.values)
+        parts.append(harmonics(seasonal, start + np.arange(horizon)))
+    return jnp.asarray(np.concatenate(parts, axis=1), jnp.float32) if parts else None

@@ -1,0 +1,191 @@
+"""The recipe: its settings, and how it turns series into a fitted model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ssmlin import _checks
+from ssmlin.data import Columns, Scaling, first_place
+from ssmlin.forecasting._discount import DISCOUNTS
+from ssmlin.forecasting._fitting import FittedAttention, fit_sequences, recommended_for
+from ssmlin.forecasting._interface import Observed
+from ssmlin.forecasting._orders import choose_num_lags, choose_regression
+from ssmlin.forecasting._powers import choose_powers
+from ssmlin.forecasting._season import season_of, with_season
+from ssmlin.forecasting._sequences import padded
+from ssmlin.mechanisms import Mechanism, get_mechanism
+
+
+@dataclass(eq=False)
+class Recipe:
+    """The settings of a :class:`ssmlin.Forecaster`, which documents them."""
+
+    mechanism: str | Mechanism = "bayesian_memory"
+    lags: int | str = "auto"
+    season: int | str | None = "auto"
+    transform: str | float | int = "auto"
+    pooling: str = "auto"
+    _: KW_ONLY
+    key_dim: int = 4
+    difference: int = 0
+    discounts: Sequence[float] = DISCOUNTS
+    num_epochs: int | None = None
+    seed: int = 0
+    progress: bool = False
+    checkpoint_dir: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        get_mechanism(self.mechanism)
+        _auto_or_int("lags", self.lags, 0)
+        if self.season is not None:
+            _auto_or_int("season", self.season, 2)
+        if self.pooling == "hierarchical":
+            raise ValueError(
+                "pooling: expected 'auto', 'separate' or 'shared', got 'hierarchical', which this "
+                "version does not have"
+            )
+        _checks.one_of("pooling", self.pooling, ("auto", "separate", "shared"))
+        _checks.positive_int("key_dim", self.key_dim)
+        _checks.positive_int("difference", self.difference, minimum=0)
+        if self.num_epochs is not None:
+            _checks.positive_int("num_epochs", self.num_epochs)
+        if len(self.discounts) == 0:
+            raise ValueError("discounts: expected at least one number in [0.75, 1], got none")
+
+    @property
+    def used_key_dim(self) -> int | None:
+        """d, or None where the keys are the inputs themselves, as of `bayesian_memory`."""
+        return self.key_dim if get_mechanism(self.mechanism).writes_values else None
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the states of the fits are kept."""
+        return None if self.checkpoint_dir is None else Path(self.checkpoint_dir)
+
+
+def _auto_or_int(name: str, value: object, minimum: int) -> None:
+    """Raise ValueError unless this is "auto" or an integer of at least so much."""
+    is_number = isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+    if value != "auto" and not is_number:
+        raise ValueError(f"{name}: expected 'auto' or an integer >= {minimum}, got {value!r}")
+
+
+class GroupFit(NamedTuple):
+    """One fitted model and what belongs to it.
+
+    Attributes:
+        attention: the model, its parameters, and its season.
+        scalings: of each series that it was fitted to.
+        validation: the mean log density a step at the end of the series, fitted before it.
+        num_parameters: how many numbers were fitted.
+    """
+
+    attention: FittedAttention
+    scalings: dict[str, Scaling]
+    validation: float
+    num_parameters: int
+
+
+def fit_group(panel: Mapping[str, Columns], recipe: Recipe, folder: Path | None) -> GroupFit:
+    """Fit one model to the series of a panel, which share its parameters.
+
+    Args:
+        panel: the series by name.
+        recipe: the settings.
+        folder: where the states of the fits are kept, if anywhere.
+
+    Returns:
+        The fitted model, and the scaling of each series.
+
+    Raises:
+        ValueError: data that the recipe cannot use, with the column and the step.
+    """
+    for name, one in panel.items():
+        if isinstance(recipe.lags, int) and recipe.lags >= len(one.values):
+            raise ValueError(
+                f"{_of(name)}lags: expected fewer than the {len(one.values)} steps, got "
+                f"{recipe.lags}"
+            )
+    period = _period(panel, recipe)
+    given = [Observed(one.values, one.inputs) for one in panel.values()]
+    power = choose_powers(given, recipe.transform, period, recipe.difference)
+    scalings = {}
+    for name, one in panel.items():
+        try:
+            scalings[name] = Scaling.fit(one, power, recipe.difference)
+        except ValueError as error:
+            raise ValueError(f"{_of(name)}{error}") from error
+    plain = [scaled(one, scalings[name], None) for name, one in panel.items()]
+    longest = max(plain, key=lambda one: len(one.values))
+    num_lags = recipe.lags if isinstance(recipe.lags, int) else None
+    seasonal = period
+    if recipe.season == "auto":
+        num_lags, seasonal = choose_regression(longest, period, num_lags=num_lags)
+    elif num_lags is None:
+        num_lags = choose_num_lags(with_season(longest, period))
+    several = [scaled(one, scalings[name], seasonal) for name, one in panel.items()]
+    wanted = recommended_for(several, recipe.mechanism, num_lags, recipe.used_key_dim)
+    fitted = fit_sequences(
+        wanted,
+        *padded(wanted.model(), several),
+        recipe.seed,
+        num_epochs=recipe.num_epochs,
+        discounts=recipe.discounts,
+        checkpoint_dir=folder,
+        progress=recipe.progress,
+    )
+    attention = FittedAttention(fitted.model, fitted.params, seasonal)
+    return GroupFit(attention, scalings, fitted.validation, fitted.num_parameters)
+
+
+def scaled(columns: Columns, scaling: Scaling, seasonal: int | None) -> Observed:
+    """A series as a model sees it: standardised, with the harmonics of the season as inputs.
+
+    Args:
+        columns: the series in its own units.
+        scaling: its scaling.
+        seasonal: steps a season, or None.
+
+    Raises:
+        ValueError: a value that is not positive where the transformation needs it.
+    """
+    observed = Observed(*scaling.apply(columns))
+    return with_season(observed, seasonal, first_place(columns.times) if seasonal else 0)
+
+
+def scaling_of_new(name: str, columns: Columns, like: Scaling) -> Scaling:
+    """The scaling of a series that the fit did not know, by its own values.
+
+    Args:
+        name: the series, for messages.
+        columns: its values.
+        like: the scaling of another series, which has the same transformation.
+
+    Raises:
+        ValueError: values that do not vary.
+    """
+    for target, column in zip(columns.targets, columns.values.T, strict=True):
+        seen = column[~np.isnan(column)]
+        if len(seen) == 0 or np.ptp(seen) == 0:
+            got = f"{len(seen)} values" if len(seen) < 2 else f"{seen[0]} alone"
+            raise ValueError(
+                f"{_of(name)}the model was fitted without it, so its scale is taken from these "
+                f"rows: expected varying values in column {target!r}, got {got}"
+            )
+    return Scaling.fit(columns, like.power, like.difference)
+
+
+def _period(panel: Mapping[str, Columns], recipe: Recipe) -> int | None:
+    """Steps a season: what is asked for, or what the times of all series say."""
+    if recipe.season is None or isinstance(recipe.season, int):
+        return recipe.season
+    periods = {season_of(one.times) for one in panel.values()}
+    return periods.pop() if len(periods) == 1 else None
+
+
+def _of(name: str) -> str:
+    """Which series a message is about; "" where there is one."""
+    return f"series {name!r}: " if name else ""

@@ -1,0 +1,204 @@
+"""What a fitted forecaster knows, and the forecasts that follow from it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from ssmlin import _checks
+from ssmlin.data import Columns, Scaling, TableStream
+from ssmlin.forecasting._ahead import SeriesForecast, forecast_series
+from ssmlin.forecasting._fitting import FittedAttention
+from ssmlin.forecasting._future import future_panel
+from ssmlin.forecasting._interface import Observed
+from ssmlin.forecasting._layout import Layout
+from ssmlin.forecasting._recipe import GroupFit, Recipe, fit_group, scaled, scaling_of_new
+from ssmlin.forecasting._streams import ROWS_TO_CHOOSE, choose_stream_powers, fit_table_stream
+
+#: The name of the one model that all series share.
+_ALL = ""
+
+
+@dataclass(frozen=True)
+class ForecasterState:
+    """What a fitted forecaster knows.
+
+    Args:
+        layout: the caller's names.
+        fits: the models by series, or one under the name "" for all series.
+        scalings: of each series.
+        history: the series that forecasts go on from.
+        validation: the mean log density a step at the end of the series, fitted before it, of each
+            model, in the units that the model sees.
+        num_parameters: how many numbers were fitted, of each model.
+        chosen_on: the rows that the transformation and the lags were chosen on.
+        notes: further notes of the caller, which a file keeps.
+    """
+
+    layout: Layout
+    fits: Mapping[str, FittedAttention]
+    scalings: Mapping[str, Scaling]
+    history: Mapping[str, Columns]
+    validation: Mapping[str, float]
+    num_parameters: Mapping[str, int]
+    chosen_on: str = ""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def only_fit(self) -> FittedAttention:
+        """The model, where there is one.
+
+        Raises:
+            ValueError: there are several.
+        """
+        if len(self.fits) > 1:
+            raise ValueError(f"pooling: expected one model, got {len(self.fits)}, one for each "
+                             "series; state_.fits has them by series")  # fmt: skip
+        return next(iter(self.fits.values()))
+
+    def fit_of(self, name: str) -> FittedAttention:
+        """The model of a series.
+
+        Raises:
+            ValueError: a series that the fit did not know, where each has its own model.
+        """
+        if _ALL in self.fits:
+            return self.fits[_ALL]
+        if name not in self.fits:
+            raise ValueError(f"series {name!r}: expected one of the fitted series, which have a "
+                             f"model each: {', '.join(list(self.fits)[:20])}")  # fmt: skip
+        return self.fits[name]
+
+    @property
+    def panel(self) -> Mapping[str, Columns]:
+        """The series that forecasts go on from.
+
+        Raises:
+            ValueError: there are none, after a streamed fit.
+        """
+        if not self.history:
+            raise ValueError(
+                "data: expected the series that forecasts go on from, since a streamed fit keeps "
+                "none; call update first"
+            )
+        return self.history
+
+    def observed(self) -> dict[str, Observed]:
+        """The series as the models see them: standardised, with the harmonics of the season.
+
+        Raises:
+            ValueError: a value that the transformation does not take.
+        """
+        return {name: scaled(one, self.scalings[name], self.fit_of(name).seasonal)
+                for name, one in self.panel.items()}  # fmt: skip
+
+    def with_panel(self, panel: Mapping[str, Columns], layout: Layout) -> "ForecasterState":
+        """The same models after other data.
+
+        Raises:
+            ValueError: a series that the fit did not know and that gives no scale.
+        """
+        scalings = dict(self.scalings)
+        for name, columns in panel.items():
+            self.fit_of(name)
+            if name not in scalings:
+                like = next(iter(scalings.values()))
+                scalings[name] = scaling_of_new(name, columns, like)
+        return replace(self, layout=layout, history=dict(panel), scalings=scalings)
+
+    def forecasts(
+        self,
+        horizon: int,
+        levels: Sequence[float | int],
+        future: Mapping[str, Float[np.ndarray, "H k"] | None] | object = None,
+        *,
+        num_samples: int,
+        seed: int,
+    ) -> list[SeriesForecast]:
+        """Forecast each series.
+
+        Args:
+            horizon: H.
+            levels: percentages of the central intervals, in [1, 100).
+            future: the inputs of the steps to come, as :meth:`ssmlin.Forecaster.predict` takes
+                them; or for each series an array (H, k), in a mapping.
+            num_samples: how many paths of each series.
+            seed: of the paths.
+
+        Raises:
+            ValueError: as :meth:`ssmlin.Forecaster.predict`.
+        """
+        _checks.positive_int("horizon", horizon)
+        _checks.positive_int("num_samples", num_samples)
+        if not all(1 <= level < 100 for level in levels):
+            raise ValueError(
+                f"levels: expected percentages in [1, 100), such as 95, got {tuple(levels)}"
+            )
+        known = future if isinstance(future, Mapping) else None
+        if known is None:
+            known = future_panel(future, self.layout, self.panel, horizon)
+        return [
+            forecast_series(
+                name, columns, self.fit_of(name), self.scalings[name], horizon,
+                has_times=self.layout.time is not None, future=known[name], levels=levels,
+                num_samples=num_samples, seed=seed,
+            )
+            for name, columns in self.panel.items()
+        ]  # fmt: skip
+
+
+def fit_panel(recipe: Recipe, panel: Mapping[str, Columns], layout: Layout) -> ForecasterState:
+    """Fit series in memory: one model for all, or one for each.
+
+    Args:
+        recipe: the settings.
+        panel: the series by name.
+        layout: the caller's names.
+
+    Raises:
+        ValueError: data that the recipe cannot use.
+    """
+    is_separate = recipe.pooling == "separate" and len(panel) > 1
+    groups = {name: {name: one} for name, one in panel.items()} if is_separate else {_ALL: panel}
+    found = {}
+    for number, (name, group) in enumerate(groups.items()):
+        folder = recipe.folder
+        if folder is not None and is_separate:
+            folder = folder / f"series-{number}"
+        found[name] = fit_group(group, recipe, folder)
+    date_format = next(iter(panel.values())).date_format
+    return _state(found, replace(layout, date_format=date_format), panel, "all of the data")
+
+
+def fit_stream(recipe: Recipe, stream: TableStream, window: int) -> ForecasterState:
+    """Fit one long series that is read window by window.
+
+    Args:
+        recipe: the settings.
+        stream: the table, not transformed.
+        window: steps of a window.
+
+    Raises:
+        ValueError: a table that cannot be used, or a setting that a streamed fit cannot have.
+    """
+    power = choose_stream_powers(stream, recipe.transform)
+    stream = stream.with_power(power)
+    found = fit_table_stream(stream, recipe, window)
+    layout = Layout(stream.targets, stream.inputs, stream.time, date_format=stream.date_format)
+    return _state({_ALL: found}, layout, {}, f"the first {ROWS_TO_CHOOSE} rows")
+
+
+def _state(
+    found: Mapping[str, GroupFit], layout: Layout, panel: Mapping[str, Columns], chosen_on: str
+) -> ForecasterState:
+    return ForecasterState(
+        layout,
+        {name: one.attention for name, one in found.items()},
+        {name: x for one in found.values() for name, x in one.scalings.items()},
+        dict(panel),
+        {name: one.validation for name, one in found.items()},
+        {name: one.num_parameters for name, one in found.items()},
+        chosen_on,
+    )

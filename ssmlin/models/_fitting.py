@@ -1,0 +1,238 @@
+"""Fitting the model: the recommended recipe, gradient steps from several starts, missing lags."""
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from ssmlin import _checks, learning
+from ssmlin.learning import FitHistory, QuasiNewton, property_leaves, train_part
+from ssmlin.models._parameters import ParamsLinearAttentionSSM
+
+if TYPE_CHECKING:
+    from ssmlin.models._linear_attention_ssm import LinearAttentionSSM
+
+#: How often a fit with missing lags draws them anew, and how many draws it then fits together.
+_ROUNDS, _COPIES = 3, 4
+
+#: Warnings are attributed to the caller's file, not to one in here.
+_PACKAGE = str(Path(learning.__file__).parents[1])
+
+
+def fit(
+    model: "LinearAttentionSSM",
+    emissions: Float[Array, "T m"] | Float[Array, "B T m"],
+    inputs: Float[Array, "T p"] | Float[Array, "B T p"] | None,
+    key: Array | None,
+    *,
+    validation_fraction: float,
+    num_epochs: int | None,
+    patience: int,
+    optimizer: optax.GradientTransformation | None,
+    window_size: int | None,
+    num_restarts: int,
+    checkpoint_dir: str | Path | None,
+    progress: bool,
+) -> tuple[ParamsLinearAttentionSSM, FitHistory]:
+    """Fit by the recommended recipe; see :meth:`LinearAttentionSSM.fit`."""
+    if not 0 < validation_fraction < 1:
+        raise ValueError(
+            f"validation_fraction: expected a number in (0, 1), got {validation_fraction}"
+        )
+    y, u = model._check_batch(emissions, inputs, missing_lags=True)
+    if optimizer is None and window_size is None:
+        optimizer = learning.lbfgs()
+    if num_epochs is None:
+        num_epochs = 2000 if isinstance(optimizer, learning.QuasiNewton) else 500
+    first = train_part(y, validation_fraction)
+    lacks_lags = model._lacks_lags(u)
+    begin, props = model.initialize(key, emissions=first, inputs=u)
+    part_params, params, history = begin, None, None
+    part = whole = Completed(y, u, 1)
+    limited = False
+    for number in range(_ROUNDS if lacks_lags else 1):
+        draw_key = jax.random.fold_in(jax.random.key(1) if key is None else key, 1000 + number)
+        part_key, whole_key = jax.random.split(draw_key)
+
+        def folder(name: str, number: int = number) -> Path | None:
+            if checkpoint_dir is None:
+                return None
+            return Path(checkpoint_dir) / (f"draws-{number}-{name}" if lacks_lags else name)
+
+        if lacks_lags:
+            part = _completed(model, part_key, part_params, first, u, judged_by=y)
+        part_params, history = fit_sgd(
+            model,
+            begin,
+            props,
+            part,
+            optimizer=optimizer,
+            num_epochs=num_epochs,
+            key=key,
+            validation_fraction=validation_fraction,
+            patience=patience,
+            window_size=window_size,
+            num_restarts=num_restarts,
+            checkpoint_dir=folder("validation"),
+            progress=progress,
+        )
+        limited |= _ran_out(history, num_epochs)
+        best = history.restart
+        start, _ = model.initialize(_start_key(key, best), emissions=y, inputs=u)
+        if history.best_epoch == 0:
+            params = start
+            break
+        if lacks_lags:
+            whole = _completed(model, whole_key, start if params is None else params, y, u)
+        # Parameters are judged at the start of an epoch: one more, and those after the best
+        # number of epochs are among them.
+        to_the_end = isinstance(optimizer, QuasiNewton) and _is_end(history)
+        params, second = fit_sgd(
+            model,
+            start,
+            props,
+            whole,
+            optimizer=optimizer,
+            num_epochs=num_epochs if to_the_end else history.best_epoch + 1,
+            validation_fraction=0.0,
+            patience=None,
+            window_size=window_size,
+            checkpoint_dir=folder(f"all_steps-{best}"),
+            progress=progress,
+        )
+        limited |= to_the_end and _ran_out(second, num_epochs)
+    assert params is not None and history is not None
+    if limited:
+        warnings.warn(
+            f"num_epochs: the fit was still improving when it stopped after {num_epochs} epochs; "
+            "give a larger num_epochs",
+            RuntimeWarning,
+            skip_file_prefixes=(_PACKAGE,),
+        )
+    return params, history
+
+
+def _is_end(history: FitHistory) -> bool:
+    """Whether the fit has converged and the parameters of its end are the best."""
+    return history.converged and history.best_epoch == int(np.argmin(history.losses))
+
+
+def _ran_out(history: FitHistory, num_epochs: int) -> bool:
+    """Whether the fit was stopped by the number of epochs."""
+    return len(history.losses) == num_epochs and not history.converged
+
+
+class Completed(NamedTuple):
+    """A batch of sequences whose lags are known.
+
+    Attributes:
+        emissions: NaN means missing.
+        inputs: without missing values.
+        copies: how often every sequence is in the batch, with other draws of what is missing.
+    """
+
+    emissions: Float[Array, "B T m"]
+    inputs: Float[Array, "B T p"]
+    copies: int
+
+
+def _completed(
+    model: "LinearAttentionSSM",
+    key: Array,
+    params: ParamsLinearAttentionSSM,
+    emissions: Float[Array, "B T m"],
+    inputs: Float[Array, "B T p"],
+    judged_by: Float[Array, "B T m"] | None = None,
+) -> Completed:
+    """Several completed data sets as one batch.
+
+    With `judged_by` the steps after `emissions` end are those that are observed there: only
+    their lags are drawn, and without a look at them.
+    """
+    ys, us = model.impute(key, params, emissions, inputs, _COPIES)
+    if judged_by is not None:
+        ys = jnp.where(jnp.isnan(ys), judged_by, ys)
+        if model.row_cov.structure == "full":  # whose rows cannot be missing in part
+            ys = jnp.where(jnp.isnan(ys).any(axis=-1, keepdims=True), jnp.nan, ys)
+    return Completed(ys.reshape(-1, *ys.shape[2:]), us.reshape(-1, *us.shape[2:]), _COPIES)
+
+
+def fit_sgd(
+    model: "LinearAttentionSSM",
+    params: ParamsLinearAttentionSSM,
+    props: ParamsLinearAttentionSSM,
+    data: Completed,
+    *,
+    optimizer: optax.GradientTransformation | None,
+    batch_size: int | None = None,
+    num_epochs: int,
+    shuffle: bool = False,
+    key: Array | None = None,
+    validation_fraction: float,
+    patience: int | None,
+    window_size: int | None,
+    num_restarts: int = 1,
+    checkpoint_dir: str | Path | None,
+    progress: bool,
+) -> tuple[ParamsLinearAttentionSSM, FitHistory]:
+    """Gradient steps where each copy of a sequence counts its share; starts are made here."""
+    emissions, inputs, copies = data
+    if _checks.positive_int("num_restarts", num_restarts) > 1:
+        first = train_part(emissions, validation_fraction)
+        params = _starts(model, params, props, first, inputs, key, num_restarts)
+    return learning.fit_sgd(
+        model,
+        params,
+        props,
+        emissions,
+        inputs,
+        optimizer=optimizer,
+        batch_size=batch_size,
+        num_epochs=num_epochs,
+        shuffle=shuffle,
+        key=key,
+        validation_fraction=validation_fraction,
+        patience=patience,
+        window_size=window_size,
+        num_restarts=num_restarts,
+        prior_weight=copies,
+        checkpoint_dir=checkpoint_dir,
+        progress=progress,
+    )
+
+
+def _starts(
+    model: "LinearAttentionSSM",
+    params: ParamsLinearAttentionSSM,
+    props: ParamsLinearAttentionSSM,
+    emissions: Array,
+    inputs: Array,
+    key: Array | None,
+    num_starts: int,
+) -> ParamsLinearAttentionSSM:
+    """The given parameters and further starts, stacked."""
+    trainable = [prop.trainable for prop in property_leaves(props)]
+    given, structure = jax.tree.flatten(params)
+    starts = [given]
+    for i in range(1, num_starts):
+        other, _ = model.initialize(_start_key(key, i), emissions=emissions, inputs=inputs)
+        leaves = zip(trainable, jax.tree.leaves(other), given, strict=True)
+        starts.append([new.astype(old.dtype) if free else old for free, new, old in leaves])
+    stacked: ParamsLinearAttentionSSM = jax.tree.unflatten(
+        structure, [jnp.stack(x) for x in zip(*starts, strict=True)]
+    )
+    return stacked
+
+
+def _start_key(key: Array | None, restart: int) -> Array | None:
+    """The key of a start; that of the first is the given one."""
+    return (
+        key
+        if restart == 0
+        else jax.random.fold_in(jax.random.key(0) if key is None else key, restart)
+    )
