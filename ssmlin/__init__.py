@@ -1,5 +1,6 @@
 """Linear attention as probabilistic state space models."""
 
+from ssmlin._compilation_cache import enable_compilation_cache
 from ssmlin.comparison import compare
 from ssmlin.forecasting import Forecaster, load
 from ssmlin.inference import (
@@ -34,6 +35,7 @@ __all__ = [
     "RowCovLaw",
     "ShrinkagePrior",
     "compare",
+    "enable_compilation_cache",
     "integrate_row_cov",
     "lagged_inputs",
     "lgssm_filter",
