@@ -86,7 +86,7 @@ def _processor() -> str:
     """A short name for what the processor can do."""
     told = [platform.system(), platform.machine(), platform.processor()]
     with contextlib.suppress(OSError):
-        seen = {}
+        seen: dict[str, str] = {}
         for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
             what, _, value = line.partition(":")
             if what.strip() in ("model name", "flags", "Features", "CPU part"):
@@ -145,7 +145,7 @@ def _set(settings: dict[str, Any]) -> None:
     import jax
 
     for name, value in settings.items():
-        jax.config.update(name, value)
+        jax.config.update(name, value)  # type: ignore[no-untyped-call]  # JAX does not annotate it
 
 
 def _keep_in(folder: Path) -> None:

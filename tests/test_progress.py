@@ -72,7 +72,9 @@ def test_draws_say_when_they_compile(screen):
             jax.random.key(0), model, params, props, y, u, variables="alpha", num_chains=1,
             num_warmup=60, num_samples=60, initialization="params", trajectories=False,
         )  # fmt: skip
-    assert screen.first("sampling parameters of mamba2") < screen.first("nuts", "0/120", "compiling")
+    assert screen.first("sampling parameters of mamba2") < screen.first(
+        "nuts", "0/120", "compiling"
+    )
     warm = screen.first("nuts", "warm-up")
     again = next(i for i, line in enumerate(screen.lines) if i > warm and "60/120" in line)
     assert any("compiling" in line for line in screen.lines[again:])

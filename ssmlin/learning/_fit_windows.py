@@ -171,9 +171,7 @@ def fit_stream[P](
     count = jnp.asarray(num_values, jnp.float32)
     with progress_bar(progress) as bar:
         done = int(stream.window)
-        task = bar.add_task(
-            f"fit {name_of(given)}", total=total, completed=done, note="compiling"
-        )
+        task = bar.add_task(f"fit {name_of(given)}", total=total, completed=done, note="compiling")
         for epoch in range(done // num_windows, num_epochs):
             num_read = 0
             for number, window in enumerate(windows()):
