@@ -92,7 +92,7 @@ def fail(message: str) -> NoReturn:
 def prepare(progress: bool) -> None:
     """Load what computes, and have it keep its compiled programs for the next command."""
     with waiting("loading JAX and the models", progress):
-        import ssmlin.comparison  # noqa: F401
+        from ssmlin.forecasting import Forecaster  # noqa: F401
 
         enable_compilation_cache()
 
