@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssmlin import _checks
-from ssmlin._progress import waiting
 from ssmlin.data import TableStream
 from ssmlin.forecasting._ahead import SeriesForecast
 from ssmlin.forecasting._cross_validation import cross_validate, cut
@@ -16,7 +15,6 @@ from ssmlin.forecasting._plot import forecast_figure
 from ssmlin.forecasting._recipe import Recipe
 from ssmlin.forecasting._state import ForecasterState, fit_panel, fit_stream
 from ssmlin.forecasting._tables import forecast_table, paths_table
-from ssmlin.mechanisms import get_mechanism
 from ssmlin.models import LinearAttentionSSM, ParamsLinearAttentionSSM, load_notes
 from ssmlin.models import load as load_model
 
@@ -112,8 +110,7 @@ class Forecaster(Recipe):
         """
         names = Names(id_col, time_col, target_col)
         table, layout = tabulate(data, inputs, names, date_format)
-        with waiting(f"fitting {get_mechanism(self.mechanism).name}", self.progress):
-            self.state_ = fit_panel(self, layout.panel(table, to_fit=True), layout)
+        self.state_ = fit_panel(self, layout.panel(table, to_fit=True), layout)
         return self
 
     def fit_stream(self, stream: TableStream, *, window: int = 2000) -> "Forecaster":
@@ -135,8 +132,7 @@ class Forecaster(Recipe):
                 streamed fit cannot have.
         """
         _checks.positive_int("window", window)
-        with waiting(f"fitting {get_mechanism(self.mechanism).name}", self.progress):
-            self.state_ = fit_stream(self, stream, window)
+        self.state_ = fit_stream(self, stream, window)
         return self
 
     def update(
