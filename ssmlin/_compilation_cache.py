@@ -11,6 +11,7 @@ import hashlib
 import os
 import platform
 import secrets
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -26,7 +27,7 @@ _SETTINGS: dict[str, Any] = {
     "jax_persistent_cache_min_entry_size_bytes": -1,
 }
 _FOLDER, _VARIABLE = "jax_compilation_cache_dir", "JAX_COMPILATION_CACHE_DIR"
-_ENDING = ".program"
+_ENDING, _ENDING_OF_JAX = ".program", "-cache"
 _DIGEST_BYTES = 32
 
 _ours: Path | None = None  # the folder that was set here
@@ -54,19 +55,22 @@ def enable_compilation_cache(folder: str | Path | None = None) -> Path | None:
     """
     import jax
 
+    from ssmlin._files import check_writable
+
     global _ours
     if not jax.config.jax_enable_compilation_cache:
         return None
     given = getattr(jax.config, _FOLDER)
     if given and given != str(_ours):
         return Path(given)
+    users = folder is None
     folder = user_folder() if folder is None else Path(folder).absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / f"writable{_ENDING}", b"")
+        check_writable(folder / "program")
     except OSError:
         return None
-    _remove_oldest(folder.parent if folder == user_folder() else folder)
+    _remove_oldest(folder.parent if users else folder)  # those of other versions, too
     _set({_FOLDER: str(folder), **_SETTINGS})
     _keep_in(folder)
     _ours = folder
@@ -85,13 +89,13 @@ def user_folder() -> Path:
 def _processor() -> str:
     """A short name for what the processor can do."""
     told = [platform.system(), platform.machine(), platform.processor()]
-    with contextlib.suppress(OSError):
-        seen: dict[str, str] = {}
-        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", errors="replace") as file:
+        for line in file:
             what, _, value = line.partition(":")
+            if not what.strip():
+                break  # the others are alike
             if what.strip() in ("model name", "flags", "Features", "CPU part"):
-                seen.setdefault(what.strip(), value.strip())
-        told += seen.values()
+                told.append(value.strip())
     digest = hashlib.sha256("\n".join(told).encode()).hexdigest()[:12]
     return f"{platform.machine() or 'unknown'}-{digest}"
 
@@ -116,15 +120,13 @@ def contents() -> Contents:
     """What there is; JAX is not imported for it."""
     given = os.environ.get(_VARIABLE)
     path = Path(given) if given else user_folder()
-    sizes = [status.st_size for _, status in _files(path if given else path.parent)]
+    sizes = [status.st_size for _, status in _programs(path if given else path.parent)]
     return Contents(path, len(sizes), sum(sizes), not given)
 
 
 def clear() -> None:
     """Remove all that is in the user's cache folder, of all versions."""
-    for path, _ in _files(user_folder().parent):
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
+    shutil.rmtree(user_folder().parent, ignore_errors=True)
 
 
 def for_other_processes() -> Callable[[], None]:
@@ -169,7 +171,7 @@ def _keep_in(folder: Path) -> None:
 
 def _write(path: Path, value: bytes) -> None:
     """Write a file with a checksum, whole or not at all as others see it."""
-    temporary = path.with_name(f"{secrets.token_hex(8)}.tmp")
+    temporary = path.with_name(f"{secrets.token_hex(8)}{path.suffix}")
     try:
         temporary.write_bytes(hashlib.sha256(value).digest() + value)
         os.replace(temporary, path)
@@ -190,20 +192,20 @@ def _read(path: Path) -> bytes | None:
 
 
 def _remove_oldest(folder: Path) -> None:
-    """Remove the files that were not used for longest where there are too many."""
-    files = sorted(_files(folder), key=lambda file: -file[1].st_mtime)
+    """Remove the programs that were not used for longest where there are too many."""
     total = 0
-    for path, status in files:
+    ours = [one for one in _programs(folder) if one[0].suffix == _ENDING]  # in a folder of others
+    for path, status in sorted(ours, key=lambda one: -one[1].st_mtime):
         total += status.st_size
         if total > MAX_BYTES:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
 
 
-def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """All files in a folder and those below it; others may come and go meanwhile."""
+def _programs(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """The programs in a folder and those below it; they may come and go meanwhile."""
     for parent, _, names in os.walk(folder):
-        for name in names:
+        for name in (name for name in names if name.endswith((_ENDING, _ENDING_OF_JAX))):
             path = Path(parent, name)
             with contextlib.suppress(OSError):
                 yield path, path.stat()

@@ -112,3 +112,10 @@ def test_without_a_terminal_only_the_end_of_a_bar_is_written(monkeypatch):
     with _progress.waiting("one"), _progress.progress_bar(True) as bar:
         bar.update(bar.add_task("fit", total=2, note=""), completed=2)
     assert "one" not in file.getvalue() and file.getvalue().count("fit") == 1
+
+
+def test_what_is_printed_meanwhile_reaches_a_pipe(screen, capsys):
+    with _progress.waiting("one"):
+        print("a result")
+    assert capsys.readouterr().out == "a result\n"
+    assert screen.first("one") == 0 and not any("result" in line for line in screen.lines)

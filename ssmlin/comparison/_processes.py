@@ -106,10 +106,10 @@ def _serve[R](
     function: Callable[..., R], connection: Connection, prepare: Callable[[], None]
 ) -> None:
     """Answer calls until there are no more, each with its result or its error."""
-    prepare()
     # Warnings come with the results; a line printed by another process does not say whose it is.
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this
+    prepare()
     while True:
         try:
             packed = connection.recv_bytes()
