@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
 from ssmlin.data import Scaling
 from ssmlin.forecasting import Predictive
@@ -269,5 +268,7 @@ def standard_error(terms: Float[np.ndarray, " n"]) -> float:
 
 def uniformity(pit: Float[np.ndarray, "n m"]) -> float:
     """The p-value of a uniform PIT by Kolmogorov and Smirnov: m times the smallest over columns."""
+    from scipy import stats
+
     columns = [stats.kstest(column, "uniform").pvalue for column in pit.T]
     return float(min(1.0, len(columns) * min(columns)))
