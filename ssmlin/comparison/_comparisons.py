@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from ssmlin import _checks
+from ssmlin._optional import require
 from ssmlin._progress import progress_bar
 from ssmlin.comparison._averaging import average
 from ssmlin.comparison._candidate import Candidate
@@ -171,6 +172,7 @@ def compare_series(
     Raises:
         ValueError: an argument of the wrong shape or range, or an unknown model.
     """
+    require("pandas", "scoringrules", "statsmodels")  # now, not after the fits
     _checks.positive_int("horizon", horizon)
     _checks.positive_int("num_refits", num_refits, minimum=0)
     _checks.positive_int("workers", workers)
