@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from ssmlin import __version__
+import ssmlin
 from ssmlin.cli._comparing import compare
 from ssmlin.cli._fitting import fit, forecast, sample
 from ssmlin.cli._options import JsonOption, QuietOption, console
@@ -24,7 +24,7 @@ app = typer.Typer(
 def _print_version(wanted: bool) -> None:
     """Print the version and end, for the option that asks for it."""
     if wanted:
-        typer.echo(f"ssmlin {__version__}")
+        typer.echo(f"ssmlin {ssmlin.__version__}")
         raise typer.Exit
 
 

@@ -172,7 +172,7 @@ def compare_series(
     Raises:
         ValueError: an argument of the wrong shape or range, or an unknown model.
     """
-    require("pandas", "scoringrules", "statsmodels")  # now, not after the fits
+    require("statsmodels", "scoringrules", "pandas")  # now, not after the fits
     _checks.positive_int("horizon", horizon)
     _checks.positive_int("num_refits", num_refits, minimum=0)
     _checks.positive_int("workers", workers)
