@@ -21,11 +21,12 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     """Print the version and end, for the option that asks for it."""
     if wanted:
         typer.echo(f"ssmlin {ssmlin.__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
