@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from ssmlin._files import written_whole
+from ssmlin._optional import require
 from ssmlin._progress import waiting
 from ssmlin.cli._options import (
     CheckpointOption,
@@ -42,8 +42,6 @@ from ssmlin.cli._options import (
     transform_of,
     two_files,
 )
-from ssmlin.cli._tables import forecast_file, paths_file
-from ssmlin.data import TableStream, describe_powers
 
 if TYPE_CHECKING:
     import pandas
@@ -114,8 +112,11 @@ def fit(
     Example: ssmlin fit sensors.parquet --target load --window 5000
     """
     new_file(output, "--output")
+    transform = transform_of(transform, log)
     progress = not (quiet or as_json)
     prepare(progress)
+
+    from ssmlin.data import TableStream, describe_powers
     from ssmlin.forecasting import Forecaster
     from ssmlin.mechanisms import MECHANISMS
 
@@ -130,7 +131,7 @@ def fit(
             mechanism,
             lags="auto" if lags is None else lags,
             season="auto" if period is None else period,
-            transform=transform_of(transform, log),
+            transform=transform,
             key_dim=key_dim,
             difference=difference,
             num_epochs=epochs,
@@ -239,9 +240,13 @@ def forecast(
     new_file(output, "--output")
     new_file(paths, "--paths")
     two_files(output, "--output", paths, "--paths")
-    reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
     progress = not (quiet or as_json)
     prepare(progress)
+
+    from ssmlin._files import written_whole
+    from ssmlin.cli._tables import forecast_file, paths_file
+
+    reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
     forecaster = _load(model_file, file, reading, to_fit=False, progress=progress)
     state = fitted(forecaster)
     called = next(iter(state.fits.values())).model.mechanism.name
@@ -312,16 +317,19 @@ def sample(
     Example: ssmlin sample sales.safetensors data.csv --variables alpha,process_noise
     """
     new_file(output, "--output")
+    require("arviz")
     try:
         for package in ("h5netcdf", "h5py"):
             import_module(package)
     except ImportError as error:
         fail(f"--output: expected the packages for NetCDF (pip install ssmlin[data]), got {error}")
-    reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
     progress = not (quiet or as_json)
     prepare(progress)
+
+    from ssmlin._files import written_whole
     from ssmlin.forecasting import draw_parameters
 
+    reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
     forecaster = _load(model_file, file, reading, to_fit=True, progress=progress)
     folder = checkpoint or output.with_name(output.name + ".checkpoint")
     with in_lines(), resumable(folder, keep=checkpoint is not None):
