@@ -49,7 +49,9 @@ def running(show: bool) -> Iterator[Progress]:
         progress.TextColumn("{task.description}", markup=False),
         progress.TimeElapsedColumn(),
     )
-    with _shown(show, *columns, transient=True) as lines:
+    console = _console()
+    seen = console.is_interactive or console.is_jupyter  # rich ends in an empty line elsewhere
+    with _shown(show and seen, *columns, transient=True) as lines:
         yield lines
 
 

@@ -108,7 +108,11 @@ def test_nothing_is_shown_unless_it_is_asked_for(screen):
 
 def test_without_a_terminal_only_the_end_of_a_bar_is_written(monkeypatch):
     file = io.StringIO()
-    monkeypatch.setattr(_progress, "_console", lambda: Console(file=file, width=100))
+    console = Console(file=file, width=100)
+    monkeypatch.setattr(_progress, "_console", lambda: console)
+    with _progress.waiting("one"), _progress.running(True) as lines:
+        lines.add_task("two", total=None)
+    assert file.getvalue() == ""
     with _progress.waiting("one"), _progress.progress_bar(True) as bar:
         bar.update(bar.add_task("fit", total=2, note=""), completed=2)
     assert "one" not in file.getvalue() and file.getvalue().count("fit") == 1
