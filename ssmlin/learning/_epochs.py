@@ -10,6 +10,7 @@ import optax
 from dynamax.parameters import from_unconstrained, to_unconstrained
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from ssmlin._typing import AnyArray
 from ssmlin.learning._log_posterior import strong
 from ssmlin.learning._loss import (
     Batch,
@@ -74,12 +75,12 @@ class FitState(NamedTuple):
     best: Candidate
     lowest: Candidate
     least_score: Float[Array, "*R"]
-    least_epoch: Int[Array, "*R"]
+    least_epoch: Int[AnyArray, "*R"]
     last_gain: Float[Array, "*R"]
-    idle: Int[Array, "*R"]
-    epoch: Int[Array, "*R"]
-    bad_steps: Int[Array, "*R"]
-    overfits: Bool[Array, "*R"]
+    idle: Int[AnyArray, "*R"]
+    epoch: Int[AnyArray, "*R"]
+    bad_steps: Int[AnyArray, "*R"]
+    overfits: Bool[AnyArray, "*R"]
 
 
 class FitCheckpoint(NamedTuple):
@@ -88,6 +89,16 @@ class FitCheckpoint(NamedTuple):
     state: FitState
     losses: Float[Array | np.ndarray, "*R epochs"]
     scores: Float[Array | np.ndarray, "*R epochs"]
+
+
+def counters(state: FitState) -> FitState:
+    """The state with its counts in NumPy, where looking at them compiles nothing."""
+    least_epoch, idle, epoch, bad_steps, overfits = jax.device_get(
+        (state.least_epoch, state.idle, state.epoch, state.bad_steps, state.overfits)
+    )
+    return state._replace(
+        least_epoch=least_epoch, idle=idle, epoch=epoch, bad_steps=bad_steps, overfits=overfits
+    )
 
 
 class EpochSettings(NamedTuple):
@@ -119,11 +130,14 @@ class Limits(NamedTuple):
     patience: int | Int[Array, ""]
     until_converged: bool | Bool[Array, ""]
 
-    def allow(self, state: FitState) -> Bool[Array, "*R"]:
+    def allow(self, state: FitState) -> Bool[AnyArray, "*R"]:
         """Whether to go on."""
+        xp = state.epoch.__array_namespace__()
         waits = state.epoch - state.least_epoch <= self.patience
         moves = (state.idle < CONVERGED_EPOCHS) & (waits | ~state.overfits)
-        return (state.epoch < self.last_epoch) & jnp.where(self.until_converged, moves, waits)
+        going = xp.where(self.until_converged, moves, waits)
+        allowed: AnyArray = (state.epoch < self.last_epoch) & going
+        return allowed
 
 
 class Gain(NamedTuple):

@@ -15,7 +15,8 @@ from ssmlin.models._linear_attention_ssm import LinearAttentionSSM
 from ssmlin.models._missing_lags import has_missing_lags, run_particles
 from ssmlin.models._parameters import ParamsLinearAttentionSSM, Parts, ShrinkagePrior
 from ssmlin.models._particles import ParticlePosterior, Particles
-from ssmlin.models._parts import Contribution, Expectation, NoParams, Part, Prior, Sizes, Start
+from ssmlin.models._parts import Contribution, Expectation, NoParams, Part, Sizes, Start
+from ssmlin.models._priors import Prior
 from ssmlin.models._process_noise import (
     PROCESS_NOISES,
     DiagonalNoise,
