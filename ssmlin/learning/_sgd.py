@@ -27,6 +27,7 @@ from ssmlin.learning._epochs import (
     run_epochs,
     start_fit,
 )
+from ssmlin.learning._flat import Flat
 from ssmlin.learning._log_posterior import check_observed, paths, property_leaves
 from ssmlin.learning._loss import (
     FitData,
@@ -286,8 +287,10 @@ def fit_sgd[P](
     return fitted, history
 
 
-# One program, and not one for each operation on each parameter.
-_constrained = jax.jit(from_unconstrained)
+@jax.jit
+def _constrained(params: Flat, props: PyTree) -> PyTree:
+    """The parameters of a vector, in one program."""
+    return from_unconstrained(params.tree, props)
 
 
 def _result(
