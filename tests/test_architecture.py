@@ -17,7 +17,7 @@ ROOT = Path(ssmlin.__file__).parent
 CONTRIBUTING = Path(__file__).parents[1] / "CONTRIBUTING.md"
 # Each room imports only from those before it. Learning knows models by their interface alone, so
 # that models can offer it as methods.
-SHARED = ("_lazy", "_optional", "_typing", "_checks", "_files", "_progress")
+SHARED = ("_lazy", "_optional", "_buckets", "_typing", "_checks", "_files", "_progress")
 ROOMS = (
     "data", "attention", "lgssm", "mechanisms", "inference", "learning", "models", "forecasting",
     "comparison", "study", "demonstration", "cli",
