@@ -95,9 +95,9 @@ def test_a_comparison_names_what_runs(screen, workers):
     found = ssmlin.compare(walk(30), models=candidates, workers=workers)
     assert list(found.failure) == ["ValueError: asleep"] * 2
     one, two = screen.first("fitting", ": one"), screen.first("fitting", ": two")
-    done = screen.first("compare", "1/2")
-    assert one < done and (two < done) == (workers == 2)
     assert screen.first("compare", "2/2") > max(one, two)
+    if workers == 1:  # two that run side by side may end between two frames
+        assert one < screen.first("compare", "1/2") <= two
 
 
 def test_nothing_is_shown_unless_it_is_asked_for(screen):
