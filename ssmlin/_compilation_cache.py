@@ -72,7 +72,9 @@ def enable_compilation_cache(folder: str | Path | None = None) -> Path | None:
         return None
     _remove_oldest(folder.parent if users else folder)  # those of other versions, too
     _set({_FOLDER: str(folder), **_SETTINGS})
-    _keep_in(folder)
+    # Where JAX has it otherwise, its own files are kept, which is better than none.
+    with contextlib.suppress(ImportError, AttributeError):
+        _keep_in(folder)
     _ours = folder
     return folder
 
