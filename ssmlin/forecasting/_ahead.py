@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from ssmlin.data import Columns, Scaling, Times, first_place, future_times
 from ssmlin.forecasting._fitting import FittedAttention
@@ -88,7 +87,7 @@ def forecast_series(
     if model.num_lags > 0:
         # The mask says that the first rows are lags only; a last row that is missing in part is
         # completed by draws.
-        emissions = jnp.asarray(observed.values, emissions.dtype)
+        emissions = observed.values.astype(emissions.dtype)
     found = model.forecast(
         params,
         emissions,
@@ -98,7 +97,7 @@ def forecast_series(
         key=jax.random.key(seed),
         num_samples=num_samples,
         levels=tuple(level / 100 for level in levels),
-        mask=jnp.asarray(np.arange(steps) >= model.num_lags),
+        mask=np.arange(steps) >= model.num_lags,
     )
     assert found.samples is not None
     paths = scaling.continue_paths(np.asarray(found.samples, np.float64), columns)
@@ -124,7 +123,7 @@ def _future(
     seasonal: int | None,
     horizon: int,
     future: Float[np.ndarray, "H k"] | None,
-) -> Float[Array, "H k"] | None:
+) -> Float[np.ndarray, "H k"] | None:
     """Standardised inputs of the steps to come, and the harmonics of the season."""
     parts = []
     if future is not None:
@@ -132,4 +131,4 @@ def _future(
     if seasonal is not None:
         start = first_place(columns.times) + len(columns.values)
         parts.append(harmonics(seasonal, start + np.arange(horizon)))
-    return jnp.asarray(np.concatenate(parts, axis=1), jnp.float32) if parts else None
+    return np.concatenate(parts, axis=1).astype(np.float32) if parts else None

@@ -2,15 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from ssmlin._typing import AnyArray
 from ssmlin.forecasting._choice import most_likely
 from ssmlin.forecasting._laws import one_step
-from ssmlin.inference import integrate_row_cov
-from ssmlin.models import LinearAttentionSSM, ParamsLinearAttentionSSM
+from ssmlin.models import LinearAttentionSSM, ParamsLinearAttentionSSM, StateLaw
 
 #: Discounts of Σ to choose among.
 DISCOUNTS = (1.0, 0.98, 0.95, 0.92, 0.88, 0.84, 0.8)
@@ -43,18 +41,15 @@ def best_discount(
     """
     totals = np.zeros(len(discounts))
     for windows in sequences:
-        law = model.initial_law(params)
-        row_covs = [law.row_cov] * len(discounts)
+        law, row_covs = None, None
         for emissions, inputs in windows:
-            y, u = jnp.asarray(emissions), jnp.asarray(inputs)
-            posterior = one_step(model, params, y, u, law)
-            means, covariances = posterior.filtered_means, posterior.filtered_covariances
+            found, last = one_step(model, params, emissions, inputs, law), len(emissions) - 1
+            means, covariances = (
+                found.posterior.filtered_means, found.posterior.filtered_covariances
+            )  # fmt: skip
             assert means is not None and covariances is not None
-            law = law._replace(mean=means[0], cov=covariances[0])
-            for i, discount in enumerate(discounts):
-                prior = row_covs[i]
-                assert prior is not None
-                found = integrate_row_cov(posterior, y, prior, discount=discount)
-                row_covs[i] = found.row_cov
-                totals[i] += weight * float(found.marginal_loglik)
+            law = StateLaw(np.asarray(means)[last], np.asarray(covariances)[last])
+            integrated = found.integrated(discounts, row_covs)
+            row_covs = integrated.row_cov
+            totals += weight * np.asarray(integrated.marginal_loglik, np.float64)
     return discounts[most_likely(totals, int(np.argmax(discounts)))]

@@ -4,6 +4,7 @@ import warnings
 
 from jaxtyping import Array, Float
 
+from ssmlin._typing import AnyArray
 from ssmlin.learning import sample_posterior
 from ssmlin.models import LinearAttentionSSM, ParamsLinearAttentionSSM
 
@@ -12,8 +13,8 @@ def laplace_evidence(
     model: LinearAttentionSSM,
     params: ParamsLinearAttentionSSM,
     props: ParamsLinearAttentionSSM,
-    emissions: Float[Array, "B T m"],
-    inputs: Float[Array, "B T p"],
+    emissions: Float[AnyArray, "B T m"],
+    inputs: Float[AnyArray, "B T p"],
     key: Array,
 ) -> float:
     """Laplace's approximation of log p(emissions), the trainable parameters integrated out.

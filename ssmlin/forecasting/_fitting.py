@@ -1,14 +1,15 @@
 """Fitting the recommended model: with a constant Σ, then with a discount if that is better."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from ssmlin.forecasting._discount import DISCOUNTS, best_discount
+from ssmlin._typing import AnyArray
+from ssmlin.forecasting._discount import DISCOUNTS, Window, best_discount
 from ssmlin.forecasting._evidence import laplace_evidence
 from ssmlin.forecasting._interface import Ahead, Fitted, Observed
 from ssmlin.forecasting._laws import predictive
@@ -22,6 +23,8 @@ from ssmlin.models import LinearAttentionSSM, ParamsLinearAttentionSSM, RowCov, 
 
 #: How many draws of missing values the choice of the discount averages over.
 _COPIES = 4
+#: Steps that the choice of the discount takes at once.
+_WINDOW = 4096
 
 
 class FittedAttention(NamedTuple):
@@ -56,8 +59,8 @@ class RecipeFit(NamedTuple):
 
 def fit_sequences(
     recommendation: Recommendation,
-    emissions: Float[Array, "B T m"],
-    inputs: Float[Array, "B T p"],
+    emissions: Float[AnyArray, "B T m"],
+    inputs: Float[AnyArray, "B T p"],
     seed: int,
     *,
     num_epochs: int | None = None,
@@ -104,7 +107,7 @@ def fit_sequences(
             copies = _COPIES
             ys, us = model.impute(key, params, emissions, inputs, copies)
             known = (ys.reshape(-1, *ys.shape[2:]), us.reshape(-1, *us.shape[2:]))
-        sequences = ([window] for window in zip(*known, strict=True))
+        sequences = (_windows(y, u) for y, u in zip(*map(np.asarray, known), strict=True))
         discount = best_discount(model, params, sequences, discounts, 1 / copies)
         if discount < 1:
             model = recommendation.model(discount)
@@ -112,6 +115,15 @@ def fit_sequences(
     # The history's scores are per value; log densities here are per step of m values.
     validation = -float(history.scores[history.best_epoch]) * model.emission_dim
     return RecipeFit(model, params, validation, num_trainable(params, model.param_props))
+
+
+def _windows(
+    emissions: Float[np.ndarray, "T m"], inputs: Float[np.ndarray, "T p"]
+) -> Iterator[Window]:
+    """A sequence cut into windows, so that the filter keeps its moments of a few steps at once."""
+    for start in range(0, len(emissions), _WINDOW):
+        part = slice(start, start + _WINDOW)
+        yield emissions[part], inputs[part]
 
 
 def recommended_for(

@@ -1,16 +1,28 @@
 """The laws of all steps of a series by a fitted model, each given the steps before it."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float, Int
 
+from ssmlin._buckets import in_bucket
+from ssmlin._typing import AnyArray
 from ssmlin.forecasting._interface import Observed
 from ssmlin.forecasting._predictive import Predictive
 from ssmlin.forecasting._sequences import lacks_lags, with_lags
-from ssmlin.inference import PosteriorMatrixLGSSM
+from ssmlin.inference import (
+    PosteriorMatrixLGSSM,
+    PosteriorRowCov,
+    RowCovLaw,
+    integrate_row_covs,
+)
 from ssmlin.models import (
+    IntegratedRowCov,
+    LearnedRowCov,
     LinearAttentionSSM,
     Missing,
     ParamsLinearAttentionSSM,
@@ -24,16 +36,111 @@ _MAX_PARTICLES, MIN_PARTICLES, _MAX_NUMBERS = 1000, 200, 2**24
 _MAX_COMPONENTS = 50
 
 
-@partial(jax.jit, static_argnums=0)
+class OneStep(NamedTuple):
+    """What the filter says of every step of a series, which is padded with missing ones.
+
+    Attributes:
+        posterior: predictive moments of the emissions, relative to Σ where it is integrated out,
+            and filtered ones of the states.
+        prior: the law of Σ before the first step, or None where it is not integrated out.
+        emissions: the emissions, padded.
+    """
+
+    posterior: PosteriorMatrixLGSSM
+    prior: RowCovLaw | None
+    emissions: Float[np.ndarray, "S m"]
+
+    def integrated(
+        self, discounts: Sequence[float], priors: RowCovLaw | None = None
+    ) -> PosteriorRowCov:
+        """Σ integrated out with each of several discounts, from the prior or from other laws."""
+        if priors is None:
+            priors = self._priors(len(discounts))
+        found: PosteriorRowCov = integrate_row_covs(
+            self._predicted, self.emissions, priors, self._numbers(discounts)
+        )
+        return found
+
+    def laws_before(self, discount: float, steps: Int[np.ndarray, " n"]) -> RowCovLaw:
+        """The laws of Σ given what is before each of these steps."""
+        laws = _laws_before(
+            self._predicted, self.emissions, self._priors(1), self._numbers([discount])
+        )
+        chosen: RowCovLaw = jax.tree.map(lambda x: np.asarray(x)[0, steps], laws)
+        return chosen
+
+    @property
+    def _predicted(self) -> PosteriorMatrixLGSSM:
+        """Without the states, so that models of other states share a program."""
+        return self.posterior._replace(filtered_means=None, filtered_covariances=None)
+
+    def _priors(self, count: int) -> RowCovLaw:
+        priors: RowCovLaw = jax.tree.map(lambda x: np.stack([np.asarray(x)] * count), self.prior)
+        return priors
+
+    def _numbers(self, discounts: Sequence[float]) -> Float[np.ndarray, " N"]:
+        return np.array(discounts, self.posterior.emission_means.dtype)
+
+
+@jax.jit
+def _laws_before(
+    predicted: PosteriorMatrixLGSSM,
+    emissions: Float[AnyArray, "S m"],
+    priors: RowCovLaw,
+    discounts: Float[AnyArray, " N"],
+) -> RowCovLaw | None:
+    """The laws alone; what the densities need is not compiled."""
+    found: PosteriorRowCov = integrate_row_covs(
+        predicted, emissions, priors, discounts, store="all"
+    )
+    return found.predictive_row_cov
+
+
 def one_step(
     model: LinearAttentionSSM,
     params: ParamsLinearAttentionSSM,
-    emissions: Float[Array, "T m"],
-    inputs: Float[Array, "T p"],
+    emissions: Float[AnyArray, "T m"],
+    inputs: Float[AnyArray, "T p"],
     law: StateLaw | None = None,
-) -> PosteriorMatrixLGSSM:
-    """What the filter says of every emission given those before it, and the last state."""
-    return model.filter(params, emissions, inputs, store="last", missing=missing_by(model), law=law)
+) -> OneStep:
+    """What the filter says of every emission given those before it, and of the states.
+
+    Series of nearby lengths and all discounts of Σ share a compiled program.
+
+    Args:
+        model: the model.
+        params: its parameters.
+        emissions: of one series.
+        inputs: lags are known.
+        law: of the state before the first step; default that of the model.
+    """
+    row_cov = model.row_cov
+    if isinstance(row_cov, IntegratedRowCov) and row_cov.discount < 1:
+        model = model.with_row_cov(replace(row_cov, discount=1.0))
+    y = in_bucket(np.asarray(emissions), np.nan)
+    posterior, prior = _filtered(model, params, y, in_bucket(np.asarray(inputs), 0.0), law)
+    return OneStep(posterior, prior, y)
+
+
+@partial(jax.jit, static_argnums=0)
+def _filtered(
+    model: LinearAttentionSSM,
+    params: ParamsLinearAttentionSSM,
+    emissions: Float[AnyArray, "S m"],
+    inputs: Float[AnyArray, "S p"],
+    law: StateLaw | None,
+) -> tuple[PosteriorMatrixLGSSM, RowCovLaw | None]:
+    """The filter given Σ, on which its moments depend by a factor alone, and the law of Σ."""
+    prior, missing = model.row_cov.integrated_law(params.row_cov), missing_by(model)
+    given = given_row_cov(model)
+    return given.filter(params, emissions, inputs, missing=missing, law=law), prior
+
+
+def given_row_cov(model: LinearAttentionSSM) -> LinearAttentionSSM:
+    """The model given a Σ that it integrates out, which has the same gains and paths."""
+    if isinstance(model.row_cov, IntegratedRowCov):
+        return model.with_row_cov(LearnedRowCov(model.row_cov.structure))
+    return model
 
 
 def missing_by(model: LinearAttentionSSM) -> Missing:
@@ -52,16 +159,17 @@ def predictive(
     if lacks_lags(model, inputs):
         size = emissions.shape[0] * emissions.shape[1] ** 2
         count = max(MIN_PARTICLES, min(_MAX_PARTICLES, _MAX_NUMBERS // size))
-        return mixture(model.particle_filter(params, emissions, inputs, num_particles=count))
-    posterior = one_step(model, params, emissions, inputs)
-    means = np.asarray(posterior.emission_means, np.float64)
-    scales = np.asarray(posterior.emission_scales, np.float64)
+        y, u = in_bucket(emissions, np.nan), in_bucket(inputs, 0.0)
+        drawn = model.particle_filter(params, y, u, num_particles=count)
+        return mixture(drawn).steps(slice(len(emissions)))
+    found, steps = one_step(model, params, emissions, inputs), len(emissions)
+    posterior = found.posterior
+    means = np.asarray(posterior.emission_means, np.float64)[:steps]
+    scales = np.asarray(posterior.emission_scales, np.float64)[:steps]
     scales = np.expand_dims(scales, (1, 2) if scales.ndim == 1 else 1)
-    if not model.row_cov.is_integrated:
+    if found.prior is None:
         return Predictive.gaussian(means, scales * np.asarray(posterior.row_cov, np.float64))
-    integrated = model.row_cov_posterior(params, posterior, emissions, store="all")
-    laws = integrated.predictive_row_cov
-    assert laws is not None
+    laws = found.laws_before(model.row_cov.discount, np.arange(steps))
     df = np.asarray(laws.student_df, np.float64).reshape(-1)
     rows = np.asarray(laws.scale, np.float64).reshape(len(means), *means.shape[1:] * 2)
     law = Predictive.gaussian(means, scales * rows / df[:, None, None])

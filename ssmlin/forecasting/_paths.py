@@ -1,5 +1,6 @@
 """Sampled paths of the steps to come, from any step of a series on."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -7,15 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ssmlin._buckets import bucket, in_bucket
+from ssmlin._typing import AnyArray
 from ssmlin.forecasting._interface import Ahead, Observed
 from ssmlin.forecasting._lags import last_values
-from ssmlin.forecasting._laws import MIN_PARTICLES, missing_by
+from ssmlin.forecasting._laws import MIN_PARTICLES, given_row_cov, one_step
 from ssmlin.forecasting._sequences import lacks_lags, with_lags
 from ssmlin.models import (
     LinearAttentionSSM,
     ParamsLinearAttentionSSM,
     Particles,
-    draw_states,
+    mix_states,
     run_particles,
     simulate,
 )
@@ -31,10 +34,10 @@ class _Starts(NamedTuple):
         lags: the last emissions, the latest first.
     """
 
-    means: Float[Array, "N *means m d"]
-    covariances: Float[Array, "N ..."]
-    row_covs: Float[Array, "N n m m"]
-    lags: Float[Array, "N *lags num_lags m"]
+    means: Float[AnyArray, "N *means m d"]
+    covariances: Float[AnyArray, "N ..."]
+    row_covs: Float[AnyArray, "N n m m"]
+    lags: Float[AnyArray, "N *lags num_lags m"]
 
 
 def sample_paths(
@@ -55,73 +58,112 @@ def sample_paths(
         Standardised paths.
     """
     y, u = with_lags(model, observed)
-    n = ahead.num_samples
     start_key, key = jax.random.split(jax.random.key(ahead.seed))
     if lacks_lags(model, u):
         starts = _drawn_starts(model, params, y, u, ahead, start_key)
     else:
-        lags = jnp.asarray(last_values(observed.values, ahead, model.num_lags), y.dtype)
+        lags = last_values(observed.values, ahead, model.num_lags).astype(y.dtype)
         starts = _filtered_starts(model, params, y, u, ahead, start_key, lags)
-    future = jnp.asarray(ahead.future(observed.inputs), y.dtype)
+    future = ahead.future(observed.inputs).astype(y.dtype)
+    # Some more origins and steps, so that others have the same shapes.
+    origins, horizon = len(ahead.origins), ahead.horizon
+    starts = jax.tree.map(_more, starts)
+    future = np.swapaxes(_more(np.swapaxes(_more(future), 0, 1)), 0, 1)
+    paths = _paths(given_row_cov(model), params, key, starts, future, ahead.num_samples)
+    return np.asarray(paths, np.float64)[:origins, :, :horizon]
 
-    @jax.jit
-    @jax.vmap
-    def paths(key: Array, start: _Starts, future: Float[Array, "H k"]) -> Float[Array, "n H m"]:
-        state_key, path_key = jax.random.split(key)
-        states = draw_states(state_key, start.means, start.covariances, start.row_covs, n)
-        lags = jnp.broadcast_to(start.lags, (n, *start.lags.shape[-2:]))
-        return simulate(model, params, path_key, states, start.row_covs, lags, future)[1]
 
-    keys = jax.random.split(key, len(ahead.origins))
-    return np.asarray(paths(keys, starts, future), np.float64)
+def _more(x: Float[np.ndarray, "N ..."]) -> Float[np.ndarray, "M ..."]:
+    """The array with its last entry repeated up to the bucket of its length."""
+    return np.pad(x, [(0, bucket(len(x)) - len(x))] + [(0, 0)] * (x.ndim - 1), mode="edge")
+
+
+@partial(jax.jit, static_argnames=("model", "num_samples"))
+def _paths(
+    model: LinearAttentionSSM,
+    params: ParamsLinearAttentionSSM,
+    key: Array,
+    starts: _Starts,
+    future: Float[AnyArray, "N H k"],
+    num_samples: int,
+) -> Float[Array, "N n H m"]:
+    """Paths from each start."""
+    state_key, path_key = jax.random.split(key)
+    groups, size = len(future), starts.means.shape[-2:]
+    normal = jax.random.normal(state_key, (groups, num_samples, *size), future.dtype)
+    drawn = jax.vmap(mix_states)(normal, starts.means, starts.covariances, starts.row_covs)
+    lags = starts.lags if starts.lags.ndim == 4 else starts.lags[:, None]
+    lags = jnp.broadcast_to(lags, (groups, num_samples, *lags.shape[-2:]))
+    states, row_covs, lags = (
+        jnp.reshape(x, (-1, *x.shape[2:])) for x in (drawn, starts.row_covs, lags)
+    )
+    _, paths = simulate(model, params, path_key, states, row_covs, lags, future)
+    return paths.reshape(groups, num_samples, *paths.shape[1:])
 
 
 def _filtered_starts(
     model: LinearAttentionSSM,
     params: ParamsLinearAttentionSSM,
-    emissions: Float[Array, "T m"],
-    inputs: Float[Array, "T p"],
+    emissions: Float[np.ndarray, "T m"],
+    inputs: Float[np.ndarray, "T p"],
     ahead: Ahead,
     key: Array,
-    lags: Float[Array, "N num_lags m"],
+    lags: Float[np.ndarray, "N num_lags m"],
 ) -> _Starts:
     """Where paths start if all lags are known: from the filter."""
-    n, m = ahead.num_samples, model.emission_dim
-    posterior = model.filter(params, emissions, inputs, missing=missing_by(model))
-    last = jnp.asarray(ahead.origins - 1)
-    if model.row_cov.is_integrated:
-        integrated = model.row_cov_posterior(params, posterior, emissions, store="all")
-        laws = jax.tree.map(lambda x: x[ahead.origins], integrated.predictive_row_cov)
-        rows = jnp.moveaxis(laws.sample(key, (n,)), 0, 1).reshape(len(last), n, m, m)
+    n, m, count = ahead.num_samples, model.emission_dim, len(ahead.origins)
+    found = one_step(model, params, emissions, inputs)
+    if found.prior is None:
+        rows = np.broadcast_to(np.asarray(found.posterior.row_cov), (count, n, m, m))
     else:
-        rows = jnp.broadcast_to(posterior.row_cov, (len(last), n, m, m))
-    means, covariances = posterior.filtered_means, posterior.filtered_covariances
+        # The law after the last step is that before a further one, which discounts, too.
+        laws = found.laws_before(model.row_cov.discount, ahead.origins)
+        drawn = np.asarray(jax.tree.map(_more, laws).sample(key, (n,)))[:, :count]
+        rows = np.moveaxis(drawn[..., None] * np.eye(m) if laws.is_diagonal else drawn, 0, 1)
+    means, covariances = found.posterior.filtered_means, found.posterior.filtered_covariances
     assert means is not None and covariances is not None
-    return _Starts(means[last], covariances[last], rows, lags)
+    last = ahead.origins - 1
+    return _Starts(np.asarray(means)[last], np.asarray(covariances)[last], rows, lags)
 
 
 def _drawn_starts(
     model: LinearAttentionSSM,
     params: ParamsLinearAttentionSSM,
-    emissions: Float[Array, "T m"],
-    inputs: Float[Array, "T p"],
+    emissions: Float[np.ndarray, "T m"],
+    inputs: Float[np.ndarray, "T p"],
     ahead: Ahead,
     key: Array,
 ) -> _Starts:
     """Where paths start if lags are missing: each path has its own mean, covariance, Σ and lags."""
     count = len(ahead.origins)
-    places = np.full(len(emissions), count)
+    kept = bucket(count)
+    y, u = in_bucket(emissions, np.nan), in_bucket(inputs, 0.0)
+    places = np.full(len(y), kept)
     places[ahead.origins - 1] = np.arange(count)
     filter_key, draw_key = jax.random.split(key)
     posterior = run_particles(
-        model, params, filter_key, emissions, inputs, max(MIN_PARTICLES, ahead.num_samples),
-        places=jnp.asarray(places), num_kept=count,
+        model, params, filter_key, y, u, max(MIN_PARTICLES, ahead.num_samples),
+        places=places, num_kept=kept,
     )  # fmt: skip
+    assert posterior.kept is not None
+    starts = _draw_starts(model, params, draw_key, posterior.kept, ahead.num_samples)
+    found: _Starts = jax.tree.map(lambda x: np.asarray(x)[:count], starts)
+    return found
+
+
+@partial(jax.jit, static_argnames=("model", "num_samples"))
+def _draw_starts(
+    model: LinearAttentionSSM,
+    params: ParamsLinearAttentionSSM,
+    key: Array,
+    kept: Particles,
+    num_samples: int,
+) -> _Starts:
+    """Draw from the particles of each origin."""
 
     def draw(key: Array, particles: Particles) -> _Starts:
         index_key, row_key = jax.random.split(key)
-        drawn = model.draw_laws(index_key, row_key, particles, params, ahead.num_samples)
-        return _Starts(*drawn)
+        return _Starts(*model.draw_laws(index_key, row_key, particles, params, num_samples))
 
-    assert posterior.kept is not None
-    return jax.vmap(draw)(jax.random.split(draw_key, count), posterior.kept)
+    starts: _Starts = jax.vmap(draw)(jax.random.split(key, len(kept.log_weights)), kept)
+    return starts

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ssmlin._optional import require
+from ssmlin._typing import AnyArray
 from ssmlin.forecasting._forecaster import Forecaster
 from ssmlin.forecasting._sequences import lacks_lags, padded, with_lags
 from ssmlin.learning import Algorithm, sample_posterior
@@ -25,8 +26,8 @@ def sample_over_gaps(
     model: LinearAttentionSSM,
     params: ParamsLinearAttentionSSM,
     props: ParamsLinearAttentionSSM,
-    emissions: Float[Array, "... T m"],
-    inputs: Float[Array, "... T p"],
+    emissions: Float[AnyArray, "... T m"],
+    inputs: Float[AnyArray, "... T p"],
     *,
     algorithm: Algorithm = "nuts",
     variables: Sequence[str] | None = None,
@@ -87,7 +88,7 @@ def sample_over_gaps(
 
 
 def _joined(
-    trees: Sequence["xarray.DataTree"], emissions: Float[Array, "... T m"]
+    trees: Sequence["xarray.DataTree"], emissions: Float[AnyArray, "... T m"]
 ) -> "xarray.DataTree":
     """The chains of several data sets as one tree, without what was drawn of the emissions."""
     require("xarray")

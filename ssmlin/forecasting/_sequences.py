@@ -1,17 +1,19 @@
-"""A series as the arrays that a model takes."""
+"""A series as the arrays that a model takes, in NumPy, where nothing is compiled."""
 
 from collections.abc import Sequence
 
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Float
 
+from ssmlin._typing import AnyArray
 from ssmlin.forecasting._interface import Observed
+from ssmlin.forecasting._lags import lags_and_inputs
 from ssmlin.models import LinearAttentionSSM, has_missing_lags
 
 
 def with_lags(
     model: LinearAttentionSSM, observed: Observed
-) -> tuple[Float[Array, "T m"], Float[Array, "T p"]]:
+) -> tuple[Float[np.ndarray, "T m"], Float[np.ndarray, "T p"]]:
     """Emissions and inputs of a series; its first steps serve as lags only.
 
     Where rows share a covariance, a step that is partly missing is left out, unless lags are
@@ -24,28 +26,29 @@ def with_lags(
     Returns:
         Emissions, of which the first `num_lags` are missing, and inputs, lags first.
     """
-    emissions = jnp.asarray(observed.values, jnp.float32)
-    exogenous = jnp.asarray(observed.inputs, jnp.float32) if observed.inputs.shape[1] else None
-    inputs = model.compute_inputs(emissions, exogenous=exogenous)
+    emissions = observed.values.astype(np.float32)
+    inputs = lags_and_inputs(observed, model.num_lags).astype(np.float32)
     if model.row_cov.structure == "full" and not lacks_lags(model, inputs):
-        emissions = jnp.where(jnp.isnan(emissions).any(axis=1, keepdims=True), jnp.nan, emissions)
-    return emissions.at[: model.num_lags].set(jnp.nan), inputs
+        emissions[np.isnan(emissions).any(axis=1)] = np.nan
+    emissions[: model.num_lags] = np.nan
+    return emissions, inputs
 
 
-def lacks_lags(model: LinearAttentionSSM, inputs: Float[Array, "... p"]) -> bool:
+def lacks_lags(model: LinearAttentionSSM, inputs: Float[AnyArray, "... p"]) -> bool:
     """Whether lags among the inputs are missing."""
-    return bool(has_missing_lags(inputs, model.num_lags * model.emission_dim).any())
+    known = np.asarray(inputs)
+    return bool(has_missing_lags(known, model.num_lags * model.emission_dim).any())
 
 
 def padded(
     model: LinearAttentionSSM, several: Sequence[Observed]
-) -> tuple[Float[Array, "B T m"], Float[Array, "B T p"]]:
+) -> tuple[Float[np.ndarray, "B T m"], Float[np.ndarray, "B T p"]]:
     """A batch of series; missing emissions and inputs of zero fill up the short ones."""
     length = max(len(one.values) for one in several)
     emissions, inputs = [], []
     for one in several:
         y, u = with_lags(model, one)
         rest = ((0, length - len(y)), (0, 0))
-        emissions.append(jnp.pad(y, rest, constant_values=jnp.nan))
-        inputs.append(jnp.pad(u, rest))
-    return jnp.stack(emissions), jnp.stack(inputs)
+        emissions.append(np.pad(y, rest, constant_values=np.nan))
+        inputs.append(np.pad(u, rest))
+    return np.stack(emissions), np.stack(inputs)

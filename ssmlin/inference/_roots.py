@@ -46,6 +46,8 @@ def symmetric_root(cov: Float[Array, "... d d"]) -> Float[Array, "... d d"]:
         >>> bool(jnp.allclose(root @ root.T, 1.0, atol=1e-6))
         True
     """
+    if cov.shape[-1] == 1:  # nothing to decompose
+        return jnp.sqrt(jnp.maximum(cov, 0.0))
     values, vectors = jnp.linalg.eigh(cov)
     root: Array = vectors * jnp.sqrt(jnp.maximum(values, 0.0))[..., None, :]
     return root

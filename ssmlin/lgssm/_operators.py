@@ -256,15 +256,21 @@ class DiagPlusLowRank(Operator):
         Returns:
             The rows, shape (..., n, d).
         """
-        diag_key, factor_key = jax.random.split(key)
-        *lead, dim, rank = self.factor.shape
-        dtype = self.factor.dtype
-        thin = jax.random.normal(factor_key, (*lead, num_rows, rank), dtype)
-        low_rank = _outer(thin, self.factor)
+        *lead, _, _ = self.factor.shape
+        shape = (*lead, num_rows, self.num_sources)
+        return self.mix(jax.random.normal(key, shape, self.factor.dtype))
+
+    @property
+    def num_sources(self) -> int:
+        """How many independent numbers make a row N(0, Q)."""
+        return self.rank + (0 if self.diag is None else self.factor.shape[-2])
+
+    def mix(self, sources: Float[Array, "... n s"]) -> Float[Array, "... n d"]:
+        """Rows N(0, Q), each from its `num_sources` standard normal numbers."""
+        low_rank = _outer(sources[..., : self.rank], self.factor)
         if self.diag is None:
             return low_rank
-        wide = jax.random.normal(diag_key, (*lead, num_rows, dim), dtype)
-        return wide * jnp.sqrt(self.diag)[..., None, :] + low_rank
+        return sources[..., self.rank :] * jnp.sqrt(self.diag)[..., None, :] + low_rank
 
     def to_dense(self) -> Float[Array, "... d d"]:
         """Return Q as a full matrix."""

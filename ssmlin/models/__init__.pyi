@@ -8,7 +8,7 @@ from ssmlin.models._coefficients import GAIN, ParamsIntegratedRegression
 from ssmlin.models._construction import Missing
 from ssmlin.models._features import ParamsGate, ParamsProjection, lagged_inputs
 from ssmlin.models._files import load, load_arrays, load_notes, mechanism_fields, save
-from ssmlin.models._forecast import Forecast, draw_states, simulate
+from ssmlin.models._forecast import Forecast, mix_states, simulate
 from ssmlin.models._gaps import PathStarts
 from ssmlin.models._initial_state import InitialState, ParamsInitial, StateLaw
 from ssmlin.models._linear_attention_ssm import LinearAttentionSSM
@@ -99,7 +99,6 @@ __all__ = [
     "StationaryNoise",
     "TokenMaps",
     "WriteNoise",
-    "draw_states",
     "estimate_autoregression",
     "has_missing_lags",
     "lagged_inputs",
@@ -107,6 +106,7 @@ __all__ = [
     "load_arrays",
     "load_notes",
     "mechanism_fields",
+    "mix_states",
     "predict_autoregression",
     "run_particles",
     "save",

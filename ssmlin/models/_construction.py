@@ -192,6 +192,11 @@ class Construction(SSM):  # type: ignore[misc]  # dynamax has no types
         """Shape of one step's inputs, (p,), or None."""
         return (self.input_dim,) if self.input_dim > 0 else None
 
+    def with_row_cov[M: SSM](self: M, row_cov: RowCovName | RowCov) -> M:
+        """The same model but for the noise of the emissions."""
+        new: M = type(self)(**self.settings | {"row_cov": row_cov})
+        return new
+
     # ------------------------------------------------------------------------- what is missing
 
     @property

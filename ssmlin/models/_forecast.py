@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 from tensorflow_probability.substrates.jax import distributions as tfd
 
+from ssmlin._typing import AnyArray
 from ssmlin.inference import symmetric_root
 from ssmlin.lgssm import MatrixLGSSM
 from ssmlin.models._parameters import ParamsLinearAttentionSSM
@@ -88,8 +89,20 @@ def draw_states(
     The mean, the covariance and Σ are the same for all states, or there is one for each.
     """
     normal = jax.random.normal(key, (num_samples, *mean.shape[-2:]), mean.dtype)
-    mixed = symmetric_root(row_cov) @ normal
-    return mean + jnp.einsum("...de,...e->...d", symmetric_root(cov), mixed)
+    return mix_states(normal, mean, cov, row_cov)
+
+
+def mix_states(
+    normal: Float[Array, "n m d"],
+    mean: Float[AnyArray, "*means m d"],
+    cov: Float[AnyArray, "d d"] | Float[AnyArray, "m d d"] | Float[AnyArray, "n 1 d d"],
+    row_cov: Float[AnyArray, "*row_covs m m"],
+) -> Float[Array, "n m d"]:
+    """States as `draw_states` draws them, from standard normal numbers."""
+    mixed = symmetric_root(jnp.asarray(row_cov)) @ normal
+    return jnp.asarray(mean) + jnp.einsum(
+        "...de,...e->...d", symmetric_root(jnp.asarray(cov)), mixed
+    )
 
 
 def simulate(
@@ -97,9 +110,9 @@ def simulate(
     params: ParamsLinearAttentionSSM,
     key: Array,
     states: Float[Array, "n m d"],
-    row_cov: Float[Array, "*row_covs m m"],
-    lags: Float[Array, "n num_lags m"],
-    exogenous: Float[Array, "T k"],
+    row_cov: Float[AnyArray, "*row_covs m m"],
+    lags: Float[AnyArray, "n num_lags m"],
+    exogenous: Float[AnyArray, "T k"] | Float[AnyArray, "G T k"],
 ) -> tuple[Float[Array, "n T m d"], Float[Array, "n T m"]]:
     """Run n paths forward, feeding emissions back as lagged inputs.
 
@@ -110,33 +123,35 @@ def simulate(
         states: the states before the first step.
         row_cov: Σ, the same for all paths or one for each.
         lags: the emissions before the first step, the latest first; num_lags may be 0.
-        exogenous: the other inputs of each step, the same for all paths.
+        exogenous: the other inputs of each step, the same for all paths; or (G, T, k), the same
+            for the first n / G paths, and so on.
 
     Returns:
         States and emissions of every path.
     """
-    n = states.shape[0]
-    root = symmetric_root(row_cov)
+    n, m, _ = states.shape
+    lags, outer = jnp.asarray(lags), jnp.asarray(exogenous)
+    outer = outer[None] if outer.ndim == 2 else outer
+    groups, root = len(outer), symmetric_root(jnp.asarray(row_cov))
 
     def step(
         carry: tuple[Array, Array], inputs: tuple[Array, Array]
     ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         state, lags = carry
         step_key, outside = inputs
-        u = jnp.concatenate(
-            [lags.reshape(n, -1), jnp.broadcast_to(outside, (n, outside.shape[0]))], axis=1
-        )
+        u = jnp.concatenate([lags.reshape(n, -1), jnp.repeat(outside, n // groups, axis=0)], axis=1)
         # One step of n paths looks like n steps of one sequence.
         lgssm = model.to_lgssm(params, u)
-        shock_key, noise_key = jax.random.split(step_key)
-        shock = lgssm.process_noise.sample(shock_key, lgssm.value_dim)
+        # All of its random numbers at once, since each call takes long to compile.
+        noise = lgssm.process_noise
+        normal = jax.random.normal(step_key, (n, m, noise.num_sources + 1), state.dtype)
+        shock = noise.mix(normal[..., 1:])
         state = lgssm.transition.apply(state) + lgssm.drift.to_dense() + root @ shock
-        noise = jax.random.normal(noise_key, (n, lgssm.value_dim), state.dtype)
-        noise = jnp.sqrt(lgssm.emission_noise)[:, None] * (root @ noise[:, :, None])[:, :, 0]
-        emission = jnp.einsum("nmd,nd->nm", state, lgssm.readout) + lgssm.emission_bias + noise
+        spread = jnp.sqrt(lgssm.emission_noise)[:, None] * (root @ normal[..., :1])[:, :, 0]
+        emission = jnp.einsum("nmd,nd->nm", state, lgssm.readout) + lgssm.emission_bias + spread
         lags = jnp.concatenate([emission[:, None], lags], axis=1)[:, : lags.shape[1]]
         return (state, lags), (state, emission)
 
-    keys = jax.random.split(key, exogenous.shape[0])
-    _, (paths, emissions) = jax.lax.scan(step, (states, lags), (keys, exogenous))
+    keys = jax.random.split(key, outer.shape[1])
+    _, (paths, emissions) = jax.lax.scan(step, (states, lags), (keys, outer.swapaxes(0, 1)))
     return jnp.moveaxis(paths, 0, 1), jnp.moveaxis(emissions, 0, 1)

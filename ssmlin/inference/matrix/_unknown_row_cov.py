@@ -174,7 +174,76 @@ def integrate_row_cov(
         raise TypeError("discount: expected a number, got one that is being traced")
     if not 0 < discount <= 1:
         raise ValueError(f"discount: expected a number in (0, 1], got {discount}")
-    means, scales = posterior.emission_means, posterior.emission_scales
+    means = posterior.emission_means
+    prior = _check_prior(prior, means.shape[-1], means.dtype)
+    factor = None if discount == 1 else jnp.asarray(discount, means.dtype)
+    arrays = _residual_arrays(posterior, emissions, prior, mask, length)
+    result: PosteriorRowCov = _integrate(*arrays, prior, factor, store=store)
+    return result
+
+
+@partial(jax.jit, static_argnames="store")
+def integrate_row_covs(
+    posterior: PosteriorMatrixLGSSM,
+    emissions: Float[AnyArray, "T m"],
+    priors: RowCovLaw,
+    discounts: Float[AnyArray, " N"],
+    *,
+    store: Store = "last",
+) -> PosteriorRowCov:
+    """Integrate Σ out with each of several discounts, in one program for all of them.
+
+    The discounts are data, so other discounts need no other program; they are constants to a
+    gradient.
+
+    Args:
+        posterior: as for :func:`integrate_row_cov`.
+        emissions: as there.
+        priors: the law of Σ for each discount, (N, ...).
+        discounts: δ in (0, 1].
+        store: as there.
+
+    Returns:
+        As there, every array with a leading axis N.
+
+    Raises:
+        ValueError: an argument of the wrong shape, or single entries missing and a prior that is
+            not of a diagonal Σ.
+
+    Example:
+        >>> import jax.numpy as jnp, ssmlin
+        >>> from ssmlin.inference import integrate_row_covs
+        >>> lgssm = ssmlin.matrix_lgssm("bayesian_memory", keys=jnp.ones((2, 1)), alpha=1.0,
+        ...     value_dim=1, emission_noise=1.0)
+        >>> y = jnp.array([[2.0], [jnp.nan]])
+        >>> posterior = ssmlin.matrix_lgssm_filter(lgssm, y, store="loglik")
+        >>> priors = ssmlin.RowCovLaw(jnp.full((2, 1), 3.0), jnp.ones((2, 1)))
+        >>> law = integrate_row_covs(posterior, y, priors, jnp.array([1.0, 0.5])).row_cov
+        >>> law.df.ravel().tolist(), law.scale.ravel().tolist()
+        ([4.0, 2.5], [3.0, 2.5])
+    """
+    _checks.one_of("store", store, ("last", "all"))
+    arrays = _residual_arrays(posterior, emissions, priors, None, None)
+
+    def integrate(prior: RowCovLaw, discount: Array) -> PosteriorRowCov:
+        found: PosteriorRowCov = _integrate(*arrays, prior, discount, store=store)
+        return found
+
+    found: PosteriorRowCov = jax.vmap(integrate)(
+        priors, jax.lax.stop_gradient(jnp.asarray(discounts))
+    )
+    return found
+
+
+def _residual_arrays(
+    posterior: PosteriorMatrixLGSSM,
+    emissions: Float[AnyArray, "T m"],
+    prior: RowCovLaw,
+    mask: Bool[AnyArray, " T"] | None,
+    length: Length | None,
+) -> tuple[Array, Array, Array, Array]:
+    """Emissions, their means and scales, and which were observed: the last two may be columns."""
+    means, scales = map(jax.device_put, (posterior.emission_means, posterior.emission_scales))
     if means.ndim != 2:
         raise ValueError(
             "posterior: expected emission_means of shape (T, m), for a batch under vmap, got "
@@ -182,7 +251,6 @@ def integrate_row_cov(
         )
     sizes = dict(zip(("T", "m"), means.shape, strict=True))
     y = _checks.shaped("emissions", _checks.float_array("emissions", emissions), ("T", "m"), sizes)
-    prior = _check_prior(prior, sizes["m"], means.dtype)
     by_rows = scales.ndim == 2
     if by_rows and not prior.is_diagonal:
         raise ValueError(
@@ -192,11 +260,7 @@ def integrate_row_cov(
     observed = observed_entries(y, mask, length, sizes)
     if not by_rows:
         observed = observed.all(axis=-1, keepdims=True)
-    scales = scales if by_rows else scales[:, None]
-    factor = None if discount == 1 else jnp.asarray(discount, means.dtype)
-    y = y.astype(means.dtype)
-    result: PosteriorRowCov = _integrate(y, means, scales, observed, prior, factor, store=store)
-    return result
+    return y.astype(means.dtype), means, scales if by_rows else scales[:, None], observed
 
 
 def _check_prior(prior: RowCovLaw, m: int, dtype: np.dtype) -> RowCovLaw:
