@@ -98,6 +98,13 @@ def finite(name: str, x: Array) -> Array:
     return x
 
 
+def no_infinity(name: str, x: Array) -> Array:
+    """Raise ValueError if a concrete `x` holds an infinity; NaN means missing."""
+    if is_concrete(x) and np.isinf(np.asarray(x)).any():
+        raise ValueError(f"{name}: expected finite values or NaN for missing, got an infinity")
+    return x
+
+
 def between(name: str, x: Array, low: float, high: float) -> Array:
     """Raise ValueError if a concrete `x` leaves [low, high] or is not a number."""
     if is_concrete(x):

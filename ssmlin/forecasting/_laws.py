@@ -1,7 +1,6 @@
 """The laws of all steps of a series by a fitted model, each given the steps before it."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -21,8 +20,6 @@ from ssmlin.inference import (
     integrate_row_covs,
 )
 from ssmlin.models import (
-    IntegratedRowCov,
-    LearnedRowCov,
     LinearAttentionSSM,
     Missing,
     ParamsLinearAttentionSSM,
@@ -114,11 +111,8 @@ def one_step(
         inputs: lags are known.
         law: of the state before the first step; default that of the model.
     """
-    row_cov = model.row_cov
-    if isinstance(row_cov, IntegratedRowCov) and row_cov.discount < 1:
-        model = model.with_row_cov(replace(row_cov, discount=1.0))
-    y = in_bucket(np.asarray(emissions), np.nan)
-    posterior, prior = _filtered(model, params, y, in_bucket(np.asarray(inputs), 0.0), law)
+    y, u = in_bucket(np.asarray(emissions), np.nan), in_bucket(np.asarray(inputs), 0.0)
+    posterior, prior = _filtered(model.without_discount(), params, y, u, law)
     return OneStep(posterior, prior, y)
 
 
@@ -132,15 +126,8 @@ def _filtered(
 ) -> tuple[PosteriorMatrixLGSSM, RowCovLaw | None]:
     """The filter given Σ, on which its moments depend by a factor alone, and the law of Σ."""
     prior, missing = model.row_cov.integrated_law(params.row_cov), missing_by(model)
-    given = given_row_cov(model)
+    given = model.given_row_cov()
     return given.filter(params, emissions, inputs, missing=missing, law=law), prior
-
-
-def given_row_cov(model: LinearAttentionSSM) -> LinearAttentionSSM:
-    """The model given a Σ that it integrates out, which has the same gains and paths."""
-    if isinstance(model.row_cov, IntegratedRowCov):
-        return model.with_row_cov(LearnedRowCov(model.row_cov.structure))
-    return model
 
 
 def missing_by(model: LinearAttentionSSM) -> Missing:

@@ -12,7 +12,7 @@ from ssmlin._buckets import bucket, in_bucket
 from ssmlin._typing import AnyArray
 from ssmlin.forecasting._interface import Ahead, Observed
 from ssmlin.forecasting._lags import last_values
-from ssmlin.forecasting._laws import MIN_PARTICLES, given_row_cov, one_step
+from ssmlin.forecasting._laws import MIN_PARTICLES, one_step
 from ssmlin.forecasting._sequences import lacks_lags, with_lags
 from ssmlin.models import (
     LinearAttentionSSM,
@@ -69,7 +69,7 @@ def sample_paths(
     origins, horizon = len(ahead.origins), ahead.horizon
     starts = jax.tree.map(_more, starts)
     future = np.swapaxes(_more(np.swapaxes(_more(future), 0, 1)), 0, 1)
-    paths = _paths(given_row_cov(model), params, key, starts, future, ahead.num_samples)
+    paths = _paths(model.given_row_cov(), params, key, starts, future, ahead.num_samples)
     return np.asarray(paths, np.float64)[:origins, :, :horizon]
 
 

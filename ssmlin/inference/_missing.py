@@ -11,12 +11,6 @@ from ssmlin._typing import AnyArray
 Length = int | np.int32 | np.int64 | Int[AnyArray, "*B"]
 
 
-def check_no_infinity(emissions: Float[Array, "..."]) -> None:
-    """Raise ValueError if concrete emissions hold an infinity; NaN means missing."""
-    if _checks.is_concrete(emissions) and np.isinf(np.asarray(emissions)).any():
-        raise ValueError("emissions: expected finite values or NaN for missing, got an infinity")
-
-
 def observed_entries(
     emissions: Float[Array, "*B T m"],
     mask: Bool[AnyArray, "*B T"] | None,

@@ -3,6 +3,7 @@
 import copy
 import inspect
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal, NoReturn
 
 import numpy as np
@@ -17,7 +18,13 @@ from ssmlin.models._parameters import Parts, ShrinkagePrior
 from ssmlin.models._parts import Part, Sizes
 from ssmlin.models._process_noise import PROCESS_NOISES, ProcessNoise, ProcessNoiseName
 from ssmlin.models._regression import REGRESSIONS, Regression, RegressionName
-from ssmlin.models._row_covariance import ROW_COVS, RowCov, RowCovName
+from ssmlin.models._row_covariance import (
+    ROW_COVS,
+    IntegratedRowCov,
+    LearnedRowCov,
+    RowCov,
+    RowCovName,
+)
 from ssmlin.models._token_maps import TokenMaps
 
 Missing = Literal["auto", "rows", "entries"]
@@ -192,7 +199,22 @@ class Construction(SSM):  # type: ignore[misc]  # dynamax has no types
         """Shape of one step's inputs, (p,), or None."""
         return (self.input_dim,) if self.input_dim > 0 else None
 
-    def with_row_cov[M: SSM](self: M, row_cov: RowCovName | RowCov) -> M:
+    def without_discount[M: SSM](self: M) -> M:
+        """The same model but for the discount of Σ, on which neither gains nor means depend."""
+        row_cov = self.row_cov
+        if not isinstance(row_cov, IntegratedRowCov) or row_cov.discount == 1:
+            return self
+        new: M = self._and_row_cov(replace(row_cov, discount=1.0))
+        return new
+
+    def given_row_cov[M: SSM](self: M) -> M:
+        """The model given a Σ that it integrates out, which has the same gains and means."""
+        if not isinstance(self.row_cov, IntegratedRowCov):
+            return self
+        new: M = self._and_row_cov(LearnedRowCov(self.row_cov.structure))
+        return new
+
+    def _and_row_cov[M: SSM](self: M, row_cov: RowCov) -> M:
         """The same model but for the noise of the emissions."""
         new: M = type(self)(**self.settings | {"row_cov": row_cov})
         return new

@@ -1,15 +1,18 @@
 """Forecasts of the model: exact where the inputs are known, by sampled paths where not."""
 
 from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from ssmlin import _checks
+from ssmlin._buckets import bucket, in_bucket
 from ssmlin._typing import AnyArray
-from ssmlin.inference import PosteriorMatrixLGSSM
+from ssmlin.inference import PosteriorMatrixLGSSM, RowCovLaw, integrate_row_covs
 from ssmlin.models._forecast import (
     Forecast,
     draw_states,
@@ -18,12 +21,16 @@ from ssmlin.models._forecast import (
     simulate,
 )
 from ssmlin.models._gaps import Gaps
+from ssmlin.models._initial_state import StateLaw
 from ssmlin.models._missing_lags import last_particles
 from ssmlin.models._parameters import ParamsLinearAttentionSSM
+from ssmlin.models._particles import Particles
 from ssmlin.models._smoothing import emission_covariances
 
 #: A forecast with missing lags has at most so many draws of them.
 _MAX_PARTICLES = 1000
+#: Longer series are not padded: then the filter keeps the moments of its last step alone.
+_LONGEST_PADDED = 4096
 
 
 class Forecasting(Gaps):
@@ -81,98 +88,269 @@ class Forecasting(Gaps):
             known = np.asarray(levels)
             if known.ndim != 1 or not ((known > 0) & (known < 1)).all():
                 raise ValueError(f"levels: expected numbers in (0, 1), got {levels}")
-        share = jnp.asarray(levels, params.initial.mean.dtype)
-        y = _checks.float_array("emissions", emissions)
+        y = _checks.no_infinity("emissions", _checks.float_array("emissions", emissions))
         _checks.shaped("emissions", y, ("T", "m"), {"m": self.emission_dim})
         feeds_back = self.num_lags > 0 and (
             future_inputs is None or np.shape(future_inputs)[-1] != self.input_dim
         )
         u = self._check_inputs(inputs, y.shape[:1], y.dtype, missing_lags=feeds_back)
-        path_key, start_key = jax.random.split(jax.random.key(0) if key is None else key)
         if feeds_back:
-            outside = self._exogenous(future_inputs, horizon, y.dtype)
-            fed_back = self._paths(params, y, u, outside, path_key, start_key, num_samples, mask)
-            return sampled_forecast(fed_back, share)
-        hidden = y if mask is None else jnp.where(mask[:, None], y, jnp.nan)
-        ahead = self._check_inputs(future_inputs, (horizon,), y.dtype)
-        paths = None
-        if key is not None:
-            states, rows = self._last_states(params, hidden, u, start_key, num_samples)
-            no_lags = jnp.zeros((num_samples, 0, self.emission_dim), y.dtype)
-            _, paths = simulate(self, params, path_key, states, rows, no_lags, ahead)
-        return self._exact_forecast(params, hidden, u, ahead, share, paths)
+            ahead = self._exogenous(future_inputs, horizon, y.dtype)
+        else:
+            ahead = self._check_inputs(future_inputs, (horizon,), y.dtype)
+        given = _Given.of(y, u, ahead, mask)
+        dtype = params.initial.mean.dtype
+        xp = np if _checks.is_concrete(levels) else jnp
+        path_key, start_key = jax.random.split(jax.random.key(0) if key is None else key)
+        draws = _Draws(path_key, start_key, xp.asarray(levels, dtype), num_samples)
+        if feeds_back:
+            found = self._fed_back(params, given, draws)
+        else:
+            found = self._known_inputs(params, given, draws)
+            if key is not None:
+                no_lags = np.zeros((0, self.emission_dim), y.dtype)
+                paths = self._from_law(params, given, no_lags, draws)
+                found = found._replace(samples=paths.samples)
+        return _until(found, horizon)
 
-    def _exact_forecast(
-        self,
-        params: ParamsLinearAttentionSSM,
-        emissions: Float[Array, "T m"],
-        inputs: Float[Array, "T p"],
-        ahead: Float[Array, "horizon p"],
-        levels: Float[Array, " num_levels"],
-        paths: Float[Array, "n horizon m"] | None,
+    def _known_inputs(
+        self, params: ParamsLinearAttentionSSM, given: "_Given", draws: "_Draws"
     ) -> Forecast:
         """The laws of the next emissions: what the filter predicts where nothing is observed."""
-        horizon = len(ahead)
-        nothing = jnp.full((horizon, self.emission_dim), jnp.nan, emissions.dtype)
-        extended = jnp.concatenate([emissions, nothing])
-        posterior = self.filter(params, extended, jnp.concatenate([inputs, ahead]), store="loglik")
-        row_cov, student_df = posterior.row_cov, None
-        if self.row_cov.is_integrated:
-            law = self.row_cov_posterior(params, posterior, extended).row_cov
-            law = law.discount(self.row_cov.discount)
-            row_cov, student_df = self._row_matrices(law.mean()), law.student_df
-        covariances = emission_covariances(posterior.emission_scales[-horizon:], row_cov)
-        means = posterior.emission_means[-horizon:]
-        return exact_forecast(means, covariances, levels, paths, student_df)
+        start, horizon = len(given.inputs), len(given.ahead)
+        xp = given.inputs.__array_namespace__()
+        nothing = xp.full((horizon, self.emission_dim), xp.nan, dtype=given.hidden.dtype)
+        y, u = xp.concat([given.hidden, nothing]), xp.concat([given.inputs, given.ahead])
+        y, u = given.bucketed(y, u)
+        model, discount = self._to_filter(given), self.row_cov.discount
+        found: Forecast = model._predict(
+            params, y, u, np.int32(start), horizon, np.asarray([discount], y.dtype), draws.levels
+        )
+        return found
 
-    def _last_states(
+    @partial(jax.jit, static_argnames=("self", "horizon"))
+    def _predict(
         self,
         params: ParamsLinearAttentionSSM,
-        emissions: Float[Array, "T m"],
-        inputs: Float[Array, "T p"],
-        key: Array,
-        num_samples: int,
-    ) -> tuple[Float[Array, "n m d"], Float[Array, "*n m m"]]:
-        """Draws of the last state, and Σ, which each has of its own where it is integrated out."""
-        last: PosteriorMatrixLGSSM = self.filter(params, emissions, inputs, store="last")
-        rows = last.row_cov
-        if self.row_cov.is_integrated:
-            row_key, key = jax.random.split(key)
-            law = self.row_cov_posterior(params, last, emissions).row_cov
-            law = law.discount(self.row_cov.discount)
-            rows = self._row_matrices(law.sample(row_key, (num_samples,)))
-        assert last.filtered_means is not None and last.filtered_covariances is not None
-        mean, cov = last.filtered_means[0], last.filtered_covariances[0]
-        return draw_states(key, mean, cov, rows, num_samples), rows
+        emissions: Float[Array, "S m"],
+        inputs: Float[Array, "S p"],
+        start: Int[Array, ""],
+        horizon: int,
+        discount: Float[Array, " 1"],
+        levels: Float[Array, " num_levels"],
+    ) -> Forecast:
+        """The laws of steps that have not been observed, from `start` on."""
+        posterior = self.given_row_cov().filter(params, emissions, inputs, store="loglik")
+        row_cov, student_df = posterior.row_cov, None
+        law = self._row_cov_law(params, posterior, emissions, discount)
+        if law is not None:
+            row_cov, student_df = self._row_matrices(law.mean()), law.student_df
+        means, scales = (
+            jax.lax.dynamic_slice_in_dim(x, start, horizon)
+            for x in (posterior.emission_means, posterior.emission_scales)
+        )
+        return exact_forecast(
+            means, emission_covariances(scales, row_cov), levels, None, student_df
+        )
 
+    def _fed_back(
+        self, params: ParamsLinearAttentionSSM, given: "_Given", draws: "_Draws"
+    ) -> Forecast:
+        """The forecast by sampled paths of the next emissions, which are fed back as lags."""
+        y = given.emissions
+        if self._may_lack_lags(y, given.inputs):
+            self._only_full("missing lags")
+            # The other keys are those of a forecast without gaps, which then has the same draws.
+            particle_key, index_key = (jax.random.fold_in(draws.start_key, i) for i in (1001, 1002))
+            model, count = self._with_missing("auto"), min(draws.num_samples, _MAX_PARTICLES)
+            particles = last_particles(
+                model, params, particle_key, y, given.inputs, count, given.mask
+            )
+            found: Forecast = self._paths_from_particles(
+                params, particles, given.ahead, index_key, *draws
+            )
+            return found
+        xp, size = y.__array_namespace__(), (self.num_lags, self.emission_dim)
+        lags = xp.concat([xp.zeros(size, dtype=y.dtype), y])[-self.num_lags :][::-1]
+        return self._from_law(params, given, lags, draws)
+
+    def _from_law(
+        self,
+        params: ParamsLinearAttentionSSM,
+        given: "_Given",
+        lags: Float[AnyArray, "num_lags m"],
+        draws: "_Draws",
+    ) -> Forecast:
+        """The forecast by paths from the law of the last state."""
+        (y, u), length = given.bucketed(given.hidden, given.inputs), None
+        if given.is_padded:
+            length = np.int32(len(given.hidden))
+        discount = np.asarray([self.row_cov.discount], y.dtype)
+        law = self._to_filter(given)._last_law(params, y, u, length, discount)
+        found: Forecast = self.given_row_cov()._paths(params, law, lags, given.ahead, *draws)
+        return found
+
+    def _to_filter(self, given: "_Given") -> "Forecasting":
+        """The model that a program is compiled for: other discounts of Σ need no other one."""
+        model = self.without_discount()
+        if self.missing != "auto" or self.covariance != "full":
+            return model
+        return model._with_missing(self._missing_from(given.hidden))
+
+    @partial(jax.jit, static_argnums=0)
+    def _last_law(
+        self,
+        params: ParamsLinearAttentionSSM,
+        emissions: Float[Array, "S m"],
+        inputs: Float[Array, "S p"],
+        length: Int[Array, ""] | None,
+        discount: Float[Array, " 1"],
+    ) -> StateLaw:
+        """The law of the last state and of the next Σ; steps after `length` are padding."""
+        posterior = self.given_row_cov().filter(
+            params, emissions, inputs, store="last" if length is None else "filtered"
+        )
+        means, covariances = posterior.filtered_means, posterior.filtered_covariances
+        assert means is not None and covariances is not None
+        last = 0 if length is None else length - 1
+        law = self._row_cov_law(params, posterior, emissions, discount)
+        return StateLaw(means[last], covariances[last], law)
+
+    def _row_cov_law(
+        self,
+        params: ParamsLinearAttentionSSM,
+        posterior: PosteriorMatrixLGSSM,
+        emissions: Float[Array, "S m"],
+        discount: Float[Array, " 1"],
+    ) -> RowCovLaw | None:
+        """The law of the next Σ, or None where it is not integrated out."""
+        prior = self.row_cov.integrated_law(params.row_cov)
+        if prior is None:
+            return None
+        priors = jax.tree.map(lambda x: x[None], prior)
+        found = integrate_row_covs(posterior, emissions, priors, discount)
+        law: RowCovLaw = jax.tree.map(lambda x: x[0], found.row_cov)
+        return law.discount(discount[0])
+
+    @partial(jax.jit, static_argnames=("self", "num_samples"))
     def _paths(
         self,
         params: ParamsLinearAttentionSSM,
-        emissions: Float[Array, "T m"],
-        inputs: Float[Array, "T p"],
-        exogenous: Float[Array, "horizon k"],
+        law: StateLaw,
+        lags: Float[Array, "num_lags m"],
+        ahead: Float[Array, "horizon k"],
         path_key: Array,
         start_key: Array,
+        levels: Float[Array, " num_levels"],
         num_samples: int,
+    ) -> Forecast:
+        """The forecast by paths from states of this law."""
+        rows = self._row_matrices(params.row_cov.covariance)
+        if law.row_cov is not None:
+            row_key, start_key = jax.random.split(start_key)
+            rows = self._row_matrices(law.row_cov.sample(row_key, (num_samples,)))
+        states = draw_states(start_key, law.mean, law.cov, rows, num_samples)
+        every = jnp.broadcast_to(lags, (num_samples, *lags.shape))
+        _, paths = simulate(self, params, path_key, states, rows, every, ahead)
+        return sampled_forecast(paths, levels)
+
+    @partial(jax.jit, static_argnames=("self", "num_samples"))
+    def _paths_from_particles(
+        self,
+        params: ParamsLinearAttentionSSM,
+        particles: Particles,
+        ahead: Float[Array, "horizon k"],
+        index_key: Array,
+        path_key: Array,
+        start_key: Array,
+        levels: Float[Array, " num_levels"],
+        num_samples: int,
+    ) -> Forecast:
+        """The forecast by paths from draws of what is missing."""
+        row_key = start_key
+        if self.row_cov.is_integrated:
+            row_key, start_key = jax.random.split(start_key)
+        mean, cov, rows, lags = self.draw_laws(index_key, row_key, particles, params, num_samples)
+        states = draw_states(start_key, mean, cov, rows, num_samples)
+        _, paths = simulate(self, params, path_key, states, rows, lags, ahead)
+        return sampled_forecast(paths, levels)
+
+
+class _Given(NamedTuple):
+    """What a forecast goes on from, in NumPy where the values are known.
+
+    Attributes:
+        emissions: y.
+        hidden: y, missing where the mask says so.
+        inputs: u.
+        ahead: inputs of the steps to come, and more of them where arrays are padded.
+        mask: False for steps whose emissions serve as lags alone.
+        is_padded: whether arrays are padded to lengths that others have, too.
+    """
+
+    emissions: Float[AnyArray, "T m"]
+    hidden: Float[AnyArray, "T m"]
+    inputs: Float[AnyArray, "T p"]
+    ahead: Float[AnyArray, "horizon k"]
+    mask: Bool[AnyArray, " T"] | None
+    is_padded: bool
+
+    @classmethod
+    def of(
+        cls,
+        emissions: Float[Array, "T m"],
+        inputs: Float[Array, "T p"],
+        ahead: Float[Array, "horizon k"],
         mask: Bool[AnyArray, " T"] | None,
-    ) -> Float[Array, "n horizon m"]:
-        """Sampled paths of the next emissions, which are fed back as lags."""
-        y, n, size = emissions, num_samples, (self.num_lags, self.emission_dim)
-        if self._may_lack_lags(y, inputs):
-            self._only_full("missing lags")
-            # The other keys are those of a forecast without gaps, which then has the same draws.
-            particle_key, index_key = (jax.random.fold_in(start_key, i) for i in (1001, 1002))
-            row_key = start_key
-            if self.row_cov.is_integrated:
-                row_key, start_key = jax.random.split(start_key)
-            model, count = self._with_missing("auto"), min(n, _MAX_PARTICLES)
-            particles = last_particles(model, params, particle_key, y, inputs, count, mask)
-            mean, cov, rows, lags = self.draw_laws(index_key, row_key, particles, params, n)
-            states = draw_states(start_key, mean, cov, rows, n)
-        else:
-            hidden = y if mask is None else jnp.where(mask[:, None], y, jnp.nan)
-            states, rows = self._last_states(params, hidden, inputs, start_key, n)
-            padded = jnp.concatenate([jnp.zeros(size, y.dtype), y])
-            lags = jnp.broadcast_to(padded[-self.num_lags :][::-1], (n, *size))
-        _, paths = simulate(self, params, path_key, states, rows, lags, exogenous)
-        return paths
+    ) -> "_Given":
+        """The arguments of a forecast."""
+        arrays = (emissions, inputs, ahead) if mask is None else (emissions, inputs, ahead, mask)
+        if not all(_checks.is_concrete(x) for x in arrays):
+            seen = None if mask is None else jnp.asarray(mask)
+            masked = emissions if seen is None else jnp.where(seen[:, None], emissions, jnp.nan)
+            return cls(emissions, masked, inputs, ahead, seen, is_padded=False)
+        y, u, outside = (np.asarray(x) for x in (emissions, inputs, ahead))
+        hide = np.zeros(len(y), bool) if mask is None else ~np.asarray(mask)
+        hidden = np.where(hide[:, None], np.nan, y).astype(y.dtype)
+        more = bucket(len(outside)) - len(outside)
+        outside = np.pad(outside, ((0, more), (0, 0)), mode="edge")
+        return cls(y, hidden, u, outside, mask, is_padded=len(y) <= _LONGEST_PADDED)
+
+    def bucketed(
+        self, emissions: Float[AnyArray, "T m"], inputs: Float[AnyArray, "T p"]
+    ) -> tuple[Float[AnyArray, "S m"], Float[AnyArray, "S p"]]:
+        """Arrays of a length that others have, too, if they are to be padded."""
+        if not self.is_padded:
+            return emissions, inputs
+        return in_bucket(np.asarray(emissions), np.nan), in_bucket(np.asarray(inputs), 0.0)
+
+
+class _Draws(NamedTuple):
+    """How paths are drawn and summarised."""
+
+    path_key: Array
+    start_key: Array
+    levels: Float[AnyArray, " num_levels"]
+    num_samples: int
+
+
+def _until(found: Forecast, horizon: int) -> Forecast:
+    """The forecast without the steps that it was padded with."""
+    if len(found.means) == horizon:
+        return found
+
+    def cut(x: Array, axis: int) -> Array:
+        steps = (slice(None),) * axis + (slice(horizon),)
+        if not _checks.is_concrete(x):
+            return x[steps]
+        part: Array = jax.device_put(np.asarray(x)[steps])
+        return part
+
+    return Forecast(
+        cut(found.means, 0),
+        cut(found.covariances, 0),
+        found.levels,
+        cut(found.lower, 1),
+        cut(found.upper, 1),
+        None if found.samples is None else cut(found.samples, 1),
+    )

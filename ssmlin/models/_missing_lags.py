@@ -121,8 +121,8 @@ def last_particles(
     model: LaggedModel,
     params: ParamsLinearAttentionSSM,
     key: Array,
-    emissions: Float[Array, "T m"],
-    inputs: Float[Array, "T p"],
+    emissions: Float[AnyArray, "T m"],
+    inputs: Float[AnyArray, "T p"],
     num_particles: int,
     mask: Bool[AnyArray, " T"] | None = None,
 ) -> Particles:

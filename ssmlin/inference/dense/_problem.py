@@ -19,7 +19,6 @@ from jaxtyping import Array, Float, Real
 from ssmlin import _checks
 from ssmlin._typing import AnyArray
 from ssmlin.inference._methods import DENSE, Chosen, Method, choose_method
-from ssmlin.inference._missing import check_no_infinity
 from ssmlin.inference.dense._chunked import Chunked
 from ssmlin.inference.dense._driver import Driver
 from ssmlin.inference.dense._model import varying_diagonal
@@ -131,7 +130,7 @@ def prepare(
     if sizes.get("p", 0) > 0 or inputs is not None:
         u = _shaped("inputs", _number_array("inputs", inputs), ("T", "p"), sizes)
 
-    check_no_infinity(y)
+    _checks.no_infinity("emissions", y)
     arrays = ParamsLGSSM(
         ParamsLGSSMInitial(mean, cov),
         ParamsLGSSMDynamics(f, optional["dynamics.bias"], optional["dynamics.input_weights"], q),

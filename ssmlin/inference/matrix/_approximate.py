@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from ssmlin import _checks
 from ssmlin._typing import AnyArray
-from ssmlin.inference._missing import check_no_infinity, observed_entries
+from ssmlin.inference._missing import observed_entries
 from ssmlin.inference._results import PosteriorMatrixLGSSM
 from ssmlin.lgssm import DPLR, LowRank, MatrixLGSSM
 
@@ -145,7 +145,7 @@ def matrix_lgssm_approximate_filter(
     y = _checks.float_array("emissions", emissions)
     sizes = {"T": lgssm.num_timesteps, "m": lgssm.value_dim}
     _checks.shaped("emissions", y, ("T", "m"), sizes)
-    check_no_infinity(y)
+    _checks.no_infinity("emissions", y)
     y = y.astype(lgssm.dtype)
     observed = observed_entries(y, None, None, sizes).all(axis=1)
     posterior: PosteriorMatrixLGSSM = _filter(lgssm, y, observed, covariance, store)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 from ssmlin import _checks
 from ssmlin._typing import AnyArray
 from ssmlin.inference._methods import MATRIX, Chosen, Method, choose_method
-from ssmlin.inference._missing import Length, check_no_infinity, observed_entries
+from ssmlin.inference._missing import Length, observed_entries
 from ssmlin.inference.matrix._adjoint import ADJOINT
 from ssmlin.inference.matrix._axes import is_batched
 from ssmlin.inference.matrix._chunked import Chunked
@@ -74,7 +74,7 @@ def prepare(
     )
     y = _checks.float_array("emissions", emissions)
     _checks.shaped("emissions", y, (*batch, "T", "m"), sizes)
-    check_no_infinity(y)
+    _checks.no_infinity("emissions", y)
     y = y.astype(lgssm.dtype)
 
     observed = observed_entries(y, mask, length, sizes)
