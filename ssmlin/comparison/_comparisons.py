@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 #: What scores and tables need; the first names the extra that has them all.
 _PACKAGES = ("statsmodels", "scoringrules", "pandas")
+#: Every compiled program takes some tens of memory mappings, of which Linux allows a process
+#: 65 530 by default; one more, and the compiler dies.
+_MAX_MAPPINGS, _MAPPINGS = 30_000, Path("/proc/self/maps")
 #: Models to compare: names, mechanisms and candidates of one's own.
 Models = str | Mechanism | Sequence[str | Mechanism | Candidate] | None
 
@@ -356,5 +359,6 @@ def _evaluate_apart(job: Job, options: EvaluationOptions) -> Result:
     try:
         return _evaluate(job, options)
     finally:
-        # A process may map only so many compiled programs, and no other job wants these.
-        jax.clear_caches()  # type: ignore[no-untyped-call]  # JAX does not annotate it
+        # Other jobs want some of these programs, but a process may map only so many.
+        if _MAPPINGS.exists() and _MAPPINGS.read_bytes().count(b"\n") > _MAX_MAPPINGS:
+            jax.clear_caches()  # type: ignore[no-untyped-call]  # JAX does not annotate it

@@ -1,10 +1,12 @@
 """Calls of one function in several processes that can be stopped at any moment."""
 
+import os
 import pickle
 import signal
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.reduction import ForkingPickler
@@ -47,7 +49,8 @@ def run_in_processes[*Arguments, R](
         for _ in range(min(workers, len(calls))):
             here, there = context.Pipe()
             process = context.Process(target=_serve, args=(function, there, prepare), daemon=True)
-            process.start()
+            with _share_of_cores(min(workers, len(calls))):
+                process.start()
             there.close()  # so that the end of the process is the end of the pipe
             processes[here] = process
         ready = list(processes)
@@ -79,6 +82,28 @@ def run_in_processes[*Arguments, R](
             process.terminate()
         for process in processes.values():
             process.join()
+
+
+@contextmanager
+def _share_of_cores(workers: int) -> Iterator[None]:
+    """A process that starts inside takes its share of the cores, unless its caller has said.
+
+    Matrices of a state are small, and threads of BLAS that wait for each other cost far more than
+    they save: on two busy cores a SARIMAX took 12 times the CPU time. Libraries read these names
+    once, when they are loaded.
+    """
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # of this process, which may have fewer
+        cores = len(os.sched_getaffinity(0))
+    ours = dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"), "1")
+    ours["PJRT_NPROC"] = str(max(1, cores // workers))  # threads of JAX
+    ours = {name: value for name, value in ours.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            del os.environ[name]
 
 
 def _with_answers(running: list[Connection]) -> list[Connection]:
