@@ -18,6 +18,7 @@ from ssmlin.inference import (
     PosteriorRowCov,
     RowCovLaw,
     integrate_row_covs,
+    row_cov_laws,
 )
 from ssmlin.models import (
     LinearAttentionSSM,
@@ -51,46 +52,26 @@ class OneStep(NamedTuple):
         self, discounts: Sequence[float], priors: RowCovLaw | None = None
     ) -> PosteriorRowCov:
         """Σ integrated out with each of several discounts, from the prior or from other laws."""
+        like = self.posterior.emission_means.dtype
         if priors is None:
-            priors = self._priors(len(discounts))
+            count = len(discounts)
+            priors = jax.tree.map(lambda x: np.stack([np.asarray(x)] * count), self.prior)
         found: PosteriorRowCov = integrate_row_covs(
-            self._predicted, self.emissions, priors, self._numbers(discounts)
+            self._predicted, self.emissions, priors, np.array(discounts, like)
         )
         return found
 
     def laws_before(self, discount: float, steps: Int[np.ndarray, " n"]) -> RowCovLaw:
         """The laws of Σ given what is before each of these steps."""
-        laws = _laws_before(
-            self._predicted, self.emissions, self._priors(1), self._numbers([discount])
-        )
-        chosen: RowCovLaw = jax.tree.map(lambda x: np.asarray(x)[0, steps], laws)
+        like = self.posterior.emission_means.dtype
+        laws = row_cov_laws(self._predicted, self.emissions, self.prior, np.asarray(discount, like))
+        chosen: RowCovLaw = jax.device_put(jax.tree.map(lambda x: np.asarray(x)[steps], laws))
         return chosen
 
     @property
     def _predicted(self) -> PosteriorMatrixLGSSM:
         """Without the states, so that models of other states share a program."""
         return self.posterior._replace(filtered_means=None, filtered_covariances=None)
-
-    def _priors(self, count: int) -> RowCovLaw:
-        priors: RowCovLaw = jax.tree.map(lambda x: np.stack([np.asarray(x)] * count), self.prior)
-        return priors
-
-    def _numbers(self, discounts: Sequence[float]) -> Float[np.ndarray, " N"]:
-        return np.array(discounts, self.posterior.emission_means.dtype)
-
-
-@jax.jit
-def _laws_before(
-    predicted: PosteriorMatrixLGSSM,
-    emissions: Float[AnyArray, "S m"],
-    priors: RowCovLaw,
-    discounts: Float[AnyArray, " N"],
-) -> RowCovLaw | None:
-    """The laws alone; what the densities need is not compiled."""
-    found: PosteriorRowCov = integrate_row_covs(
-        predicted, emissions, priors, discounts, store="all"
-    )
-    return found.predictive_row_cov
 
 
 def one_step(

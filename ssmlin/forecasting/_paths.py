@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from ssmlin._buckets import bucket, in_bucket
 from ssmlin._typing import AnyArray
@@ -73,7 +73,7 @@ def sample_paths(
     return np.asarray(paths, np.float64)[:origins, :, :horizon]
 
 
-def _more(x: Float[np.ndarray, "N ..."]) -> Float[np.ndarray, "M ..."]:
+def _more(x: Shaped[np.ndarray, "N ..."]) -> Shaped[np.ndarray, "M ..."]:
     """The array with its last entry repeated up to the bucket of its length."""
     return np.pad(x, [(0, bucket(len(x)) - len(x))] + [(0, 0)] * (x.ndim - 1), mode="edge")
 
@@ -117,9 +117,11 @@ def _filtered_starts(
         rows = np.broadcast_to(np.asarray(found.posterior.row_cov), (count, n, m, m))
     else:
         # The law after the last step is that before a further one, which discounts, too.
-        laws = found.laws_before(model.row_cov.discount, ahead.origins)
-        drawn = np.asarray(jax.tree.map(_more, laws).sample(key, (n,)))[:, :count]
-        rows = np.moveaxis(drawn[..., None] * np.eye(m) if laws.is_diagonal else drawn, 0, 1)
+        laws = found.laws_before(model.row_cov.discount, _more(ahead.origins))
+        drawn = np.asarray(laws.sample(key, (n,)))[:, :count]
+        if laws.is_diagonal:
+            drawn = drawn[..., None] * np.eye(m, dtype=drawn.dtype)
+        rows = np.moveaxis(drawn, 0, 1)
     means, covariances = found.posterior.filtered_means, found.posterior.filtered_covariances
     assert means is not None and covariances is not None
     last = ahead.origins - 1

@@ -13,6 +13,7 @@ from ssmlin.inference.matrix import (
     matrix_lgssm_posterior_sample,
     matrix_lgssm_sample,
     matrix_lgssm_smoother,
+    row_cov_laws,
 )
 
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     "matrix_lgssm_posterior_sample",
     "matrix_lgssm_sample",
     "matrix_lgssm_smoother",
+    "row_cov_laws",
     "symmetric_root",
 ]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from dynamax.parameters import ParameterProperties
 
@@ -158,7 +157,7 @@ def load(
             RuntimeWarning,
             stacklevel=2,
         )
-    params = jax.tree.unflatten(structure, [jnp.asarray(arrays[name]) for name in names])
+    params = jax.tree.unflatten(structure, [jax.device_put(arrays[name]) for name in names])
     return model, params, jax.tree.unflatten(structure, leaves)
 
 

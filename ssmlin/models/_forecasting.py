@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ssmlin import _checks
 from ssmlin._buckets import bucket, in_bucket
 from ssmlin._typing import AnyArray
-from ssmlin.inference import PosteriorMatrixLGSSM, RowCovLaw, integrate_row_covs
+from ssmlin.inference import PosteriorMatrixLGSSM, RowCovLaw, row_cov_laws
 from ssmlin.models._forecast import (
     Forecast,
     draw_states,
@@ -124,7 +124,7 @@ class Forecasting(Gaps):
         y, u = given.bucketed(y, u)
         model, discount = self._to_filter(given), self.row_cov.discount
         found: Forecast = model._predict(
-            params, y, u, np.int32(start), horizon, np.asarray([discount], y.dtype), draws.levels
+            params, y, u, np.int32(start), horizon, np.asarray(discount, y.dtype), draws.levels
         )
         return found
 
@@ -136,7 +136,7 @@ class Forecasting(Gaps):
         inputs: Float[Array, "S p"],
         start: Int[Array, ""],
         horizon: int,
-        discount: Float[Array, " 1"],
+        discount: Float[Array, ""],
         levels: Float[Array, " num_levels"],
     ) -> Forecast:
         """The laws of steps that have not been observed, from `start` on."""
@@ -185,7 +185,7 @@ class Forecasting(Gaps):
         (y, u), length = given.bucketed(given.hidden, given.inputs), None
         if given.is_padded:
             length = np.int32(len(given.hidden))
-        discount = np.asarray([self.row_cov.discount], y.dtype)
+        discount = np.asarray(self.row_cov.discount, y.dtype)
         law = self._to_filter(given)._last_law(params, y, u, length, discount)
         found: Forecast = self.given_row_cov()._paths(params, law, lags, given.ahead, *draws)
         return found
@@ -204,7 +204,7 @@ class Forecasting(Gaps):
         emissions: Float[Array, "S m"],
         inputs: Float[Array, "S p"],
         length: Int[Array, ""] | None,
-        discount: Float[Array, " 1"],
+        discount: Float[Array, ""],
     ) -> StateLaw:
         """The law of the last state and of the next Σ; steps after `length` are padding."""
         posterior = self.given_row_cov().filter(
@@ -221,16 +221,15 @@ class Forecasting(Gaps):
         params: ParamsLinearAttentionSSM,
         posterior: PosteriorMatrixLGSSM,
         emissions: Float[Array, "S m"],
-        discount: Float[Array, " 1"],
+        discount: Float[Array, ""],
     ) -> RowCovLaw | None:
         """The law of the next Σ, or None where it is not integrated out."""
         prior = self.row_cov.integrated_law(params.row_cov)
         if prior is None:
             return None
-        priors = jax.tree.map(lambda x: x[None], prior)
-        found = integrate_row_covs(posterior, emissions, priors, discount)
-        law: RowCovLaw = jax.tree.map(lambda x: x[0], found.row_cov)
-        return law.discount(discount[0])
+        laws = row_cov_laws(posterior, emissions, prior, discount)
+        last: RowCovLaw = jax.tree.map(lambda x: x[-1], laws)
+        return last
 
     @partial(jax.jit, static_argnames=("self", "num_samples"))
     def _paths(

@@ -16,6 +16,7 @@ from scipy.special import multigammaln
 
 import ssmlin
 from ssmlin import PosteriorMatrixLGSSM, RowCovLaw
+from ssmlin.inference import integrate_row_covs, row_cov_laws
 from ssmlin.models import IntegratedRowCov
 
 T, M = 6, 2
@@ -363,3 +364,37 @@ def test_a_discount_out_of_range():
             ssmlin.integrate_row_cov(posterior, jnp.zeros((1, 1)), law, discount=discount)
     with pytest.raises(ValueError, match="discount: expected a number in"):
         IntegratedRowCov(discount=0.5)
+
+
+@pytest.mark.parametrize("by_rows", [True, False])
+@pytest.mark.parametrize("diagonal", [True, False])
+def test_several_discounts_at_once_and_the_laws_alone(diagonal, by_rows):
+    """Against one discount after the other."""
+    if by_rows and not diagonal:
+        return
+    rng = np.random.default_rng(3)
+    steps, m, discounts = 11, 2, np.array([1.0, 0.9, 0.8])
+    y = rng.normal(size=(steps, m))
+    y[[3, 4]] = np.nan
+    if by_rows:
+        y[6, 1] = np.nan
+    scales = rng.uniform(0.5, 2, size=(steps, m) if by_rows else steps)
+    posterior = filtered(rng.normal(size=(steps, m)), scales)
+    scale = np.array([[1.0, 0.3], [0.3, 2.0]])
+    law = RowCovLaw(jnp.asarray(5.0), jnp.asarray(scale))
+    if diagonal:
+        law = RowCovLaw(jnp.asarray([4.0, 5.0]), jnp.asarray([1.0, 2.0]))
+    priors = jax.tree.map(lambda x: jnp.stack([x, x, 2 * x]), law)
+    found = integrate_row_covs(posterior, y, priors, discounts)
+    for i, discount in enumerate(discounts):
+        prior = jax.tree.map(lambda x, i=i: x[i], priors)
+        one = ssmlin.integrate_row_cov(posterior, y, prior, discount=float(discount), store="all")
+        np.testing.assert_allclose(found.marginal_loglik[i], one.marginal_loglik, rtol=1e-10)
+        np.testing.assert_allclose(found.log_predictive[i], one.log_predictive, rtol=1e-10)
+        for a, b in zip(found.row_cov, one.row_cov, strict=True):
+            np.testing.assert_allclose(a[i], b, rtol=1e-10)
+        laws = row_cov_laws(posterior, y, prior, discount)
+        last = one.row_cov.discount(float(discount))
+        for a, b, c in zip(laws, one.predictive_row_cov, last, strict=True):
+            np.testing.assert_allclose(a[:-1], b, rtol=1e-10)
+            np.testing.assert_allclose(a[-1], c, rtol=1e-10)

@@ -7,6 +7,7 @@ from ssmlin.inference.matrix._unknown_row_cov import (
     RowCovLaw,
     integrate_row_cov,
     integrate_row_covs,
+    row_cov_laws,
 )
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "matrix_lgssm_posterior_sample",
     "matrix_lgssm_sample",
     "matrix_lgssm_smoother",
+    "row_cov_laws",
 ]

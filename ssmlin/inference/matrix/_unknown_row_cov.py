@@ -182,14 +182,12 @@ def integrate_row_cov(
     return result
 
 
-@partial(jax.jit, static_argnames="store")
+@jax.jit
 def integrate_row_covs(
     posterior: PosteriorMatrixLGSSM,
     emissions: Float[AnyArray, "T m"],
     priors: RowCovLaw,
     discounts: Float[AnyArray, " N"],
-    *,
-    store: Store = "last",
 ) -> PosteriorRowCov:
     """Integrate Σ out with each of several discounts, in one program for all of them.
 
@@ -201,7 +199,6 @@ def integrate_row_covs(
         emissions: as there.
         priors: the law of Σ for each discount, (N, ...).
         discounts: δ in (0, 1].
-        store: as there.
 
     Returns:
         As there, every array with a leading axis N.
@@ -222,17 +219,54 @@ def integrate_row_covs(
         >>> law.df.ravel().tolist(), law.scale.ravel().tolist()
         ([4.0, 2.5], [3.0, 2.5])
     """
-    _checks.one_of("store", store, ("last", "all"))
     arrays = _residual_arrays(posterior, emissions, priors, None, None)
 
     def integrate(prior: RowCovLaw, discount: Array) -> PosteriorRowCov:
-        found: PosteriorRowCov = _integrate(*arrays, prior, discount, store=store)
+        found: PosteriorRowCov = _integrate(*arrays, prior, discount, store="last")
         return found
 
-    found: PosteriorRowCov = jax.vmap(integrate)(
-        priors, jax.lax.stop_gradient(jnp.asarray(discounts))
-    )
+    factors = jax.lax.stop_gradient(jnp.asarray(discounts))
+    found: PosteriorRowCov = jax.vmap(integrate)(priors, factors)
     return found
+
+
+@jax.jit
+def row_cov_laws(
+    posterior: PosteriorMatrixLGSSM,
+    emissions: Float[AnyArray, "T m"],
+    prior: RowCovLaw,
+    discount: Float[AnyArray, ""],
+) -> RowCovLaw:
+    """The laws of Σ before every step and before one to come, without any densities.
+
+    Args:
+        posterior: as for :func:`integrate_row_cov`.
+        emissions: as there.
+        prior: the law of Σ.
+        discount: δ in (0, 1], a constant to a gradient.
+
+    Returns:
+        The laws that predict the steps, discounted, (T + 1, ...).
+
+    Raises:
+        ValueError: as :func:`integrate_row_covs`.
+    """
+    arrays = _residual_arrays(posterior, emissions, prior, None, None)
+    white, seen, _ = _standardised(*arrays)
+    factor = jax.lax.stop_gradient(jnp.asarray(discount))
+    if prior.is_diagonal:
+        counts, terms, known = jnp.broadcast_to(seen, white.shape), white**2, seen
+    else:
+        counts, terms = seen[:, 0], white[:, :, None] * white[:, None, :]
+        known = seen[:, :, None]
+
+    def laws(start: Array, terms: Array, seen: Array) -> Array:
+        before, last = _remembered(start, terms, seen, factor)
+        return jnp.concatenate([before, factor * last[None]])
+
+    dfs = laws(prior.student_df, counts, counts)
+    more = 0 if prior.is_diagonal else white.shape[1] - 1
+    return RowCovLaw(dfs + more, laws(prior.scale, terms, known))
 
 
 def _residual_arrays(
@@ -303,14 +337,21 @@ def _integrate(
     *,
     store: Store,
 ) -> PosteriorRowCov:
-    """Standardise the residuals, zero where missing, and integrate."""
-    # Missing entries are replaced before any arithmetic, so no NaN can reach a gradient.
-    scales = jnp.where(observed, scales, 1.0)
-    white = (jnp.where(observed, emissions, means) - means) / jnp.sqrt(scales)
-    seen = observed.astype(means.dtype)
+    """Standardise the residuals and integrate."""
+    white, seen, scales = _standardised(emissions, means, scales, observed)
     if prior.is_diagonal:
         return _independent(white, seen, scales, prior, store, discount)
     return _joint(white, seen[:, 0], scales[:, 0], prior, store, discount)
+
+
+def _standardised(
+    emissions: Array, means: Array, scales: Array, observed: Array
+) -> tuple[Array, Array, Array]:
+    """Residuals, zero where missing; what was observed, as numbers; and the scales there."""
+    # Missing entries are replaced before any arithmetic, so no NaN can reach a gradient.
+    scales = jnp.where(observed, scales, 1.0)
+    white = (jnp.where(observed, emissions, means) - means) / jnp.sqrt(scales)
+    return white, observed.astype(means.dtype), scales
 
 
 def _before(x: Array) -> Array:
