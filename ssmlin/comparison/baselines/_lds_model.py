@@ -88,161 +88,6 @@ def _fit_em[Params](
     return _best(model, fitted, *data)
 
 
-def hmm_predictive(
-    model: HMM,
-    params: HMMParameterSet,
-    emissions: Float[Array, "T m"],
-    inputs: Float[Array, "T p"] | None = None,
-) -> Predictive:
-    r"""The one-step predictive laws of any dynamax HMM with Gaussian emissions.
-
-    $$p(y_t \mid y_{1:t-1}) = \sum_k p(z_t = k \mid y_{1:t-1}) \, p(y_t \mid z_t = k, u_t)$$
-
-    Args:
-        model: the HMM.
-        params: its parameters.
-        emissions: the series.
-        inputs: its inputs, or None.
-
-    Returns:
-        The laws of every step.
-    """
-    probs = model.filter(params, emissions, inputs).predicted_probs
-    states = jnp.arange(model.num_states)
-
-    def moments(u: Array | None) -> tuple[Array, Array]:
-        laws = jax.vmap(lambda k: model.emission_distribution(params, k, u))(states)
-        return laws.mean(), laws.covariance()
-
-    if inputs is None:
-        means, covariances = moments(None)
-        means, covariances = (
-            jnp.broadcast_to(x, (len(emissions), *x.shape)) for x in (means, covariances)
-        )
-    else:
-        means, covariances = jax.vmap(moments)(inputs)
-    return Predictive(np.asarray(probs), np.asarray(means), np.asarray(covariances))
-
-
-def fit_gaussian_hmm(train: Observed, seed: int, *, num_states: int) -> Fitted:
-    """Fit dynamax's GaussianHMM by EM, from starts by k-means; inputs are not used.
-
-    Args:
-        train: the training series.
-        seed: for the starts.
-        num_states: the number of states.
-
-    Returns:
-        The fitted forecaster.
-
-    Raises:
-        ValueError: a missing value.
-        ArithmeticError: no start gave a finite likelihood.
-    """
-    m = train.values.shape[1]
-    with jax.enable_x64(True):
-        model = GaussianHMM(num_states, m)
-        y = _array(train)
-        keys = jax.random.split(jax.random.PRNGKey(seed), _STARTS)
-        starts, (props, *_) = zip(
-            *(model.initialize(key, method="kmeans", emissions=y) for key in keys), strict=True
-        )
-        params = _fit_em(model, props, starts, y)
-
-    def predict(observed: Observed) -> Predictive:
-        with jax.enable_x64(True):
-            return hmm_predictive(model, params, _array(observed))
-
-    def simulate(observed: Observed, ahead: Ahead) -> Float[np.ndarray, "N n H m"]:
-        weights = np.zeros((num_states, m, 0))
-        return _simulate_hmm(model, params, weights, params.emissions.means, 0, observed, ahead)
-
-    return Fitted(predict, num_trainable(params, props), simulate)
-
-
-def fit_arhmm(train: Observed, seed: int, *, num_states: int, num_lags: int) -> Fitted:
-    """Fit dynamax's ARHMM by EM, from starts around the least-squares autoregression.
-
-    With exogenous inputs it is the equivalent LinearRegressionHMM on lagged values and inputs.
-
-    Args:
-        train: the training series.
-        seed: for the starts.
-        num_states: the number of states.
-        num_lags: the order of the autoregressions.
-
-    Returns:
-        The fitted forecaster.
-
-    Raises:
-        ValueError: a missing value, or fewer steps than coefficients.
-        ArithmeticError: no start gave a finite likelihood.
-    """
-    m, width = train.values.shape[1], train.inputs.shape[1]
-    coefficients, residuals = least_squares(train, num_lags)
-    covariance = residual_covariance(coefficients, residuals)
-    with jax.enable_x64(True):
-        if width == 0:
-            model = LinearAutoregressiveHMM(num_states, m, num_lags=num_lags)
-        else:
-            model = LinearRegressionHMM(num_states, num_lags * m + width, m)
-        # The first steps serve as lags only, as in the autoregression.
-        y = _array(train)[num_lags:]
-        inputs = jnp.asarray(lags_and_inputs(train, num_lags)[num_lags:])
-        starts, rng = [], np.random.default_rng(seed)
-        for key in jax.random.split(jax.random.PRNGKey(seed), _STARTS):
-            noise = 0.2 * rng.normal(size=(num_states, m, inputs.shape[1]))
-            params, props = model.initialize(
-                key,
-                method="prior",
-                emission_weights=jnp.asarray(coefficients[:-1].T + noise),
-                emission_biases=jnp.asarray(
-                    coefficients[-1] + 0.5 * rng.normal(size=(num_states, m))
-                ),
-                emission_covariances=jnp.tile(jnp.asarray(covariance), (num_states, 1, 1)),
-            )
-            starts.append(params)
-        params = _fit_em(model, props, starts, y, inputs)
-
-    def predict(observed: Observed) -> Predictive:
-        with jax.enable_x64(True):
-            inputs = jnp.asarray(lags_and_inputs(observed, num_lags))
-            return hmm_predictive(model, params, _array(observed), inputs)
-
-    def simulate(observed: Observed, ahead: Ahead) -> Float[np.ndarray, "N n H m"]:
-        weights, biases = params.emissions.weights, params.emissions.biases
-        return _simulate_hmm(model, params, weights, biases, num_lags, observed, ahead)
-
-    return Fitted(predict, num_trainable(params, props), simulate)
-
-
-def _simulate_hmm(
-    model: HMM,
-    params: HMMParameterSet,
-    weights: Float[AnyArray, "K m p"],
-    biases: Float[AnyArray, "K m"],
-    num_lags: int,
-    observed: Observed,
-    ahead: Ahead,
-) -> Float[np.ndarray, "N n H m"]:
-    """Draw paths of an HMM from the filtered states; without lags it has no inputs."""
-    seen = observed.until(int(ahead.origins.max()))
-    with jax.enable_x64(True):
-        inputs = jnp.asarray(lags_and_inputs(seen, num_lags)) if num_lags else None
-        filtered = np.asarray(model.filter(params, _array(seen), inputs).filtered_probs)
-    transition = np.asarray(params.transitions.transition_matrix)
-    return simulate_switching(
-        transition,
-        filtered[ahead.origins - 1] @ transition,
-        np.asarray(weights),
-        np.asarray(biases),
-        np.asarray(params.emissions.covs),
-        last_values(observed.values, ahead, num_lags)[:, None],
-        observed if num_lags else Observed.of(observed.values),
-        ahead,
-    )
-
-
 class _SymmetricLGSSM(LinearGaussianSSM):  # type: ignore[misc]  # dynamax has no types
     """dynamax's LDS whose M step leaves covariances exactly symmetric.
 
@@ -374,12 +219,6 @@ def _simulate_lds(
     return draw_paths(step, start, no_lags, ahead.future(observed.inputs))
 
 
-def _states_and_lags(shared: SharedRegression) -> tuple[Setting, ...]:
-    """Settings of the ARHMM, whose order may also be 1 or 2."""
-    orders = tuple(dict.fromkeys((max(1, shared.num_lags), 1, 2)))
-    return shared.grid(num_states=(2, 3), num_lags=orders)
-
-
 def _state_dims(shared: SharedRegression) -> tuple[Setting, ...]:
     """Settings of the LDS, which may do without the season."""
     by_em = grid(state_dim=(2, 4, 6))
@@ -390,7 +229,5 @@ def _state_dims(shared: SharedRegression) -> tuple[Setting, ...]:
 
 
 BASELINES = (
-    Baseline("hmm", fit_gaussian_hmm, lambda shared: grid(num_states=(2, 4, 8))),
-    Baseline("arhmm", regression(fit_arhmm), _states_and_lags),
     Baseline("lds", regression(fit_lds), _state_dims),
 )
