@@ -1,141 +1,146 @@
-"""Baselines from dynamax: HMMs and the LDS, in float64.
+"""The linear dynamical system as in dynamax, by EM and by gradient steps; in float64.
 
-Each is fitted as well as its own library can: from several starts, of which the one with the best
-training likelihood is kept. Float64 holds inside a context only; no global setting changes.
+It is fitted from several starts, of which the one with the best training likelihood is kept.
 """
 
-from collections.abc import Sequence
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from dynamax.hidden_markov_model import (
-    HMM,
-    GaussianHMM,
-    HMMParameterSet,
-    LinearAutoregressiveHMM,
-    LinearRegressionHMM,
+from dynamax.linear_gaussian_ssm import ParamsLGSSM
+from dynamax.linear_gaussian_ssm.inference import (
+    ParamsLGSSMDynamics,
+    ParamsLGSSMEmissions,
+    ParamsLGSSMInitial,
 )
-from dynamax.linear_gaussian_ssm import (
-    LinearGaussianSSM,
-    ParamsLGSSM,
-    PosteriorGSSMFiltered,
-    lgssm_filter,
-)
-from dynamax.ssm import SSM
-from dynamax.utils.utils import symmetrize
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Float
 
 from ssmlin._typing import AnyArray
 from ssmlin.comparison._candidate import Setting, grid
-from ssmlin.comparison.baselines._autoregression import residual_covariance
 from ssmlin.comparison.baselines._baseline import Baseline, SharedRegression, regression
-from ssmlin.comparison.baselines._paths import draw_paths, simulate_switching
-from ssmlin.forecasting import (
-    Ahead,
-    Fitted,
-    Observed,
-    Predictive,
-    lags_and_inputs,
-    last_values,
-    least_squares,
+from ssmlin.comparison.baselines._gaps import without_gaps
+from ssmlin.comparison.baselines._lds_fit import (
+    Laws,
+    PaddedSeries,
+    em_program,
+    filter_program,
+    sgd_program,
 )
-from ssmlin.learning import num_trainable
+from ssmlin.comparison.baselines._padding import padded, padded_length
+from ssmlin.comparison.baselines._paths import draw_paths
+from ssmlin.forecasting import Ahead, Fitted, Observed, Predictive
 
 _EM_ITERATIONS = 100
 _SGD_EPOCHS = 1000
 _STARTS = 4
+_STATE_DIMS = (2, 4, 6)
 
 
-def _array(observed: Observed) -> Float[Array, "T m"]:
-    """The values, which dynamax wants without gaps."""
-    if np.isnan(observed.values).any():
-        step = int(np.isnan(observed.values).any(axis=1).argmax()) + 1
-        raise ValueError(f"values: expected no missing values for dynamax, got one at step {step}")
-    return jnp.asarray(observed.values)
+def _padded_series(
+    values: Float[np.ndarray, "T m"], inputs: Float[np.ndarray, "T p"]
+) -> PaddedSeries:
+    length = padded_length(len(values))
+    return PaddedSeries(
+        padded(values, length, values.shape[1]), padded(inputs, length, inputs.shape[1]), len(values)
+    )
 
 
-def _stacked[Params](starts: Sequence[Params]) -> Params:
-    """Parameters with a leading axis, an entry for each start."""
-    stacked: Params = jax.tree.map(lambda *x: jnp.stack(x), *starts)
-    return stacked
+def _resized(params: ParamsLGSSM, dim: int) -> ParamsLGSSM:
+    """The parameters for a state of `dim` entries: those that come in are zero."""
+
+    def sized(x: Float[AnyArray, "..."], *shape: int) -> Float[np.ndarray, "..."]:
+        x = np.asarray(x)
+        cut = x[(..., *(slice(size) for size in shape))]
+        return padded(cut, *shape)
+
+    initial, dynamics, emissions = params
+    m, p = np.shape(emissions.input_weights)[-2:]
+    return ParamsLGSSM(
+        ParamsLGSSMInitial(sized(initial.mean, dim), sized(initial.cov, dim, dim)),
+        ParamsLGSSMDynamics(
+            sized(dynamics.weights, dim, dim),
+            sized(dynamics.bias, dim),
+            sized(dynamics.input_weights, dim, p),
+            sized(dynamics.cov, dim, dim),
+        ),
+        emissions._replace(weights=sized(emissions.weights, m, dim)),
+    )
 
 
-def _best[Params](model: SSM, fitted: Params, *data: Array) -> Params:
-    """The stacked parameters with the best finite training likelihood."""
-    scores = np.asarray(jax.vmap(lambda p: model.marginal_log_prob(p, *data))(fitted))
-    if not np.isfinite(scores).any():
-        raise ArithmeticError("no start gave a finite likelihood")
-    best = int(np.nanargmax(np.where(np.isfinite(scores), scores, np.nan)))
-    chosen: Params = jax.tree.map(lambda x: x[best], fitted)
-    return chosen
+def lds_laws(
+    params: ParamsLGSSM, values: Float[np.ndarray, "T m"], inputs: Float[np.ndarray, "T p"]
+) -> Laws:
+    """Laws of the state before and after every emission, in NumPy.
 
+    Args:
+        params: parameters of a dynamax LGSSM that are the same at all steps.
+        values: the series.
+        inputs: its inputs.
 
-def _fit_em[Params](
-    model: SSM, props: PyTree, starts: Sequence[Params], *data: Float[Array, "T _"]
-) -> Params:
-    """Fit by EM from all starts side by side and keep the best."""
-
-    def fit(params: Params) -> Params:
-        fitted: Params = model.fit_em(
-            params, props, *data, num_iters=_EM_ITERATIONS, verbose=False
-        )[0]
-        return fitted
-
-    fitted: Params = jax.jit(jax.vmap(fit))(_stacked(starts))
-    return _best(model, fitted, *data)
-
-
-class _SymmetricLGSSM(LinearGaussianSSM):  # type: ignore[misc]  # dynamax has no types
-    """dynamax's LDS whose M step leaves covariances exactly symmetric.
-
-    Rounding makes them a little asymmetric, the smoother multiplies that at every step back in
-    time, and EM can end in NaN, in float64 too.
+    Returns:
+        The laws.
     """
-
-    def m_step[State](
-        self, params: ParamsLGSSM, props: ParamsLGSSM, batch_stats: PyTree, m_step_state: State
-    ) -> tuple[ParamsLGSSM, State]:
-        params, m_step_state = super().m_step(params, props, batch_stats, m_step_state)
-        parts = [part._replace(cov=symmetrize(part.cov)) for part in params]
-        return type(params)(*parts), m_step_state
+    dim = len(params.initial.mean)
+    resized = _resized(params, max(dim, *_STATE_DIMS))
+    with jax.enable_x64(True):
+        laws = filter_program(resized, _padded_series(values, inputs))[0]
+    steps = len(values)
+    means, covs, filtered_means, filtered_covs = (np.asarray(x)[:steps] for x in laws)
+    return Laws(
+        means[:, :dim], covs[:, :dim, :dim], filtered_means[:, :dim], filtered_covs[:, :dim, :dim]
+    )
 
 
 def lds_predictive(
-    params: ParamsLGSSM,
-    emissions: Float[Array, "T m"],
-    inputs: Float[Array, "T p"] | None = None,
+    params: ParamsLGSSM, values: Float[np.ndarray, "T m"], inputs: Float[np.ndarray, "T p"]
 ) -> Predictive:
-    """The Gaussian one-step predictive laws of a dynamax LGSSM with constant parameters.
-
-    Args:
-        params: its parameters.
-        emissions: the series.
-        inputs: its inputs, or None.
-
-    Returns:
-        The laws of every step.
-    """
-    u = jnp.zeros((len(emissions), 0)) if inputs is None else inputs
-    posterior = lgssm_filter(params, emissions, u)
-    f, q = params.dynamics.weights, params.dynamics.cov
-    h, r = params.emissions.weights, params.emissions.cov
-    shift = u @ params.dynamics.input_weights.T + params.dynamics.bias
-    means = posterior.filtered_means[:-1] @ f.T + shift[1:]
-    means = jnp.concatenate([params.initial.mean[None], means])
-    covs = jnp.concatenate(
-        [params.initial.cov[None], f @ posterior.filtered_covariances[:-1] @ f.T + q]
+    """The Gaussian one-step predictive laws, see :func:`lds_laws`."""
+    laws = lds_laws(params, values, inputs)
+    h, input_weights, bias, cov = (
+        np.asarray(x)
+        for x in (
+            params.emissions.weights,
+            params.emissions.input_weights,
+            params.emissions.bias,
+            params.emissions.cov,
+        )
     )
-    means = means @ h.T + u @ params.emissions.input_weights.T + params.emissions.bias
-    return Predictive.gaussian(np.asarray(means), np.asarray(h @ covs @ h.T + r))
+    means = laws.predicted_means @ h.T + inputs @ input_weights.T + bias
+    return Predictive.gaussian(means, h @ laws.predicted_covs @ h.T + cov)
+
+
+def _starts(
+    rng: np.random.Generator, count: int, state_dim: int, m: int, width: int
+) -> ParamsLGSSM:
+    """Stacked starts; but for the weights they are those of dynamax."""
+
+    def start() -> ParamsLGSSM:
+        # A random rotation, a little damped: oscillations as well as trends can grow from it.
+        rotation = np.linalg.qr(rng.normal(size=(state_dim, state_dim)))[0]
+        return ParamsLGSSM(
+            ParamsLGSSMInitial(np.zeros(state_dim), np.eye(state_dim)),
+            ParamsLGSSMDynamics(
+                rng.uniform(0.8, 0.98) * rotation,
+                np.zeros(state_dim),
+                np.zeros((state_dim, width)),
+                0.1 * np.eye(state_dim),
+            ),
+            ParamsLGSSMEmissions(
+                rng.normal(size=(m, state_dim)) / state_dim**0.5,
+                np.zeros(m),
+                np.zeros((m, width)),
+                0.1 * np.eye(m),
+            ),
+        )
+
+    stacked: ParamsLGSSM = jax.tree.map(lambda *x: np.stack(x), *(start() for _ in range(count)))
+    return stacked
 
 
 def fit_lds(
     train: Observed, seed: int, *, state_dim: int, method: Literal["em", "sgd"] = "em"
 ) -> Fitted:
-    """Fit dynamax's LinearGaussianSSM, from random stable starts of several time scales.
+    """Fit the model of dynamax's LinearGaussianSSM, from random stable starts of several scales.
 
     Args:
         train: the training series.
@@ -150,46 +155,33 @@ def fit_lds(
         ValueError: a missing value.
         ArithmeticError: no start gave a finite likelihood.
     """
-    m, width = train.values.shape[1], train.inputs.shape[1]
+    y, u = without_gaps(train), train.inputs
+    rng, shape = np.random.default_rng(seed), (y.shape[1], u.shape[1])
+    series = _padded_series(y, u)
     with jax.enable_x64(True):
-        model = _SymmetricLGSSM(state_dim, m, width)
-        data = (_array(train),) if width == 0 else (_array(train), jnp.asarray(train.inputs))
-        starts, rng = [], np.random.default_rng(seed)
-        for key in jax.random.split(jax.random.PRNGKey(seed), _STARTS):
-            # A random rotation, a little damped: oscillations as well as trends can grow from it.
-            rotation = np.linalg.qr(rng.normal(size=(state_dim, state_dim)))[0]
-            params, props = model.initialize(
-                key,
-                dynamics_weights=jnp.asarray(rng.uniform(0.8, 0.98) * rotation),
-                emission_weights=jnp.asarray(rng.normal(size=(m, state_dim)) / state_dim**0.5),
-            )
-            starts.append(params)
         if method == "em":
-            params = _fit_em(model, props, starts, *data)
+            starts = _resized(_starts(rng, _STARTS, state_dim, *shape), max(state_dim, *_STATE_DIMS))
+            fitted, log_likelihood = em_program(starts, series, _EM_ITERATIONS)
         else:
-            optimizer = optax.adam(1e-2)
-            # dynamax loops over the epochs in Python, so one start after the other.
-            fits = [
-                model.fit_sgd(start, props, *data, optimizer=optimizer, num_epochs=_SGD_EPOCHS)[0]
-                for start in starts[:2]
-            ]
-            params = _best(model, _stacked(fits), *data)
+            starts = _starts(rng, _STARTS // 2, state_dim, *shape)
+            fitted, log_likelihood = sgd_program(starts, series, _SGD_EPOCHS)
+    if not np.isfinite(float(log_likelihood)):
+        raise ArithmeticError("no start gave a finite likelihood")
+    params = _resized(fitted, state_dim)
 
     def predict(observed: Observed) -> Predictive:
-        with jax.enable_x64(True):
-            return lds_predictive(params, _array(observed), jnp.asarray(observed.inputs))
+        return lds_predictive(params, without_gaps(observed), observed.inputs)
 
     def simulate(observed: Observed, ahead: Ahead) -> Float[np.ndarray, "N n H m"]:
         seen = observed.until(int(ahead.origins.max()))
-        with jax.enable_x64(True):
-            filtered = lgssm_filter(params, _array(seen), jnp.asarray(seen.inputs))
-        return _simulate_lds(jax.tree.map(np.asarray, params), filtered, observed, ahead)
+        laws = lds_laws(params, without_gaps(seen), seen.inputs)
+        return _simulate_lds(params, laws, observed, ahead)
 
-    return Fitted(predict, num_trainable(params, props), simulate)
+    return Fitted(predict, sum(x.size for x in jax.tree.leaves(params)), simulate)
 
 
 def _simulate_lds(
-    params: ParamsLGSSM, filtered: PosteriorGSSMFiltered, observed: Observed, ahead: Ahead
+    params: ParamsLGSSM, laws: Laws, observed: Observed, ahead: Ahead
 ) -> Float[np.ndarray, "N n H m"]:
     """Draw paths from the filtered states; the parameters are NumPy arrays."""
     rng, n = np.random.default_rng(ahead.seed), ahead.num_samples
@@ -213,15 +205,15 @@ def _simulate_lds(
         value = state @ emissions.weights.T + u @ emissions.input_weights.T + emissions.bias
         return value + noise(emissions.cov), state
 
-    start = np.asarray(filtered.filtered_means)[last][:, None]
-    start = start + noise(np.asarray(filtered.filtered_covariances)[last])
+    start = laws.means[last][:, None]
+    start = start + noise(laws.covs[last])
     no_lags = np.zeros((len(last), n, 0, len(emissions.bias)))
     return draw_paths(step, start, no_lags, ahead.future(observed.inputs))
 
 
 def _state_dims(shared: SharedRegression) -> tuple[Setting, ...]:
     """Settings of the LDS, which may do without the season."""
-    by_em = grid(state_dim=(2, 4, 6))
+    by_em = grid(state_dim=_STATE_DIMS)
     settings = by_em + grid(state_dim=(4,), method=("sgd",))
     if shared.seasonal is not None:
         settings += tuple({**one, "seasonal": shared.seasonal} for one in by_em)
