@@ -20,6 +20,7 @@ from dynamax.linear_gaussian_ssm.inference import (
     ParamsLGSSMInitial,
 )
 from jax import lax
+from jax.flatten_util import ravel_pytree
 from jax.lax.linalg import triangular_solve
 from jaxtyping import Array, Float, Int
 
@@ -225,36 +226,16 @@ def _m_step(expected: _Expected) -> ParamsLGSSM:
     )
 
 
-def _expected_log_density(params: ParamsLGSSM, expected: _Expected) -> Float[Array, ""]:
-    """The expected log density of states and emissions, but for a constant.
-
-    Where the expectation is that under the same parameters, its gradient is that of the log
-    likelihood (Fisher's identity).
-    """
-
-    def gaussian(cov: Array, squares: Array, count: Array | float) -> Array:
-        root = jnp.linalg.cholesky(cov)
-        half = triangular_solve(root, squares, left_side=True, lower=True)
-        white = triangular_solve(root, half.T, left_side=True, lower=True)
-        return -0.5 * jnp.trace(white) - count * jnp.log(jnp.diagonal(root)).sum()
-
-    total: Array = jnp.zeros(())
-    for part, moments in ((params.dynamics, expected.dynamics), (params.emissions, expected.emissions)):
-        weights = jnp.concatenate([part.weights, part.input_weights, part.bias[:, None]], axis=1)
-        total = total + gaussian(part.cov, _squares(weights, moments), moments.count)
-    distance = expected.initial.mean - params.initial.mean
-    spread = expected.initial.cov + distance[:, None] * distance
-    return total + gaussian(params.initial.cov, spread, 1.0)
+def _root(free: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """The root of a covariance, whose diagonal is given by its logarithm."""
+    return jnp.tril(free, -1) + jnp.diag(jnp.exp(jnp.diagonal(free)))
 
 
 def _constrained(free: ParamsLGSSM) -> ParamsLGSSM:
-    """Covariances L Lᵀ from the lower triangles of L, whose diagonals are given by logarithms."""
-
-    def covariance(free: Array) -> Array:
-        root = jnp.tril(free, -1) + jnp.diag(jnp.exp(jnp.diagonal(free)))
-        return root @ root.T
-
-    return ParamsLGSSM(*(part._replace(cov=covariance(part.cov)) for part in free))
+    """The parameters with covariances for their roots."""
+    roots = [_root(part.cov) for part in free]
+    pairs = zip(free, roots, strict=True)
+    return ParamsLGSSM(*(part._replace(cov=root @ root.T) for part, root in pairs))
 
 
 def _free(params: ParamsLGSSM) -> ParamsLGSSM:
@@ -265,6 +246,38 @@ def _free(params: ParamsLGSSM) -> ParamsLGSSM:
         return jnp.tril(root, -1) + jnp.diag(jnp.log(jnp.diagonal(root)))
 
     return ParamsLGSSM(*(part._replace(cov=logarithm(part.cov)) for part in params))
+
+
+def _gradient(free: ParamsLGSSM, expected: _Expected) -> ParamsLGSSM:
+    """The gradient of the log likelihood in the free parameters.
+
+    By Fisher's identity it is that of the expected log density of states and emissions,
+    -tr(Σ⁻¹ M) / 2 - n log |L| for every part, with Σ = L Lᵀ and M the squares of its residuals.
+    """
+
+    def of_root(free: Array, squares: Array, count: Array | float) -> tuple[Array, Array]:
+        """The gradient, and Σ⁻¹."""
+        root = _root(free)
+        inverse = triangular_solve(root, jnp.eye(len(root)), left_side=True, lower=True)
+        precision = inverse.T @ inverse
+        slope = precision @ squares @ inverse.T - count * inverse.T
+        return jnp.tril(slope, -1) + jnp.diag(jnp.diagonal(slope * root)), precision
+
+    def of_regression[P: (ParamsLGSSMDynamics, ParamsLGSSMEmissions)](
+        part: P, moments: _Moments
+    ) -> P:
+        weights = jnp.concatenate([part.weights, part.input_weights, part.bias[:, None]], axis=1)
+        cov, precision = of_root(part.cov, _squares(weights, moments), moments.count)
+        slope, dim = precision @ (moments.xy.T - weights @ moments.xx), part.weights.shape[1]
+        return type(part)(slope[:, :dim], slope[:, -1], slope[:, dim:-1], cov)
+
+    off = expected.initial.mean - free.initial.mean
+    cov, precision = of_root(free.initial.cov, expected.initial.cov + off[:, None] * off, 1.0)
+    return ParamsLGSSM(
+        ParamsLGSSMInitial(precision @ off, cov),
+        of_regression(free.dynamics, expected.dynamics),
+        of_regression(free.emissions, expected.emissions),
+    )
 
 
 def _best(fitted: ParamsLGSSM, scores: Float[Array, " S"]) -> tuple[ParamsLGSSM, Array]:
@@ -305,22 +318,22 @@ def sgd_program(
     count = series.num_steps * series.emissions.shape[1]
 
     def fit(start: ParamsLGSSM) -> tuple[ParamsLGSSM, Array]:
-        def body(i: Array, state: tuple) -> tuple:
-            free, moments, _ = state
-            expected, log_likelihood = _e_step(_constrained(free), series)
-            gradient = jax.grad(
-                lambda free: -_expected_log_density(_constrained(free), expected) / count
-            )(free)
-            updates, new_moments = optimizer.update(gradient, moments)
-            new = (optax.apply_updates(free, updates), new_moments)
-            moves = i < num_epochs
-            new = jax.tree.map(lambda new, old: jnp.where(moves, new, old), new, (free, moments))
-            return *new, log_likelihood
+        first, as_params = ravel_pytree(_free(start))
 
-        free = _free(start)
-        free, _, log_likelihood = lax.fori_loop(
-            0, num_epochs + 1, body, (free, optimizer.init(free), jnp.zeros(()))
+        def body(
+            i: Array, state: tuple[Array, optax.OptState, Array]
+        ) -> tuple[Array, optax.OptState, Array]:
+            vector, moments, _ = state
+            free = as_params(vector)
+            expected, log_likelihood = _e_step(_constrained(free), series)
+            gradient = ravel_pytree(_gradient(free, expected))[0] / -count
+            step, moments = optimizer.update(gradient, moments)
+            # The last step only takes the likelihood.
+            return jnp.where(i < num_epochs, vector + step, vector), moments, log_likelihood
+
+        vector, _, log_likelihood = lax.fori_loop(
+            0, num_epochs + 1, body, (first, optimizer.init(first), jnp.zeros(()))
         )
-        return _constrained(free), log_likelihood
+        return _constrained(as_params(vector)), log_likelihood
 
     return _best(*jax.vmap(fit)(starts))
