@@ -36,16 +36,18 @@ _STARTS = 4
 _STATE_DIMS = (2, 4, 6)
 
 
-def _padded_series(
+def padded_series(
     values: Float[np.ndarray, "T m"], inputs: Float[np.ndarray, "T p"]
 ) -> PaddedSeries:
     length = padded_length(len(values))
     return PaddedSeries(
-        padded(values, length, values.shape[1]), padded(inputs, length, inputs.shape[1]), len(values)
+        padded(values, length, values.shape[1]),
+        padded(inputs, length, inputs.shape[1]),
+        len(values),
     )
 
 
-def _resized(params: ParamsLGSSM, dim: int) -> ParamsLGSSM:
+def resized(params: ParamsLGSSM, dim: int) -> ParamsLGSSM:
     """The parameters for a state of `dim` entries: those that come in are zero."""
 
     def sized(x: Float[AnyArray, "..."], *shape: int) -> Float[np.ndarray, "..."]:
@@ -81,9 +83,9 @@ def lds_laws(
         The laws.
     """
     dim = len(params.initial.mean)
-    resized = _resized(params, max(dim, *_STATE_DIMS))
+    sized = resized(params, max(dim, *_STATE_DIMS))
     with jax.enable_x64(True):
-        laws = filter_program(resized, _padded_series(values, inputs))[0]
+        laws = filter_program(sized, padded_series(values, inputs))[0]
     steps = len(values)
     means, covs, filtered_means, filtered_covs = (np.asarray(x)[:steps] for x in laws)
     return Laws(
@@ -157,17 +159,17 @@ def fit_lds(
     """
     y, u = without_gaps(train), train.inputs
     rng, shape = np.random.default_rng(seed), (y.shape[1], u.shape[1])
-    series = _padded_series(y, u)
+    series = padded_series(y, u)
     with jax.enable_x64(True):
         if method == "em":
-            starts = _resized(_starts(rng, _STARTS, state_dim, *shape), max(state_dim, *_STATE_DIMS))
+            starts = resized(_starts(rng, _STARTS, state_dim, *shape), max(state_dim, *_STATE_DIMS))
             fitted, log_likelihood = em_program(starts, series, _EM_ITERATIONS)
         else:
             starts = _starts(rng, _STARTS // 2, state_dim, *shape)
             fitted, log_likelihood = sgd_program(starts, series, _SGD_EPOCHS)
     if not np.isfinite(float(log_likelihood)):
         raise ArithmeticError("no start gave a finite likelihood")
-    params = _resized(fitted, state_dim)
+    params = resized(fitted, state_dim)
 
     def predict(observed: Observed) -> Predictive:
         return lds_predictive(params, without_gaps(observed), observed.inputs)
@@ -220,6 +222,4 @@ def _state_dims(shared: SharedRegression) -> tuple[Setting, ...]:
     return settings
 
 
-BASELINES = (
-    Baseline("lds", regression(fit_lds), _state_dims),
-)
+BASELINES = (Baseline("lds", regression(fit_lds), _state_dims),)

@@ -247,9 +247,9 @@ def _em_step(
     def step(later: Array, density: Array) -> tuple[Array, Array]:
         return params.transition @ (density * later), later
 
-    ratios = run_steps(
-        step, jnp.ones_like(params.initial), weighted, data.num_steps, reverse=True
-    )[1]  # p(z_t | y_{1:T}) / p(z_t | y_{1:t})
+    ratios = run_steps(step, jnp.ones_like(params.initial), weighted, data.num_steps, reverse=True)[
+        1
+    ]  # p(z_t | y_{1:T}) / p(z_t | y_{1:t})
     smoothed = run.filtered * ratios
     moves = params.transition * (run.filtered[:-1].T @ (weighted * ratios)[1:])
     new = SwitchingParams(
@@ -293,9 +293,7 @@ def _fit_program(
     num_iterations: Int[Array, ""],
 ) -> tuple[SwitchingParams, Float[Array, ""]]:
     def fit(start: SwitchingParams) -> tuple[SwitchingParams, Array]:
-        def body(
-            i: Array, state: tuple[SwitchingParams, Array]
-        ) -> tuple[SwitchingParams, Array]:
+        def body(i: Array, state: tuple[SwitchingParams, Array]) -> tuple[SwitchingParams, Array]:
             params = state[0]
             new, log_likelihood = _em_step(params, data, sizes, prior)
             # The last step only takes the likelihood.
