@@ -24,7 +24,6 @@ from jax.flatten_util import ravel_pytree
 from jax.lax.linalg import triangular_solve
 from jaxtyping import Array, Float, Int
 
-from ssmlin._typing import AnyArray
 from ssmlin.comparison.baselines._padding import run_steps
 
 #: dynamax adds it to the diagonals of the regressions of the M step.
@@ -34,12 +33,12 @@ _BOOST = 1e-9
 class PaddedSeries(NamedTuple):
     """A padded series: emissions, inputs, and how many steps there are."""
 
-    emissions: Float[AnyArray, "T m"]
-    inputs: Float[AnyArray, "T p"]
-    num_steps: Int[Array, ""] | int
+    emissions: Float[Array, "T m"]
+    inputs: Float[Array, "T p"]
+    num_steps: Int[Array, ""]
 
 
-class Laws(NamedTuple):
+class _Laws(NamedTuple):
     """Laws of the state before and after every emission."""
 
     predicted_means: Float[Array, "T D"]
@@ -79,7 +78,7 @@ def _whiten(cov: Float[Array, "m m"], rest: Float[Array, "m n"]) -> tuple[Array,
     return solved, jnp.log(jnp.diagonal(root)).sum()
 
 
-def _forward(params: ParamsLGSSM, series: PaddedSeries) -> tuple[Laws, _Updates]:
+def _forward(params: ParamsLGSSM, series: PaddedSeries) -> tuple[_Laws, _Updates]:
     """Filter."""
     (mean, cov), dynamics, emission = params
     f, h, dim = dynamics.weights, emission.weights, len(mean)
@@ -88,7 +87,7 @@ def _forward(params: ParamsLGSSM, series: PaddedSeries) -> tuple[Laws, _Updates]
 
     def step(
         law: tuple[Array, Array], here: tuple[Array, Array]
-    ) -> tuple[tuple[Array, Array], tuple[Laws, _Updates]]:
+    ) -> tuple[tuple[Array, Array], tuple[_Laws, _Updates]]:
         (mean, cov), (residual, shift) = law, here
         hp = times(h, cov)
         rest = jnp.concatenate([hp, h, (residual - times(h, mean[:, None])[:, 0])[:, None]], axis=1)
@@ -99,13 +98,13 @@ def _forward(params: ParamsLGSSM, series: PaddedSeries) -> tuple[Laws, _Updates]
         moved = times(times(f, new_cov), f.T) + dynamics.cov
         after = (f @ new_mean + shift, 0.5 * (moved + moved.T))
         return after, (
-            Laws(mean, cov, new_mean, new_cov),
+            _Laws(mean, cov, new_mean, new_cov),
             _Updates(gain, read, white, spread),
         )
 
     # The shift of a step belongs to the transition into it.
     shift = jnp.concatenate([shift[1:], shift[:1]])
-    done: tuple[Laws, _Updates] = run_steps(
+    done: tuple[_Laws, _Updates] = run_steps(
         step, (mean, cov), (residuals, shift), series.num_steps
     )[1]
     return done
@@ -128,13 +127,13 @@ class _Moments(NamedTuple):
         xx: of the regressors (the state, inputs and a one).
         xy: of regressors and targets.
         yy: of the targets.
-        count: how many there are.
+        number: how many there are.
     """
 
     xx: Float[Array, "k k"]
     xy: Float[Array, "k n"]
     yy: Float[Array, "n n"]
-    count: Float[Array, ""]
+    number: Float[Array, ""]
 
 
 class _Expected(NamedTuple):
@@ -215,7 +214,7 @@ def _m_step(expected: _Expected) -> ParamsLGSSM:
         root = jnp.linalg.cholesky(xx)
         half = triangular_solve(root, moments.xy, left_side=True, lower=True)
         weights = triangular_solve(root, half, left_side=True, lower=True, transpose_a=True).T
-        cov = _squares(weights, moments) / moments.count
+        cov = _squares(weights, moments) / moments.number
         # Rounding makes it a little asymmetric, and EM can end in NaN by that.
         return weights[:, :dim], weights[:, -1], weights[:, dim:-1], 0.5 * (cov + cov.T)
 
@@ -267,7 +266,7 @@ def _gradient(free: ParamsLGSSM, expected: _Expected) -> ParamsLGSSM:
         part: P, moments: _Moments
     ) -> P:
         weights = jnp.concatenate([part.weights, part.input_weights, part.bias[:, None]], axis=1)
-        cov, precision = of_root(part.cov, _squares(weights, moments), moments.count)
+        cov, precision = of_root(part.cov, _squares(weights, moments), moments.number)
         slope, dim = precision @ (moments.xy.T - weights @ moments.xx), part.weights.shape[1]
         return type(part)(slope[:, :dim], slope[:, -1], slope[:, dim:-1], cov)
 

@@ -3,9 +3,10 @@
 It is fitted from several starts, of which the one with the best training likelihood is kept.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from dynamax.linear_gaussian_ssm import ParamsLGSSM
 from dynamax.linear_gaussian_ssm.inference import (
@@ -20,7 +21,6 @@ from ssmlin.comparison._candidate import Setting, grid
 from ssmlin.comparison.baselines._baseline import Baseline, SharedRegression, regression
 from ssmlin.comparison.baselines._gaps import without_gaps
 from ssmlin.comparison.baselines._lds_fit import (
-    Laws,
     PaddedSeries,
     em_program,
     filter_program,
@@ -36,24 +36,34 @@ _STARTS = 4
 _STATE_DIMS = (2, 4, 6)
 
 
+class Laws(NamedTuple):
+    """Laws of the state before and after every emission."""
+
+    predicted_means: Float[np.ndarray, "T D"]
+    predicted_covs: Float[np.ndarray, "T D D"]
+    means: Float[np.ndarray, "T D"]
+    covs: Float[np.ndarray, "T D D"]
+
+
 def padded_series(
     values: Float[np.ndarray, "T m"], inputs: Float[np.ndarray, "T p"]
 ) -> PaddedSeries:
-    length = padded_length(len(values))
-    return PaddedSeries(
-        padded(values, length, values.shape[1]),
-        padded(inputs, length, inputs.shape[1]),
-        len(values),
-    )
+    """The series as the programs take it."""
+    (steps, m), length = values.shape, padded_length(len(values))
+    with jax.enable_x64(True):
+        return PaddedSeries(
+            jnp.asarray(padded(values, length, m)),
+            jnp.asarray(padded(inputs, length, inputs.shape[1])),
+            jnp.asarray(steps),
+        )
 
 
 def resized(params: ParamsLGSSM, dim: int) -> ParamsLGSSM:
     """The parameters for a state of `dim` entries: those that come in are zero."""
 
     def sized(x: Float[AnyArray, "..."], *shape: int) -> Float[np.ndarray, "..."]:
-        x = np.asarray(x)
-        cut = x[(..., *(slice(size) for size in shape))]
-        return padded(cut, *shape)
+        cut = tuple(slice(n) for n in (*x.shape[: x.ndim - len(shape)], *shape))
+        return padded(np.asarray(x)[cut], *shape)
 
     initial, dynamics, emissions = params
     m, p = np.shape(emissions.input_weights)[-2:]

@@ -27,20 +27,20 @@ CONCENTRATION = 1.1
 _COUNT = CONCENTRATION - 1
 
 
-class SwitchingParams(NamedTuple):
+class SwitchingParams[A: AnyArray](NamedTuple):
     """Parameters; of several starts with a leading axis.
 
     Attributes:
-        initial: probabilities of the first state.
-        transition: row k holds the probabilities of the state after k.
-        weights: W, the intercepts last.
-        covs: Σ.
+        initial: probabilities of the first state, (K,).
+        transition: row k holds the probabilities of the state after k, (K, K).
+        weights: W, (K, m, p), the intercepts last.
+        covs: Σ, (K, m, m).
     """
 
-    initial: Float[AnyArray, "*S K"]
-    transition: Float[AnyArray, "*S K K"]
-    weights: Float[AnyArray, "*S K m p"]
-    covs: Float[AnyArray, "*S K m m"]
+    initial: A
+    transition: A
+    weights: A
+    covs: A
 
     @property
     def size(self) -> int:
@@ -54,12 +54,12 @@ class EmissionPrior(NamedTuple):
     Attributes:
         precision: of the intercept, in units of Σ.
         scale: what is added to the sum of squared residuals, times the identity.
-        count: what is added to their number.
+        extra: what is added to their number.
     """
 
     precision: Scalar = 0.0
     scale: Scalar = 0.0
-    count: Scalar = 0.0
+    extra: Scalar = 0.0
 
 
 def gaussian_prior(m: int) -> EmissionPrior:
@@ -80,7 +80,7 @@ class StateLaws(NamedTuple):
 
 
 def filter_states(
-    params: SwitchingParams,
+    params: SwitchingParams[np.ndarray],
     values: Float[np.ndarray, "T m"],
     regressors: Float[np.ndarray, "T p"],
     slots: int = 1,
@@ -119,13 +119,13 @@ def filter_states(
 
 
 def fit_switching(
-    starts: SwitchingParams,
+    starts: SwitchingParams[np.ndarray],
     values: Float[np.ndarray, "T m"],
     regressors: Float[np.ndarray, "T p"],
     prior: EmissionPrior,
     num_iterations: int,
     slots: int = 1,
-) -> SwitchingParams:
+) -> SwitchingParams[np.ndarray]:
     """Fit by EM from all starts side by side; the one with the best training likelihood.
 
     Args:
@@ -156,8 +156,8 @@ def fit_switching(
     with jax.enable_x64(True):
         best, log_likelihood = _fit_program(
             stacked,
-            _Data(padded(values, length, m), padded(regressors, length, width), steps),
-            _Sizes(np.arange(slots) < num_states, precision),
+            (padded(values, length, m), padded(regressors, length, width), steps),
+            (np.arange(slots) < num_states, precision),
             prior,
             num_iterations,
         )
@@ -170,16 +170,16 @@ def fit_switching(
 class _Data(NamedTuple):
     """The padded series."""
 
-    values: Float[AnyArray, "T m"]
-    regressors: Float[AnyArray, "T p"]
-    num_steps: Int[Array, ""] | int
+    values: Float[Array, "T m"]
+    regressors: Float[Array, "T p"]
+    num_steps: Int[Array, ""]
 
 
 class _Sizes(NamedTuple):
     """Which states there are, and the prior precision of each weight, one where it is padded."""
 
-    states: Bool[AnyArray, " K"]
-    precision: Float[AnyArray, " p"]
+    states: Bool[Array, " K"]
+    precision: Float[Array, " p"]
 
 
 class _Filtered(NamedTuple):
@@ -218,7 +218,7 @@ _filter_program = jax.jit(_filter)
 
 
 def _log_densities(
-    params: SwitchingParams, data: _Data, states: Bool[Array, " K"]
+    params: SwitchingParams[Array], data: _Data, states: Bool[Array, " K"]
 ) -> Float[Array, "T K"]:
     """Log densities of the emissions; minus infinity for padded states."""
     m = data.values.shape[1]
@@ -233,8 +233,8 @@ def _log_densities(
 
 
 def _em_step(
-    params: SwitchingParams, data: _Data, sizes: _Sizes, prior: EmissionPrior
-) -> tuple[SwitchingParams, Float[Array, ""]]:
+    params: SwitchingParams[Array], data: _Data, sizes: _Sizes, prior: EmissionPrior
+) -> tuple[SwitchingParams[Array], Float[Array, ""]]:
     """The next parameters, and the log likelihood of these."""
     run = _filter(
         params.initial,
@@ -280,30 +280,37 @@ def _regressions(
     half = triangular_solve(root, xy, left_side=True, lower=True)
     weights = triangular_solve(root, half, left_side=True, lower=True, transpose_a=True)
     covs = prior.scale * jnp.eye(y.shape[1]) + yy - half.mT @ half
-    covs = covs / (smoothed.sum(axis=0) + prior.count)[:, None, None]
+    covs = covs / (smoothed.sum(axis=0) + prior.extra)[:, None, None]
     return weights.mT, jnp.where(there, covs, jnp.eye(y.shape[1]))
+
+
+#: Parameters, and the log likelihood of those before.
+type _State = tuple[SwitchingParams[Array], Float[Array, ""]]
 
 
 @jax.jit
 def _fit_program(
-    starts: SwitchingParams,
-    data: _Data,
-    sizes: _Sizes,
+    starts: SwitchingParams[Array],
+    series: tuple[Array, Array, Array],
+    sizes: tuple[Array, Array],
     prior: EmissionPrior,
     num_iterations: Int[Array, ""],
-) -> tuple[SwitchingParams, Float[Array, ""]]:
-    def fit(start: SwitchingParams) -> tuple[SwitchingParams, Array]:
-        def body(i: Array, state: tuple[SwitchingParams, Array]) -> tuple[SwitchingParams, Array]:
+) -> tuple[SwitchingParams[Array], Float[Array, ""]]:
+    """EM from stacked starts: the parameters with the best likelihood, and that."""
+    data, known = _Data(*series), _Sizes(*sizes)
+
+    def fit(start: SwitchingParams[Array]) -> tuple[SwitchingParams[Array], Array]:
+        def body(
+            i: Array, state: tuple[SwitchingParams[Array], Array]
+        ) -> tuple[SwitchingParams[Array], Array]:
             params = state[0]
-            new, log_likelihood = _em_step(params, data, sizes, prior)
+            new, log_likelihood = _em_step(params, data, known, prior)
             # The last step only takes the likelihood.
             moves = i < num_iterations
             return jax.tree.map(lambda a, b: jnp.where(moves, a, b), new, params), log_likelihood
 
         zero = jnp.zeros((), data.values.dtype)
-        fitted: tuple[SwitchingParams, Array] = lax.fori_loop(
-            0, num_iterations + 1, body, (start, zero)
-        )
+        fitted: _State = lax.fori_loop(0, num_iterations + 1, body, (start, zero))
         return fitted
 
     fitted, scores = jax.vmap(fit)(starts)
