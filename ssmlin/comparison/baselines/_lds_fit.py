@@ -30,8 +30,12 @@ from ssmlin.comparison.baselines._padding import run_steps
 _BOOST = 1e-9
 
 
-class PaddedSeries(NamedTuple):
-    """A padded series: emissions, inputs, and how many steps there are."""
+#: A padded series as the programs take it: emissions, inputs, and the number of steps.
+type Padded = tuple[Float[Array, "T m"], Float[Array, "T p"], Int[Array, ""]]
+
+
+class _Series(NamedTuple):
+    """A padded series."""
 
     emissions: Float[Array, "T m"]
     inputs: Float[Array, "T p"]
@@ -78,7 +82,7 @@ def _whiten(cov: Float[Array, "m m"], rest: Float[Array, "m n"]) -> tuple[Array,
     return solved, jnp.log(jnp.diagonal(root)).sum()
 
 
-def _forward(params: ParamsLGSSM, series: PaddedSeries) -> tuple[_Laws, _Updates]:
+def _forward(params: ParamsLGSSM, series: _Series) -> tuple[_Laws, _Updates]:
     """Filter."""
     (mean, cov), dynamics, emission = params
     f, h, dim = dynamics.weights, emission.weights, len(mean)
@@ -117,7 +121,10 @@ def _log_likelihood(updates: _Updates, num_steps: Int[Array, ""]) -> Float[Array
     return -0.5 * (squares + num_steps * m * math.log(2 * math.pi)) - spread
 
 
-filter_program = jax.jit(_forward)
+@jax.jit
+def filter_program(params: ParamsLGSSM, padded: Padded) -> _Laws:
+    """The laws of the state before and after every emission."""
+    return _forward(params, _Series(*padded))[0]
 
 
 class _Moments(NamedTuple):
@@ -144,7 +151,7 @@ class _Expected(NamedTuple):
     emissions: _Moments
 
 
-def _e_step(params: ParamsLGSSM, series: PaddedSeries) -> tuple[_Expected, Float[Array, ""]]:
+def _e_step(params: ParamsLGSSM, series: _Series) -> tuple[_Expected, Float[Array, ""]]:
     """Smooth, by the modified Bryson-Frazier recursion; the expectations and the likelihood."""
     laws, updates = _forward(params, series)
     f, q, dim = params.dynamics.weights, params.dynamics.cov, len(params.initial.mean)
@@ -172,7 +179,7 @@ def _e_step(params: ParamsLGSSM, series: PaddedSeries) -> tuple[_Expected, Float
 
 
 def _expected(
-    series: PaddedSeries,
+    series: _Series,
     means: Float[Array, "T D"],
     covs: Float[Array, "T D D"],
     crossed: Float[Array, "T D D"],
@@ -287,9 +294,10 @@ def _best(fitted: ParamsLGSSM, scores: Float[Array, " S"]) -> tuple[ParamsLGSSM,
 
 @jax.jit
 def em_program(
-    starts: ParamsLGSSM, series: PaddedSeries, num_iterations: Int[Array, ""]
+    starts: ParamsLGSSM, padded: Padded, num_iterations: Int[Array, ""]
 ) -> tuple[ParamsLGSSM, Float[Array, ""]]:
     """EM from stacked starts: the parameters with the best likelihood, and that."""
+    series = _Series(*padded)
 
     def fit(start: ParamsLGSSM) -> tuple[ParamsLGSSM, Array]:
         def body(i: Array, state: tuple[ParamsLGSSM, Array]) -> tuple[ParamsLGSSM, Array]:
@@ -310,10 +318,10 @@ def em_program(
 
 @jax.jit
 def sgd_program(
-    starts: ParamsLGSSM, series: PaddedSeries, num_epochs: Int[Array, ""]
+    starts: ParamsLGSSM, padded: Padded, num_epochs: Int[Array, ""]
 ) -> tuple[ParamsLGSSM, Float[Array, ""]]:
     """Gradient steps by Adam in place of EM, see :func:`em_program`."""
-    optimizer = optax.adam(1e-2)
+    series, optimizer = _Series(*padded), optax.adam(1e-2)
     count = series.num_steps * series.emissions.shape[1]
 
     def fit(start: ParamsLGSSM) -> tuple[ParamsLGSSM, Array]:

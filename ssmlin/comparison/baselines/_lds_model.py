@@ -6,7 +6,6 @@ It is fitted from several starts, of which the one with the best training likeli
 from typing import Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from dynamax.linear_gaussian_ssm import ParamsLGSSM
 from dynamax.linear_gaussian_ssm.inference import (
@@ -21,7 +20,6 @@ from ssmlin.comparison._candidate import Setting, grid
 from ssmlin.comparison.baselines._baseline import Baseline, SharedRegression, regression
 from ssmlin.comparison.baselines._gaps import without_gaps
 from ssmlin.comparison.baselines._lds_fit import (
-    PaddedSeries,
     em_program,
     filter_program,
     sgd_program,
@@ -47,15 +45,11 @@ class Laws(NamedTuple):
 
 def padded_series(
     values: Float[np.ndarray, "T m"], inputs: Float[np.ndarray, "T p"]
-) -> PaddedSeries:
+) -> tuple[Float[np.ndarray, "T m"], Float[np.ndarray, "T p"], int]:
     """The series as the programs take it."""
-    (steps, m), length = values.shape, padded_length(len(values))
-    with jax.enable_x64(True):
-        return PaddedSeries(
-            jnp.asarray(padded(values, length, m)),
-            jnp.asarray(padded(inputs, length, inputs.shape[1])),
-            jnp.asarray(steps),
-        )
+    length = padded_length(len(values))
+    emissions, u = (padded(x, length, x.shape[1]) for x in (values, inputs))
+    return emissions, u, len(values)
 
 
 def resized(params: ParamsLGSSM, dim: int) -> ParamsLGSSM:
@@ -95,7 +89,7 @@ def lds_laws(
     dim = len(params.initial.mean)
     sized = resized(params, max(dim, *_STATE_DIMS))
     with jax.enable_x64(True):
-        laws = filter_program(sized, padded_series(values, inputs))[0]
+        laws = filter_program(sized, padded_series(values, inputs))
     steps = len(values)
     means, covs, filtered_means, filtered_covs = (np.asarray(x)[:steps] for x in laws)
     return Laws(

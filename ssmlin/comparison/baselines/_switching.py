@@ -25,6 +25,8 @@ from ssmlin.comparison.baselines._padding import padded, padded_length, run_step
 #: dynamax's prior of the initial law and of every transition is Dirichlet(1.1).
 CONCENTRATION = 1.1
 _COUNT = CONCENTRATION - 1
+#: Regressions on few regressors share one width.
+_NARROWEST = 16
 
 
 class SwitchingParams[A: AnyArray](NamedTuple):
@@ -143,7 +145,8 @@ def fit_switching(
         ArithmeticError: no start gave a finite likelihood.
     """
     (steps, p), m, num_states = regressors.shape, values.shape[1], starts.initial.shape[1]
-    slots, width, length = max(slots, num_states), bucket(p), padded_length(steps)
+    slots, length = max(slots, num_states), padded_length(steps)
+    width = p if p == 1 else bucket(max(p, _NARROWEST))
     stacked = SwitchingParams(
         padded(starts.initial, slots),
         padded(starts.transition, slots, slots),
