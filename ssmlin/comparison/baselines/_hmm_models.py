@@ -103,7 +103,7 @@ def _starts(
     rng: np.random.Generator,
     weights: Float[np.ndarray, "S K m p"],
     covariance: Float[np.ndarray, "m m"],
-) -> SwitchingParams[np.ndarray]:
+) -> SwitchingParams:
     """Starts whose probabilities are drawn from their prior."""
     num_starts, num_states, m, _ = weights.shape
     concentration = np.full(num_states, CONCENTRATION)
@@ -150,7 +150,7 @@ def _regressors(observed: Observed, num_lags: int | None) -> Float[np.ndarray, "
 
 
 def switching_predictive(
-    params: SwitchingParams[np.ndarray],
+    params: SwitchingParams,
     values: Float[np.ndarray, "T m"],
     regressors: Float[np.ndarray, "T p"],
     slots: int = 1,
@@ -173,7 +173,7 @@ def switching_predictive(
     return Predictive(probs, means, np.broadcast_to(params.covs, (len(means), *params.covs.shape)))
 
 
-def _fitted(params: SwitchingParams[np.ndarray], num_lags: int | None, slots: int) -> Fitted:
+def _fitted(params: SwitchingParams, num_lags: int | None, slots: int) -> Fitted:
     """The forecaster; without lags it has no inputs."""
 
     def predict(observed: Observed) -> Predictive:

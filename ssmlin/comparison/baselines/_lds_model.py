@@ -24,7 +24,7 @@ from ssmlin.comparison.baselines._lds_fit import (
     filter_program,
     sgd_program,
 )
-from ssmlin.comparison.baselines._padding import padded, padded_length
+from ssmlin.comparison.baselines._padding import padded, padded_length, shared_size
 from ssmlin.comparison.baselines._paths import draw_paths
 from ssmlin.forecasting import Ahead, Fitted, Observed, Predictive
 
@@ -45,7 +45,7 @@ class Laws(NamedTuple):
 
 def padded_series(
     values: Float[np.ndarray, "T m"], inputs: Float[np.ndarray, "T p"]
-) -> tuple[Float[np.ndarray, "T m"], Float[np.ndarray, "T p"], int]:
+) -> tuple[Float[np.ndarray, "L m"], Float[np.ndarray, "L p"], int]:
     """The series as the programs take it."""
     length = padded_length(len(values))
     emissions, u = (padded(x, length, x.shape[1]) for x in (values, inputs))
@@ -86,11 +86,10 @@ def lds_laws(
     Returns:
         The laws.
     """
-    dim = len(params.initial.mean)
-    sized = resized(params, max(dim, *_STATE_DIMS))
+    steps, dim = len(values), len(params.initial.mean)
+    sized = resized(params, shared_size(dim, max(_STATE_DIMS), steps))
     with jax.enable_x64(True):
         laws = filter_program(sized, padded_series(values, inputs))
-    steps = len(values)
     means, covs, filtered_means, filtered_covs = (np.asarray(x)[:steps] for x in laws)
     return Laws(
         means[:, :dim], covs[:, :dim, :dim], filtered_means[:, :dim], filtered_covs[:, :dim, :dim]
@@ -166,7 +165,10 @@ def fit_lds(
     series = padded_series(y, u)
     with jax.enable_x64(True):
         if method == "em":
-            starts = resized(_starts(rng, _STARTS, state_dim, *shape), max(state_dim, *_STATE_DIMS))
+            starts = resized(
+                _starts(rng, _STARTS, state_dim, *shape),
+                shared_size(state_dim, max(_STATE_DIMS), len(y)),
+            )
             fitted, log_likelihood = em_program(starts, series, _EM_ITERATIONS)
         else:
             starts = _starts(rng, _STARTS // 2, state_dim, *shape)

@@ -10,13 +10,20 @@ from jaxtyping import Array, Int, Shaped
 
 from ssmlin._buckets import bucket
 
-#: The fits of short series share one length, since for them compiling takes longer than running.
+#: Shorter series share one length, since for them compiling takes longer than running.
 _SHORTEST = 256
+#: Up to so many steps models of several sizes share one.
+_FEW_STEPS = 2048
 
 
 def padded_length(num_steps: int) -> int:
     """The length to which a series is padded."""
     return max(_SHORTEST, bucket(num_steps))
+
+
+def shared_size(size: int, largest: int, num_steps: int) -> int:
+    """The size to which one of several is padded: the largest, for series that are not long."""
+    return max(size, largest) if num_steps <= _FEW_STEPS else size
 
 
 def padded(x: Shaped[np.ndarray, "..."], *shape: int) -> Shaped[np.ndarray, "..."]:

@@ -19,8 +19,8 @@ from jax.lax.linalg import triangular_solve
 from jaxtyping import Array, Bool, Float, Int
 
 from ssmlin._buckets import bucket
-from ssmlin._typing import AnyArray, Scalar
-from ssmlin.comparison.baselines._padding import padded, padded_length, run_steps
+from ssmlin._typing import Scalar
+from ssmlin.comparison.baselines._padding import padded, padded_length, run_steps, shared_size
 
 #: dynamax's prior of the initial law and of every transition is Dirichlet(1.1).
 CONCENTRATION = 1.1
@@ -29,20 +29,20 @@ _COUNT = CONCENTRATION - 1
 _NARROWEST = 16
 
 
-class SwitchingParams[A: AnyArray](NamedTuple):
+class SwitchingParams(NamedTuple):
     """Parameters; of several starts with a leading axis.
 
     Attributes:
-        initial: probabilities of the first state, (K,).
-        transition: row k holds the probabilities of the state after k, (K, K).
-        weights: W, (K, m, p), the intercepts last.
-        covs: Σ, (K, m, m).
+        initial: probabilities of the first state.
+        transition: row k holds the probabilities of the state after k.
+        weights: W, the intercepts last.
+        covs: Σ.
     """
 
-    initial: A
-    transition: A
-    weights: A
-    covs: A
+    initial: Float[np.ndarray, "*S K"]
+    transition: Float[np.ndarray, "*S K K"]
+    weights: Float[np.ndarray, "*S K m p"]
+    covs: Float[np.ndarray, "*S K m m"]
 
     @property
     def size(self) -> int:
@@ -82,7 +82,7 @@ class StateLaws(NamedTuple):
 
 
 def filter_states(
-    params: SwitchingParams[np.ndarray],
+    params: SwitchingParams,
     values: Float[np.ndarray, "T m"],
     regressors: Float[np.ndarray, "T p"],
     slots: int = 1,
@@ -93,13 +93,13 @@ def filter_states(
         params: the parameters, in NumPy.
         values: y.
         regressors: x, which ends in a one.
-        slots: the number of states is padded to it.
+        slots: the number of states is padded to it where the series is not long.
 
     Returns:
         The laws of the states.
     """
     (steps, m), num_states = values.shape, len(params.initial)
-    slots, length = max(slots, num_states), padded_length(steps)
+    slots, length = shared_size(num_states, slots, steps), padded_length(steps)
     residuals = values.T - params.weights @ regressors.T
     log_densities = np.full((length, slots), -np.inf)
     roots = np.linalg.cholesky(params.covs)
@@ -121,13 +121,13 @@ def filter_states(
 
 
 def fit_switching(
-    starts: SwitchingParams[np.ndarray],
+    starts: SwitchingParams,
     values: Float[np.ndarray, "T m"],
     regressors: Float[np.ndarray, "T p"],
     prior: EmissionPrior,
     num_iterations: int,
     slots: int = 1,
-) -> SwitchingParams[np.ndarray]:
+) -> SwitchingParams:
     """Fit by EM from all starts side by side; the one with the best training likelihood.
 
     Args:
@@ -136,7 +136,7 @@ def fit_switching(
         regressors: x, which ends in a one.
         prior: of the emissions.
         num_iterations: steps of EM.
-        slots: the number of states is padded to it.
+        slots: the number of states is padded to it where the series is not long.
 
     Returns:
         The parameters.
@@ -145,8 +145,8 @@ def fit_switching(
         ArithmeticError: no start gave a finite likelihood.
     """
     (steps, p), m, num_states = regressors.shape, values.shape[1], starts.initial.shape[1]
-    slots, length = max(slots, num_states), padded_length(steps)
-    width = p if p == 1 else bucket(max(p, _NARROWEST))
+    slots, length = shared_size(num_states, slots, steps), padded_length(steps)
+    width = p if p == 1 else shared_size(p, bucket(max(p, _NARROWEST)), steps)
     stacked = SwitchingParams(
         padded(starts.initial, slots),
         padded(starts.transition, slots, slots),
@@ -168,6 +168,15 @@ def fit_switching(
         raise ArithmeticError("no start gave a finite likelihood")
     initial, transition, weights, covs = (np.asarray(x)[:num_states] for x in best)
     return SwitchingParams(initial, transition[:, :num_states], weights[:, :, :p], covs)
+
+
+class _Params(NamedTuple):
+    """Padded parameters, see :class:`SwitchingParams`."""
+
+    initial: Float[Array, " K"]
+    transition: Float[Array, "K K"]
+    weights: Float[Array, "K m p"]
+    covs: Float[Array, "K m m"]
 
 
 class _Data(NamedTuple):
@@ -220,9 +229,7 @@ def _filter(
 _filter_program = jax.jit(_filter)
 
 
-def _log_densities(
-    params: SwitchingParams[Array], data: _Data, states: Bool[Array, " K"]
-) -> Float[Array, "T K"]:
+def _log_densities(params: _Params, data: _Data, states: Bool[Array, " K"]) -> Float[Array, "T K"]:
     """Log densities of the emissions; minus infinity for padded states."""
     m = data.values.shape[1]
     roots = jnp.linalg.cholesky(params.covs)
@@ -236,8 +243,8 @@ def _log_densities(
 
 
 def _em_step(
-    params: SwitchingParams[Array], data: _Data, sizes: _Sizes, prior: EmissionPrior
-) -> tuple[SwitchingParams[Array], Float[Array, ""]]:
+    params: _Params, data: _Data, sizes: _Sizes, prior: EmissionPrior
+) -> tuple[_Params, Float[Array, ""]]:
     """The next parameters, and the log likelihood of these."""
     run = _filter(
         params.initial,
@@ -255,7 +262,7 @@ def _em_step(
     ]  # p(z_t | y_{1:T}) / p(z_t | y_{1:t})
     smoothed = run.filtered * ratios
     moves = params.transition * (run.filtered[:-1].T @ (weighted * ratios)[1:])
-    new = SwitchingParams(
+    new = _Params(
         _mode(smoothed[0], sizes.states),
         _mode(moves, sizes.states),
         *_regressions(smoothed, data, sizes, prior),
@@ -288,24 +295,22 @@ def _regressions(
 
 
 #: Parameters, and the log likelihood of those before.
-type _State = tuple[SwitchingParams[Array], Float[Array, ""]]
+type _State = tuple[_Params, Float[Array, ""]]
 
 
 @jax.jit
 def _fit_program(
-    starts: SwitchingParams[Array],
+    starts: tuple[Array, Array, Array, Array],
     series: tuple[Array, Array, Array],
     sizes: tuple[Array, Array],
     prior: EmissionPrior,
     num_iterations: Int[Array, ""],
-) -> tuple[SwitchingParams[Array], Float[Array, ""]]:
+) -> tuple[_Params, Float[Array, ""]]:
     """EM from stacked starts: the parameters with the best likelihood, and that."""
     data, known = _Data(*series), _Sizes(*sizes)
 
-    def fit(start: SwitchingParams[Array]) -> tuple[SwitchingParams[Array], Array]:
-        def body(
-            i: Array, state: tuple[SwitchingParams[Array], Array]
-        ) -> tuple[SwitchingParams[Array], Array]:
+    def fit(start: _Params) -> tuple[_Params, Array]:
+        def body(i: Array, state: tuple[_Params, Array]) -> tuple[_Params, Array]:
             params = state[0]
             new, log_likelihood = _em_step(params, data, known, prior)
             # The last step only takes the likelihood.
@@ -316,6 +321,6 @@ def _fit_program(
         fitted: _State = lax.fori_loop(0, num_iterations + 1, body, (start, zero))
         return fitted
 
-    fitted, scores = jax.vmap(fit)(starts)
+    fitted, scores = jax.vmap(fit)(_Params(*starts))
     best = jnp.argmax(jnp.where(jnp.isfinite(scores), scores, -jnp.inf))
     return jax.tree.map(lambda x: x[best], fitted), scores[best]
