@@ -1,5 +1,7 @@
 """Lengths rounded up, so that series of nearby lengths share a compiled program."""
 
+import numpy as np
+
 _SMALLEST = 8
 
 
@@ -24,3 +26,20 @@ def bucket(n: int) -> int:
     # The largest power of two of which n - 1 holds four, so n takes at most eight of them.
     unit: int = 1 << ((n - 1).bit_length() - 3)
     return -(-n // unit) * unit
+
+
+def in_bucket(x: np.ndarray, value: float) -> np.ndarray:
+    """Pad the steps of (..., T, n) to their bucket, at the end, with this value.
+
+    Args:
+        x: an array of NumPy.
+        value: NaN for emissions, which is missing; 0 for inputs.
+
+    Example:
+        >>> import numpy as np
+        >>> in_bucket(np.ones((9, 1)), 0.0).sum(axis=-2), in_bucket(np.ones((9, 1)), 0.0).shape
+        (array([9.]), (10, 1))
+    """
+    steps = x.shape[-2]
+    extra = bucket(steps) - steps
+    return np.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, extra), (0, 0)], constant_values=value)

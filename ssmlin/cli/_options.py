@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from ssmlin._files import check_writable
-from ssmlin.data import Columns
+from ssmlin._compilation_cache import enable_compilation_cache
+from ssmlin._progress import waiting
 
 if TYPE_CHECKING:
     import pandas
+
+    from ssmlin.data import Columns
 
 console = Console(markup=False)  # names in brackets are names
 
@@ -87,6 +89,14 @@ def fail(message: str) -> NoReturn:
     raise typer.Exit(2)
 
 
+def prepare(progress: bool) -> None:
+    """Load what computes, and have it keep its compiled programs for the next command."""
+    with waiting("loading JAX and the models", progress):
+        from ssmlin.forecasting import Forecaster  # noqa: F401
+
+        enable_compilation_cache()
+
+
 def names(text: str) -> list[str]:
     """A list with commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
@@ -107,6 +117,8 @@ def new_file(path: Path | None, option: str) -> None:
         fail(f"{option}: expected a file that does not exist, got {path}")
     if not path.parent.is_dir():
         fail(f"{option}: expected a folder that exists, got {path.parent}")
+    from ssmlin._files import check_writable
+
     try:
         check_writable(path)
     except OSError as error:
@@ -201,7 +213,7 @@ def read(
     reading: Reading,
     *,
     to_fit: bool = True,
-) -> dict[str, Columns]:
+) -> dict[str, "Columns"]:
     """Columns of a file for each series in it; under the name "" where there is one."""
     from ssmlin.data import select_columns, select_panel
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
+from ssmlin._optional import require
 from ssmlin.data import Scaling
 from ssmlin.forecasting import Predictive
 
@@ -167,6 +167,7 @@ def score(
     Raises:
         ValueError: no step was.
     """
+    require("scoringrules")
     import scoringrules
 
     law, y = wholly_observed(predictive, values)
@@ -208,6 +209,7 @@ def _quantiles(law: Predictive) -> Float[np.ndarray, "n 199 m"]:
 
 def _crps(law: Predictive, y: Float[np.ndarray, "n m"], seed: int) -> Float[np.ndarray, "n m"]:
     """The CRPS in closed form; from draws for a mixture of Student-t laws."""
+    require("scoringrules")
     import scoringrules
 
     crps: np.ndarray
@@ -238,6 +240,7 @@ def score_paths(
     Returns:
         Scores of every origin and number of steps ahead.
     """
+    require("scoringrules")
     import scoringrules
 
     if units is not None:
@@ -266,6 +269,7 @@ def standard_error(terms: Float[np.ndarray, " n"]) -> float:
 
     Source: Newey and West (1987), Econometrica 55.
     """
+    require("statsmodels")
     from statsmodels.api import OLS
 
     n = len(terms)
@@ -280,5 +284,7 @@ def standard_error(terms: Float[np.ndarray, " n"]) -> float:
 
 def uniformity(pit: Float[np.ndarray, "n m"]) -> float:
     """The p-value of a uniform PIT by Kolmogorov and Smirnov: m times the smallest over columns."""
+    from scipy import stats
+
     columns = [stats.kstest(column, "uniform").pvalue for column in pit.T]
     return float(min(1.0, len(columns) * min(columns)))
