@@ -31,11 +31,9 @@ class PredictsMeans(Protocol):
 
 
 def regression_arrays(
-    observed: Observed, num_lags: int, num_missing: int = 0
+    observed: Observed, num_lags: int
 ) -> tuple[Float[np.ndarray, "T m"], Float[np.ndarray, "T p"]]:
     """Emissions and inputs of a series in single precision; its first steps serve as lags only.
-
-    Behind it are `num_missing` steps more, which are missing.
 
     Raises:
         ValueError: a missing value that is a lag of a later step, since what attention recalls
@@ -44,9 +42,7 @@ def regression_arrays(
     observed = known_lags(observed, num_lags, "an attention regression")
     y = observed.values.astype(np.float32)
     y[:num_lags] = np.nan
-    u = lags_and_inputs(observed, num_lags).astype(np.float32)
-    behind = ((0, num_missing), (0, 0))
-    return np.pad(y, behind, constant_values=np.nan), np.pad(u, behind)
+    return y, lags_and_inputs(observed, num_lags).astype(np.float32)
 
 
 def draw_paths_again(

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from dynamax.parameters import ParameterProperties
 from dynamax.utils.bijectors import RealToPSDBijector
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from tensorflow_probability.substrates.jax import bijectors as tfb
 
 from ssmlin import _checks
-from ssmlin._buckets import bucket
+from ssmlin._buckets import in_bucket
 from ssmlin.comparison.baselines._attention_models import AttentionRegression
 from ssmlin.comparison.baselines._attention_parameters import ParamsAttentionRegression
 from ssmlin.comparison.baselines._attention_paths import regression_arrays
@@ -41,7 +41,7 @@ def _means(
 
 @partial(jax.jit, static_argnums=(0, 2, 3, 4))
 def _random_start(
-    model: AttentionRegression, seed: int, m: int, width: int, key_dim: int
+    model: AttentionRegression, seed: Int[Array, ""], m: int, width: int, key_dim: int
 ) -> ParamsAttentionRegression:
     """An attention that recalls little, added to nothing."""
     key = jax.random.key(seed)
@@ -80,10 +80,11 @@ def _arrays(observed: Observed, num_lags: int) -> tuple[Float[Array, "T m"], Flo
 
     Padded steps are missing and last, so nothing that is observed attends to them.
     """
-    steps = len(observed.values)
-    extra = bucket(steps) - steps if steps <= _FEW_STEPS else 0
-    y, u = regression_arrays(observed, num_lags, extra)
-    return jnp.asarray(y), jnp.asarray(u)
+    y, u = regression_arrays(observed, num_lags)
+    if len(y) <= _FEW_STEPS:
+        y, u = in_bucket(y, np.nan), in_bucket(u, 0.0)
+    arrays: tuple[Array, Array] = jax.device_put((y, u))
+    return arrays
 
 
 def fit_attention_regression(

@@ -53,7 +53,7 @@ def padded_series(
 
 
 def resized(params: ParamsLGSSM, dim: int) -> ParamsLGSSM:
-    """The parameters for a state of `dim` entries: those that come in are zero."""
+    """The parameters, in NumPy, for a state of `dim` entries: those that come in are zero."""
 
     def sized(x: Float[AnyArray, "..."], *shape: int) -> Float[np.ndarray, "..."]:
         cut = tuple(slice(n) for n in (*x.shape[: x.ndim - len(shape)], *shape))
@@ -69,7 +69,12 @@ def resized(params: ParamsLGSSM, dim: int) -> ParamsLGSSM:
             sized(dynamics.input_weights, dim, p),
             sized(dynamics.cov, dim, dim),
         ),
-        emissions._replace(weights=sized(emissions.weights, m, dim)),
+        ParamsLGSSMEmissions(
+            sized(emissions.weights, m, dim),
+            sized(emissions.bias, m),
+            sized(emissions.input_weights, m, p),
+            sized(emissions.cov, m, m),
+        ),
     )
 
 
@@ -101,15 +106,7 @@ def lds_predictive(
 ) -> Predictive:
     """The Gaussian one-step predictive laws, see :func:`lds_laws`."""
     laws = lds_laws(params, values, inputs)
-    h, input_weights, bias, cov = (
-        np.asarray(x)
-        for x in (
-            params.emissions.weights,
-            params.emissions.input_weights,
-            params.emissions.bias,
-            params.emissions.cov,
-        )
-    )
+    h, bias, input_weights, cov = (np.asarray(x) for x in params.emissions)
     means = laws.predicted_means @ h.T + inputs @ input_weights.T + bias
     return Predictive.gaussian(means, h @ laws.predicted_covs @ h.T + cov)
 
