@@ -9,7 +9,7 @@ that it serves many sizes: padded steps are not run, and a padded entry of the s
 
 import math
 from functools import reduce
-from operator import add
+from operator import add, mul
 from typing import NamedTuple
 
 import jax
@@ -77,7 +77,9 @@ def times(a: Float[Array, "*S n d"], b: Float[Array, "*T d e"]) -> Float[Array, 
     """Product of matrices; of small ones as a sum of outer products."""
     if a.shape[-1] > _FEW:
         return a @ b
-    return reduce(add, (a[..., :, k, None] * b[..., k, None, :] for k in range(a.shape[-1])))
+    columns = (lax.slice_in_dim(a, k, k + 1, axis=-1) for k in range(a.shape[-1]))
+    rows = (lax.slice_in_dim(b, k, k + 1, axis=-2) for k in range(a.shape[-1]))
+    return reduce(add, map(mul, columns, rows))
 
 
 def _whiten(cov: Float[Array, "m m"], rest: Float[Array, "m n"]) -> tuple[Array, Array]:
