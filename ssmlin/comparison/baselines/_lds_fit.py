@@ -79,7 +79,8 @@ def times(a: Float[Array, "*S n d"], b: Float[Array, "*T d e"]) -> Float[Array, 
         return a @ b
     columns = (lax.slice_in_dim(a, k, k + 1, axis=-1) for k in range(a.shape[-1]))
     rows = (lax.slice_in_dim(b, k, k + 1, axis=-2) for k in range(a.shape[-1]))
-    return reduce(add, map(mul, columns, rows))
+    total: Array = reduce(add, map(mul, columns, rows))
+    return total
 
 
 def _whiten(cov: Float[Array, "m m"], rest: Float[Array, "m n"]) -> tuple[Array, Array]:
