@@ -260,7 +260,7 @@ def nuts(
     nothing = np.zeros(_STEPS_PER_CALL, bool)
     no_stages = Stages(nothing, nothing, nothing)
     # By the program itself, so that it is traced once.
-    shapes = _run.eval_shape(
+    shapes = _run.eval_shape(  # type: ignore[no-untyped-call]  # JAX does not annotate it
         chains, sample_key, indices, settings.num_samples, no_stages, target, problem, moves
     )[1:]
     empty = jax.tree.map(
