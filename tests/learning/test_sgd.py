@@ -226,6 +226,23 @@ def test_fitting_again_does_not_compile_again(problem):
     assert run_epochs._cache_size() == before
 
 
+@pytest.mark.parametrize("optimizer", [None, ssmlin.learning.lbfgs()])
+def test_series_of_nearby_lengths_share_a_program_and_nothing_else(problem, optimizer):
+    """Padded with missing steps to a common length, each is fitted as it is by itself."""
+    model, params, props, y, u = problem
+    options = dict(optimizer=optimizer, num_epochs=12, progress=False)
+    fits = {}
+    for steps in (len(y) - 3, len(y) - 1):
+        cut = y[None, :steps], u[None, :steps]
+        shared, history = model.fit_sgd(params, props, *cut, return_history=True, **options)
+        alone, expected = learning.fit_sgd(model, params, props, *cut, **options)
+        assert_close(shared, alone, rtol=1e-6, atol=1e-8)
+        np.testing.assert_allclose(history.scores, expected.scores, rtol=1e-7)
+        fits[steps] = run_epochs._cache_size()
+    one, other = fits.values()
+    assert other == one + 1  # the one that was not padded
+
+
 def assert_close(one, two, **tolerance):
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
         np.testing.assert_allclose(a, b, **tolerance)
