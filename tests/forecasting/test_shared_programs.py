@@ -113,7 +113,7 @@ def test_the_discount_is_that_of_single_likelihoods(kind):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ssmlin.forecasting._discount.most_likely", chosen)
-        for windows in ([(y, u)], [(y[:16], u[:16]), (y[16:30], u[16:30]), (y[30:], u[30:])]):
+        for windows in ([(y, u)], [(y[:17], u[:17]), (y[17:30], u[17:30]), (y[30:], u[30:])]):
             best_discount(model, params, [iter(windows)], discounts)
     np.testing.assert_allclose(seen, [totals, totals], atol=2e-3)
 
