@@ -5,6 +5,7 @@ from ssmlin.learning._fit_windows import fit_stream
 from ssmlin.learning._leave_future_out import leave_future_out
 from ssmlin.learning._log_posterior import num_trainable, paths, property_leaves, variable_name
 from ssmlin.learning._loss import train_part
+from ssmlin.learning._models import StepwiseModel
 from ssmlin.learning._posterior_sampling import Algorithm, sample_posterior
 from ssmlin.learning._prediction import pointwise_log_likelihood, predict_one_step
 from ssmlin.learning._quasi_newton import QuasiNewton, lbfgs, minimise
@@ -15,6 +16,7 @@ __all__ = [
     "Checkpoint",
     "FitHistory",
     "QuasiNewton",
+    "StepwiseModel",
     "default_optimizer",
     "digest",
     "fit_em",

@@ -201,7 +201,7 @@ class Construction(SSM):  # type: ignore[misc]  # dynamax has no types
 
     def without_discount[M: SSM](self: M) -> M:
         """The same model but for the discount of Σ, on which neither gains nor means depend."""
-        row_cov = self.row_cov
+        row_cov = self._given_parts.row_cov  # before the prior sets what it leaves open
         if not isinstance(row_cov, IntegratedRowCov) or row_cov.discount == 1:
             return self
         new: M = self._and_row_cov(replace(row_cov, discount=1.0))

@@ -13,7 +13,8 @@ from jaxtyping import Array, Float
 from ssmlin import _checks, learning
 from ssmlin._buckets import in_bucket
 from ssmlin._progress import waiting
-from ssmlin.learning import FitHistory, QuasiNewton, property_leaves, train_part
+from ssmlin.learning import FitHistory, QuasiNewton, StepwiseModel, property_leaves, train_part
+from ssmlin.models._discounted import Discounted
 from ssmlin.models._parameters import ParamsLinearAttentionSSM
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def fit(
     first = train_part(y, validation_fraction)
     lacks_lags = model._lacks_lags(u)
     with waiting(f"compiling {model.mechanism.name}", progress):
-        begin, props = model.initialize(key, emissions=first, inputs=u)
+        plain = model.without_discount()  # the start is the same, and so is its program
+    begin, props = plain.initialize(key, emissions=first, inputs=u)
     part_params, params, history = begin, None, None
     part = whole = Completed(y, u, 1)
     limited = False
@@ -86,7 +88,7 @@ def fit(
         )
         limited |= _ran_out(history, num_epochs)
         best = history.restart
-        start, _ = model.initialize(_start_key(key, best), emissions=y, inputs=u)
+        start, _ = plain.initialize(_start_key(key, best), emissions=y, inputs=u)
         if history.best_epoch == 0:
             params = start
             break
@@ -195,25 +197,33 @@ def fit_sgd(
     if _checks.positive_int("num_restarts", num_restarts) > 1:
         first = train_part(emissions, validation_fraction)
         params = _starts(model, params, props, first, inputs, key, num_restarts)
-    return learning.fit_sgd(
-        model,
-        params,
-        props,
-        emissions,
-        inputs,
-        optimizer=optimizer,
-        batch_size=batch_size,
-        num_epochs=num_epochs,
-        shuffle=shuffle,
-        key=key,
-        validation_fraction=validation_fraction,
-        patience=patience,
-        window_size=window_size,
-        num_restarts=num_restarts,
-        prior_weight=copies,
-        checkpoint_dir=checkpoint_dir,
-        progress=progress,
-    )
+
+    def fit[P](model: StepwiseModel[P], params: P, props: P) -> tuple[P, FitHistory]:
+        return learning.fit_sgd(
+            model,
+            params,
+            props,
+            emissions,
+            inputs,
+            optimizer=optimizer,
+            batch_size=batch_size,
+            num_epochs=num_epochs,
+            shuffle=shuffle,
+            key=key,
+            validation_fraction=validation_fraction,
+            patience=patience,
+            window_size=window_size,
+            num_restarts=num_restarts,
+            prior_weight=copies,
+            checkpoint_dir=checkpoint_dir,
+            progress=progress,
+        )
+
+    if window_size is None and model.row_cov.is_integrated:
+        fitted, history = fit(*Discounted.of(model, params, props, num_restarts))
+        return fitted.params, history
+    fitted_params, history = fit(model, params, props)
+    return fitted_params, history
 
 
 def _starts(

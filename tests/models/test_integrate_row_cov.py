@@ -10,6 +10,8 @@ import pytest
 from scipy import stats
 
 import ssmlin
+from ssmlin import learning
+from ssmlin.learning._epochs import run_epochs
 from ssmlin.models import IntegratedRowCov
 
 T, M = 12, 2
@@ -284,3 +286,25 @@ def test_settings_and_errors():
     )  # fmt: skip
     params, _ = wide.initialize()
     np.testing.assert_allclose(wide.row_cov.law(params.row_cov).scale, 4 * 0.05)
+
+
+@both
+def test_fits_with_any_discount_share_a_program(row_cov):
+    """And they are those of the model with the discount as a part of it."""
+    sizes = []
+    for discount in (1.0, 0.9, 0.8):
+        part = IntegratedRowCov(row_cov, discount=discount)
+        model, params, props, y, u = make(part)
+        data = (
+            y[None, : T - 1].at[0, 5, 0].set(jnp.nan if row_cov == "diagonal" else 0.3),
+            u[None, : T - 1],
+        )
+        options = dict(num_epochs=4, progress=False)
+        fitted, history = model.fit_sgd(params, props, *data, return_history=True, **options)
+        sizes.append(run_epochs._cache_size())
+        alone, expected = learning.fit_sgd(model, params, props, *data, **options)
+        np.testing.assert_allclose(history.losses, expected.losses, rtol=1e-9)
+        for a, b in zip(jax.tree.leaves(fitted), jax.tree.leaves(alone), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
+        assert model.without_discount() == make(IntegratedRowCov(row_cov))[0]
+    assert sizes[1] == sizes[0] + 1 and sizes[2] == sizes[1] + 1  # those of the models alone
