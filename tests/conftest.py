@@ -16,10 +16,16 @@ if os.environ.get("SSMLIN_TYPES", "1") != "0":
 
 from ssmlin.mechanisms import _registry as registry  # noqa: E402
 
-# One program in one piece: splitting it for threads takes longer where every core has a worker.
-# Read when JAX starts, here and in the programs that tests start.
+# Tests compile much and run little: without LLVM's optimisations a program compiles in 60 % of the
+# time. One program in one piece: splitting it for threads takes longer where every core has a
+# worker. Read when JAX starts, here and in the programs that tests start; what the environment
+# says comes last and wins.
 os.environ["XLA_FLAGS"] = " ".join(
-    [os.environ.get("XLA_FLAGS", ""), "--xla_cpu_parallel_codegen_split_count=1"]
+    [
+        "--xla_backend_optimization_level=0",
+        "--xla_cpu_parallel_codegen_split_count=1",
+        os.environ.get("XLA_FLAGS", ""),
+    ]
 ).strip()
 
 # The tests compare with oracles at close tolerances. The library never sets this itself.
