@@ -3,7 +3,11 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
+# What the demonstration needs, and all: each its own stamp, in the one environment.
+DEMO := $(VENV)/.ssmlin-demo
 STAMP := $(VENV)/.ssmlin-installed
+$(DEMO): EXTRAS := cli,compare
+$(STAMP): EXTRAS := dev
 
 PYTHON ?=
 UV ?= $(shell command -v uv 2>/dev/null)
@@ -13,14 +17,14 @@ ARGS ?=
 IS_SUPPORTED := import sys; sys.exit(sys.version_info < (3, 12))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test calibration lint format docs bench install clean
+.PHONY: help demo test calibration lint format docs bench install install-demo clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [ARGS='more arguments'] [PYTHON=python3.12] [WORKERS=2]"
 	@echo
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(STAMP) ## set everything up and run the demonstration
+demo: $(DEMO) ## set everything up and run the demonstration
 	$(BIN)/ssmlin demo $(ARGS)
 
 test: $(STAMP) ## set everything up, run the tests, the examples and the doctests
@@ -46,13 +50,15 @@ bench: $(STAMP) ## run the benchmarks
 
 install: $(STAMP) ## set everything up in .venv
 
+install-demo: $(DEMO) ## set up in .venv what the demonstration needs
+
 clean: ## remove what was built (but not .venv)
 	rm -rf site build dist ssmlin-demo .coverage htmlcov
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name .git -prune -o -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 # Installed anew only when one of these files is newer than the last installation.
-$(STAMP): pyproject.toml constraints.txt
+$(DEMO) $(STAMP): pyproject.toml constraints.txt
 	@set -e; \
 	if [ ! -x $(BIN)/python ]; then \
 		found=; \
@@ -81,9 +87,12 @@ $(STAMP): pyproject.toml constraints.txt
 	fi; \
 	echo "Installing ssmlin and what it needs in $(VENV)"; \
 	if [ -n "$(UV)" ]; then \
-		"$(UV)" pip install --python $(BIN)/python -c constraints.txt -e '.[dev]'; \
+		"$(UV)" pip install --python $(BIN)/python -c constraints.txt -e '.[$(EXTRAS)]'; \
 	else \
 		$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip --upgrade; \
-		$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'; \
+		$(BIN)/python -m pip install --disable-pip-version-check --no-compile \
+			-c constraints.txt -e '.[$(EXTRAS)]'; \
 	fi; \
-	touch $(STAMP)
+	echo "Compiling to bytecode, on all cores and without the tests of other packages"; \
+	$(BIN)/python -W ignore -m compileall -q -q -j 0 -x '/tests/' $(VENV)/lib || true; \
+	touch $(DEMO) $@

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+import ssmlin
 from ssmlin.cli._comparing import compare
 from ssmlin.cli._fitting import fit, forecast, sample
 from ssmlin.cli._options import JsonOption, QuietOption, console
@@ -16,13 +17,27 @@ from ssmlin.cli._options import JsonOption, QuietOption, console
 app = typer.Typer(
     help="Linear attention as probabilistic state space models.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_show_locals=False,
 )
 
 
+def _print_version(wanted: bool) -> bool:
+    """Print the version and end, for the option that asks for it."""
+    if wanted:
+        typer.echo(f"ssmlin {ssmlin.__version__}")
+        raise typer.Exit
+    return wanted
+
+
 @app.callback()
-def _root() -> None:
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
     """Linear attention as probabilistic state space models."""
 
 
@@ -186,8 +201,3 @@ def _benchmarks() -> Any:
         return import_module("benchmarks")
     finally:
         sys.path.remove(str(package.parent))
-
-
-def main() -> None:
-    """Entry point of the command `ssmlin`."""
-    app()

@@ -1,20 +1,20 @@
 """`ssmlin compare`."""
 
 import json
+import math
 import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import numpy as np
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from ssmlin._files import written_whole
+from ssmlin._optional import require
 from ssmlin.cli._options import (
     CheckpointOption,
     DateFormatOption,
@@ -110,15 +110,18 @@ def compare(
 
     Example: ssmlin compare data.csv --target y --checkpoint done   # models may be added later
     """
-    from ssmlin.comparison import all_series, compare_series, pooled_frame
-    from ssmlin.data import Series
-
     new_file(output, "--output")
     new_file(report, "--report")
     two_files(output, "--output", report, "--report")
     transform = transform_of(transform, log)
     if report is not None and series is not None:
         fail("--report: expected a file of one series, got --series")
+    from ssmlin._files import written_whole
+    from ssmlin.comparison import all_series, compare_series, pooled_frame
+    from ssmlin.data import Series
+
+    if report is not None:
+        require("arviz", "matplotlib")
     reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
     panel = read(file, target, names(inputs), time, series, reading)
     several = [
@@ -237,7 +240,7 @@ def _every_column(frame: "pandas.DataFrame") -> dict[str, list[str]]:
 def _cell(x: Any) -> str:
     """A number or a text; nothing where there is no number."""
     if isinstance(x, float):
-        return "" if np.isnan(x) else f"{x:.3f}"
+        return "" if math.isnan(x) else f"{x:.3f}"
     return str(x)
 
 
@@ -267,6 +270,7 @@ def _write_report(
     import warnings
 
     import jax
+    import numpy as np
 
     from ssmlin.comparison import write_report
     from ssmlin.forecasting import FittedAttention, sample_over_gaps, with_lags, with_season

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from ssmlin._files import written_whole
+from ssmlin._optional import require
 from ssmlin.cli._options import (
     CheckpointOption,
     DateFormatOption,
@@ -40,8 +40,6 @@ from ssmlin.cli._options import (
     transform_of,
     two_files,
 )
-from ssmlin.cli._tables import forecast_file, paths_file
-from ssmlin.data import TableStream, describe_powers
 
 if TYPE_CHECKING:
     import pandas
@@ -111,10 +109,13 @@ def fit(
 
     Example: ssmlin fit sensors.parquet --target load --window 5000
     """
+    new_file(output, "--output")
+    transform = transform_of(transform, log)
+
+    from ssmlin.data import TableStream, describe_powers
     from ssmlin.forecasting import Forecaster
     from ssmlin.mechanisms import MECHANISMS
 
-    new_file(output, "--output")
     if mechanism not in MECHANISMS:
         fail(f"--mechanism: expected one of {', '.join(MECHANISMS)}; got {mechanism!r}")
     if window is None and series is None and period is None and difference == 0 and _is_long(file):
@@ -127,7 +128,7 @@ def fit(
             mechanism,
             lags="auto" if lags is None else lags,
             season="auto" if period is None else period,
-            transform=transform_of(transform, log),
+            transform=transform,
             key_dim=key_dim,
             difference=difference,
             num_epochs=epochs,
@@ -232,6 +233,10 @@ def forecast(
     new_file(output, "--output")
     new_file(paths, "--paths")
     two_files(output, "--output", paths, "--paths")
+
+    from ssmlin._files import written_whole
+    from ssmlin.cli._tables import forecast_file, paths_file
+
     reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
     forecaster = _load(model_file, file, reading, to_fit=False)
     state = fitted(forecaster)
@@ -301,16 +306,18 @@ def sample(
 
     Example: ssmlin sample sales.safetensors data.csv --variables alpha,process_noise
     """
-    import arviz
-
-    from ssmlin.forecasting import draw_parameters
-
     new_file(output, "--output")
+    require("arviz")
     try:
         for package in ("h5netcdf", "h5py"):
             import_module(package)
     except ImportError as error:
         fail(f"--output: expected the packages for NetCDF (pip install ssmlin[data]), got {error}")
+    import arviz
+
+    from ssmlin._files import written_whole
+    from ssmlin.forecasting import draw_parameters
+
     reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
     forecaster = _load(model_file, file, reading, to_fit=True)
     folder = checkpoint or output.with_name(output.name + ".checkpoint")

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from ssmlin._files import check_writable
-from ssmlin.data import Columns
-
 if TYPE_CHECKING:
     import pandas
+
+    from ssmlin.data import Columns
 
 console = Console(markup=False)  # names in brackets are names
 
@@ -107,6 +106,8 @@ def new_file(path: Path | None, option: str) -> None:
         fail(f"{option}: expected a file that does not exist, got {path}")
     if not path.parent.is_dir():
         fail(f"{option}: expected a folder that exists, got {path.parent}")
+    from ssmlin._files import check_writable
+
     try:
         check_writable(path)
     except OSError as error:
@@ -201,7 +202,7 @@ def read(
     reading: Reading,
     *,
     to_fit: bool = True,
-) -> dict[str, Columns]:
+) -> dict[str, "Columns"]:
     """Columns of a file for each series in it; under the name "" where there is one."""
     from ssmlin.data import select_columns, select_panel
 

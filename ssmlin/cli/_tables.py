@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ssmlin._optional import require
 from ssmlin.data import free_name
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ def forecast_file(forecasts: Sequence["SeriesForecast"], layout: "Layout") -> "p
 
     The user's columns keep their names; ours give way.
     """
+    require("pandas")
     import pandas as pd
 
     keys = (layout.series, layout.time)
@@ -41,6 +43,7 @@ def forecast_file(forecasts: Sequence["SeriesForecast"], layout: "Layout") -> "p
 
 def paths_file(forecasts: Sequence["SeriesForecast"], layout: "Layout") -> "pandas.DataFrame":
     """A row for each series, path and step, with a column for each target."""
+    require("pandas")
     import pandas as pd
 
     parts = []

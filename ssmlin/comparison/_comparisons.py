@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from ssmlin import _checks
+from ssmlin._optional import require
 from ssmlin._progress import progress_bar
 from ssmlin.comparison._averaging import average
 from ssmlin.comparison._candidate import Candidate
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 #: Models to compare: names, mechanisms and candidates of one's own.
+#: What scores and tables need; the first names the extra that has them all.
+_PACKAGES = ("statsmodels", "scoringrules", "pandas")
 Models = str | Mechanism | Sequence[str | Mechanism | Candidate] | None
 
 
@@ -103,6 +106,7 @@ def compare(
         >>> sorted(table.model)
         ['autoregression', 'persistence']
     """
+    require(*_PACKAGES)
     values, columns, times = read_table("emissions", emissions)
     outside = None if inputs is None else read_table("inputs", inputs).values
     check_labels(emissions, inputs)
@@ -171,6 +175,7 @@ def compare_series(
     Raises:
         ValueError: an argument of the wrong shape or range, or an unknown model.
     """
+    require(*_PACKAGES)  # now, not after the fits
     _checks.positive_int("horizon", horizon)
     _checks.positive_int("num_refits", num_refits, minimum=0)
     _checks.positive_int("workers", workers)

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
 from ssmlin.comparison._averaging import Weights
 from ssmlin.comparison._panels import held_out_times, new_figure, plot_band, stacked_panels
@@ -139,6 +138,8 @@ def calibration_figure(comparison: Comparison) -> "matplotlib.figure.Figure":
     Raises:
         ValueError: all models failed.
     """
+    from scipy import stats
+
     done = _scored(comparison)
     columns = 4
     rows = -(-len(done) // columns)

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ssmlin import _checks
+from ssmlin._optional import require
 from ssmlin.data import numbers
 
 
@@ -36,6 +37,7 @@ def read_table(name: str, data: object) -> NamedValues:
     Raises:
         ValueError: something that is no table of numbers.
     """
+    require("pandas")
     import pandas as pd
 
     frame = data.to_frame() if isinstance(data, pd.Series) else data
@@ -64,6 +66,7 @@ def check_labels(emissions: object, inputs: object) -> None:
     Raises:
         ValueError: dates that do not rise, or inputs whose labels are not those of the emissions.
     """
+    require("pandas")
     import pandas as pd
 
     indices = [getattr(data, "index", None) for data in (emissions, inputs)]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Shaped
 
+from ssmlin._optional import require
 from ssmlin.comparison._split import Split
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def new_figure(width: float, height: float) -> "matplotlib.figure.Figure":
     """An empty figure of so many inches, which no window shows."""
-    # Imported when it is needed, so that importing the package stays quick.
+    require("matplotlib")
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ssmlin._files import written_whole
+from ssmlin._optional import require
 from ssmlin.comparison import _figures as figures
 from ssmlin.comparison._scores import SUMMARY
 from ssmlin.comparison._tables import Comparison
@@ -184,6 +185,7 @@ def _text(text: str) -> str:
 
 def _image(figure: "matplotlib.figure.Figure", title: str) -> str:
     """A figure inside the file."""
+    require("matplotlib")
     from matplotlib import rc_context
 
     buffer = io.BytesIO()
@@ -237,6 +239,7 @@ def _leaderboard(frame: "pandas.DataFrame", columns: Sequence[str], ours: set[st
 
 def _posterior(draws: "xarray.DataTree", drawn_from: str) -> list[str]:
     """The posterior of the gates with its diagnostics."""
+    require("arviz")
     import arviz
 
     names = parameter_names(draws)

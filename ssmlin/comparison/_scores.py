@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
+from ssmlin._optional import require
 from ssmlin.data import Scaling
 from ssmlin.forecasting import Predictive
 
@@ -151,6 +151,7 @@ def score(
     Raises:
         ValueError: no step was.
     """
+    require("scoringrules")
     import scoringrules
 
     seen = np.isfinite(values).all(axis=1)
@@ -197,6 +198,7 @@ def _quantiles(law: Predictive) -> Float[np.ndarray, "n 199 m"]:
 
 def _crps(law: Predictive, y: Float[np.ndarray, "n m"], seed: int) -> Float[np.ndarray, "n m"]:
     """The CRPS in closed form; from draws for a mixture of Student-t laws."""
+    require("scoringrules")
     import scoringrules
 
     crps: np.ndarray
@@ -227,6 +229,7 @@ def score_paths(
     Returns:
         Scores of every origin and number of steps ahead.
     """
+    require("scoringrules")
     import scoringrules
 
     if units is not None:
@@ -255,6 +258,7 @@ def standard_error(terms: Float[np.ndarray, " n"]) -> float:
 
     Source: Newey and West (1987), Econometrica 55.
     """
+    require("statsmodels")
     from statsmodels.api import OLS
 
     n = len(terms)
@@ -269,5 +273,7 @@ def standard_error(terms: Float[np.ndarray, " n"]) -> float:
 
 def uniformity(pit: Float[np.ndarray, "n m"]) -> float:
     """The p-value of a uniform PIT by Kolmogorov and Smirnov: m times the smallest over columns."""
+    from scipy import stats
+
     columns = [stats.kstest(column, "uniform").pvalue for column in pit.T]
     return float(min(1.0, len(columns) * min(columns)))

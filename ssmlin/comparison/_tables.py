@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ssmlin._optional import require
 from ssmlin.comparison._candidate import describe_setting
 from ssmlin.comparison._evaluation import Result
 from ssmlin.comparison._scores import SUMMARY, PathScores, Scores, standard_error
@@ -37,6 +38,7 @@ class Comparison(NamedTuple):
 
     def to_frame(self) -> "pandas.DataFrame":
         """The table that :func:`ssmlin.compare` describes."""
+        require("pandas")
         import pandas as pd
 
         table = pd.DataFrame(_rows(self.results))
@@ -77,6 +79,7 @@ def pooled_frame(comparisons: Mapping[str, Comparison]) -> "pandas.DataFrame":
         >>> table.series.tolist()
         ['all', 'a', 'b']
     """
+    require("pandas")
     import pandas as pd
 
     by_model: dict[str, list[Result]] = {}
@@ -102,6 +105,7 @@ def all_series(names: Iterable[str]) -> str:
 
 def _stacked(tables: Mapping[str, "pandas.DataFrame"]) -> "pandas.DataFrame":
     """Tables below each other, the name of each in the first column."""
+    require("pandas")
     import pandas as pd
 
     powers = {name: table.attrs.pop("power") for name, table in tables.items()

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from numpy.typing import ArrayLike
 
+from ssmlin._optional import require
 from ssmlin._typing import AnyArray
 from ssmlin.comparison._panels import plot_band, stacked_panels
 from ssmlin.models import Forecast
@@ -68,6 +69,7 @@ def _through_arviz(
     plot: str, draws: "xarray.DataTree", variables: str | Sequence[str] | None
 ) -> "matplotlib.figure.Figure":
     """A figure of ArviZ, of parameters and not of trajectories unless they are named."""
+    require("arviz")
     import arviz
 
     names = [variables] if isinstance(variables, str) else variables

@@ -1,37 +1,5 @@
 """From users' files and tables to arrays, and back to their units."""
 
-from ssmlin.data._columns import Columns, numbers, select_columns, select_panel, series_ids
-from ssmlin.data._future import future_inputs
-from ssmlin.data._grids import first_place, future_times, grid_step
-from ssmlin.data._lags import carried_forward, lagged
-from ssmlin.data._names import free_name
-from ssmlin.data._scaling import Scaling, box_cox, changes, describe_powers
-from ssmlin.data._series import Series
-from ssmlin.data._table_stream import TableStream
-from ssmlin.data._tables import read_table
-from ssmlin.data._times import Times, is_dates, parse_times
+from ssmlin import _lazy
 
-__all__ = [
-    "Columns",
-    "Scaling",
-    "Series",
-    "TableStream",
-    "Times",
-    "box_cox",
-    "carried_forward",
-    "changes",
-    "describe_powers",
-    "first_place",
-    "free_name",
-    "future_inputs",
-    "future_times",
-    "grid_step",
-    "is_dates",
-    "lagged",
-    "numbers",
-    "parse_times",
-    "read_table",
-    "select_columns",
-    "select_panel",
-    "series_ids",
-]
+__getattr__, __dir__, __all__ = _lazy.attach(__name__, __file__)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from ssmlin._optional import require
 from ssmlin.data._grids import regular
 from ssmlin.data._texts import PLAIN, Marks, is_like_a_number, to_numbers
 from ssmlin.data._times import Times, find_date_format, parse_times
@@ -257,6 +258,7 @@ def numbers(
     Raises:
         ValueError: a value that is not a finite number; the message names its row.
     """
+    require("pandas")
     import pandas as pd
 
     kind = getattr(column.dtype, "kind", "O")

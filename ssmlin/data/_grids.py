@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from ssmlin._optional import require
 from ssmlin.data._times import Times, is_dates
 
 _MOST_GAPS = 3  # missing steps for each row
@@ -131,6 +132,7 @@ def regular(
 
 def _on_grid(times: Times, kind: str, places: Int[np.ndarray, " n"]) -> Times:
     """The times at the given places of a grid; place 0 is the first time."""
+    require("pandas")
     import pandas as pd
 
     counted = ticks(times)[kind]

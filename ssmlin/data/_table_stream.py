@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from ssmlin._optional import require
 from ssmlin._progress import progress_bar
 from ssmlin.data._columns import numbers
 from ssmlin.data._grids import TOLERANCE, ticks
@@ -279,6 +280,7 @@ def _texts(column: "pandas.Series") -> list[str]:
 
 def _as_in_a_table(column: "pandas.Series", marks: Marks | None) -> "pandas.Series":
     """Convert a column of texts as :func:`ssmlin.data.read_table` does; return others as given."""
+    require("pandas")
     import pandas as pd
 
     if column.dtype != object or pd.api.types.infer_dtype(column, skipna=True) != "string":

@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from ssmlin._optional import require
 from ssmlin.data._columns import check_names
 from ssmlin.data._texts import (
     PLAIN,
@@ -93,6 +94,7 @@ def read_table(
         >>> read_table(path)["y"].tolist()
         [2.5, 3.5]
     """
+    require("pandas")
     import pandas as pd
 
     if isinstance(source, pd.DataFrame):
@@ -147,6 +149,7 @@ def read_table(
 @contextmanager
 def _in_words(path: Path, kind: str) -> Iterator[None]:
     """Turn the errors of the libraries that read files into ValueError about the file."""
+    require("pandas")
     import pandas as pd
 
     try:
@@ -221,6 +224,7 @@ def read_chunks(
                 for batch in file.iter_batches(rows, columns=list(columns)):
                     yield batch.to_pandas().reset_index()[list(columns)]
             return
+        require("pandas")
         import pandas as pd
 
         layout = _layout(path, kind, encoding)
@@ -353,6 +357,7 @@ def _read_fields(
     as_text: list[str] | None = None,
 ) -> "pandas.DataFrame":
     """A text file as pandas reads it; with `as_text` only these columns, without conversion."""
+    require("pandas")
     import pandas as pd
 
     with warnings.catch_warnings():
@@ -409,6 +414,7 @@ def _read_text(
     path: Path, kind: str, encoding: str, given: Marks | None, text: Sequence[str]
 ) -> "pandas.DataFrame":
     """A CSV or TSV file."""
+    require("pandas")
     import pandas as pd
 
     frame, texts, marks = _read_carefully(path, _layout(path, kind, encoding), text, given)
@@ -425,6 +431,7 @@ def _read_text(
 
 def _read_numpy(path: Path) -> "pandas.DataFrame":
     """A .npy file of a matrix, or a .npz file with one array for each column."""
+    require("pandas")
     import pandas as pd
 
     loaded = np.load(path, allow_pickle=False)
@@ -445,6 +452,7 @@ def _read_database(
     path: Path, kind: str, table: str | None, query: str | None
 ) -> "pandas.DataFrame":
     """A table or a query of a database that is opened read-only."""
+    require("pandas")
     import pandas as pd
 
     if kind == ".duckdb":

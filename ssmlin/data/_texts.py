@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
+from ssmlin._optional import require
+
 #: Texts that mean a missing number.
 MISSING = frozenset(
     ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN",
@@ -166,6 +168,7 @@ def to_numbers(
     Returns:
         The numbers, NaN where they are missing, and which texts are not numbers.
     """
+    require("pandas")
     import pandas as pd
 
     joined = "\n".join(texts)
@@ -207,6 +210,7 @@ def is_like_a_number(value: object) -> bool:
 
 def _parsed(texts: Sequence[str]) -> Float[np.ndarray, " n"]:
     """Texts in Python's notation as numbers, NaN for other texts."""
+    require("pandas")
     import pandas as pd
 
     numbers = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeGuard, Union
 import numpy as np
 from jaxtyping import Bool, Float
 
+from ssmlin._optional import require
 from ssmlin.data._texts import MISSING, to_numbers
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def _with_month(text: str, shape: re.Pattern[str], place: int) -> str:
 
 def _parse(texts: Sequence[str], date_format: str, offset: int = 0) -> "pandas.Series":
     """Texts as dates, NaT where a text is not of the format; `offset` rows precede them."""
+    require("pandas")
     import pandas as pd
 
     if not _CLOCK_WORDS.isdisjoint(texts):
@@ -121,6 +123,7 @@ def _within_years(dates: "pandas.Series") -> Bool[np.ndarray, " T"]:
 
 def _typed_dates(column: "pandas.Series") -> "pandas.DatetimeIndex | None":
     """The times of a column that holds dates, not text; None for other columns."""
+    require("pandas")
     import pandas as pd
 
     kind = getattr(column.dtype, "kind", "O")
@@ -152,6 +155,7 @@ def _typed_dates(column: "pandas.Series") -> "pandas.DatetimeIndex | None":
 
 def _texts(column: "pandas.Series") -> list[str]:
     """Times as text; whole numbers without a point."""
+    require("pandas")
     import pandas as pd
 
     values = column.tolist()
@@ -192,6 +196,7 @@ def find_date_format(column: "pandas.Series") -> str | None:
     _require_times(column)
     if _typed_dates(column) is not None:
         return None
+    require("pandas")
     import pandas as pd
 
     if pd.api.types.is_bool_dtype(column):
@@ -320,6 +325,7 @@ def parse_times(column: "pandas.Series", date_format: str | None = None, offset:
         >>> parse_times(pd.Series([202001, 202002])).month.tolist()
         [1, 2]
     """
+    require("pandas")
     import pandas as pd
 
     _require_times(column)

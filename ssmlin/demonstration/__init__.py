@@ -1,11 +1,5 @@
 """Example data, and the demonstration."""
 
-from ssmlin.demonstration._datasets import DATASETS, load_macro, load_sunspots
-from ssmlin.demonstration._demo import run_demo
+from ssmlin import _lazy
 
-__all__ = [
-    "DATASETS",
-    "load_macro",
-    "load_sunspots",
-    "run_demo",
-]
+__getattr__, __dir__, __all__ = _lazy.attach(__name__, __file__)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
+from ssmlin._optional import require
 from ssmlin.data import Series
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 def load_sunspots() -> Series:
     """Square roots of the yearly sunspot numbers 1700-2008, since the numbers are counts."""
+    require("statsmodels")
     from statsmodels.api import datasets
 
     data = datasets.sunspots.load_pandas().data
@@ -31,6 +33,7 @@ def load_macro() -> Series:
     Growth rates are 100 × the difference of logarithms. Inflation, unemployment and the treasury
     bill rate are in percent.
     """
+    require("statsmodels")
     from statsmodels.api import datasets
 
     data = datasets.macrodata.load_pandas().data
@@ -52,6 +55,7 @@ _LEVELS = ("infl", "unemp", "tbilrate")
 
 def load_nile() -> Series:
     """Yearly flow of the Nile at Aswan 1871-1970."""
+    require("statsmodels")
     from statsmodels.api import datasets
 
     data = datasets.nile.load_pandas().data
@@ -61,6 +65,7 @@ def load_nile() -> Series:
 
 def load_co2() -> Series:
     """Monthly change of the carbon dioxide at Mauna Loa 1958-2001."""
+    require("statsmodels")
     from statsmodels.api import datasets
 
     monthly = datasets.co2.load_pandas().data["co2"].resample("MS").mean().interpolate()
@@ -74,6 +79,7 @@ def load_elnino() -> Series:
 
     The season is estimated on the first 70 %.
     """
+    require("statsmodels")
     from statsmodels.api import datasets
 
     table = datasets.elnino.load_pandas().data
@@ -87,6 +93,7 @@ def load_elnino() -> Series:
 
 def load_interest_inflation() -> Series:
     """German interest and inflation rates, quarterly, 1972-1998."""
+    require("statsmodels")
     from statsmodels.api import datasets
 
     data = datasets.interest_inflation.load_pandas().data
@@ -137,6 +144,7 @@ def _vega(name: str) -> "pandas.DataFrame":
 
 def _years(dates: "pandas.Index | pandas.Series") -> Float[np.ndarray, " T"]:
     """Dates as fractions of years."""
+    require("pandas")
     import pandas as pd
 
     index = pd.DatetimeIndex(dates)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ssmlin._files import written_whole
+from ssmlin._optional import require
 from ssmlin.comparison import Comparison, compare_series, stacked_frame
 from ssmlin.demonstration._datasets import load_macro, load_sunspots
 from ssmlin.demonstration._figures import SeriesPanel, prediction_figure
@@ -40,6 +41,7 @@ def run_demo(
     Returns:
         The comparison of each series, by name.
     """
+    require("matplotlib", "statsmodels")
     comparisons = compare_series(
         [load_sunspots(), load_macro()],
         _MODELS,

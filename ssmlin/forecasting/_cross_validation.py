@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ssmlin import _checks
+from ssmlin._optional import require
 from ssmlin.data import Columns
 from ssmlin.forecasting._recipe import Recipe
 from ssmlin.forecasting._state import ForecasterState, fit_panel
@@ -92,6 +93,7 @@ def cross_validate(
     Returns:
         The table of :meth:`ssmlin.Forecaster.cross_validation`.
     """
+    require("pandas")
     import pandas as pd
 
     parts, fitted = [], state

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ssmlin._optional import require
 from ssmlin.data import Columns, Scaling, Times, is_dates
 from ssmlin.forecasting._fitting import FittedAttention
 from ssmlin.forecasting._layout import Layout
@@ -133,6 +134,7 @@ def _to_times(numbers: np.ndarray, label: Mapping[str, Any]) -> Times:
     """The inverse of :func:`_from_times`."""
     if "unit" not in label:
         return numbers
+    require("pandas")
     import pandas as pd
 
     dates = pd.DatetimeIndex(numbers.view(f"M8[{label['unit']}]"))

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from ssmlin._optional import require
 from ssmlin.data import Columns, future_inputs
 from ssmlin.forecasting._layout import Layout, as_inputs, counts_rows, is_several
 
@@ -27,6 +28,7 @@ def future_panel(
     Raises:
         ValueError: inputs that are missing, or that the model does not have.
     """
+    require("pandas")
     import pandas as pd
 
     if not layout.inputs:

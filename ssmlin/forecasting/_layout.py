@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ssmlin._optional import require
 from ssmlin.data import Columns, Times, free_name, is_dates, select_columns, select_panel
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ def tabulate(
     Raises:
         ValueError: data of another kind, or rows that do not match.
     """
+    require("pandas")
     import pandas as pd
 
     names = Names() if names is None else names
@@ -167,6 +169,7 @@ def tabulate_like(
         ValueError: data without times where the others had some or the reverse, one series in the
             place of several or the reverse, or other inputs.
     """
+    require("pandas")
     import pandas as pd
 
     if inputs is None and isinstance(data, pd.DataFrame):
@@ -209,6 +212,7 @@ class _Place(NamedTuple):
 
 def _list_table(data: Any, inputs: Any, names: Names) -> tuple["pandas.DataFrame", _Place]:
     """The table of a list of series."""
+    require("pandas")
     import pandas as pd
 
     given = [getattr(one, "name", None) for one in data]
@@ -247,6 +251,7 @@ def _target(names: Names) -> str:
 
 def _one_table(data: Any, inputs: Any, names: Names) -> tuple["pandas.DataFrame", _Place]:
     """The table of one series, or of a frame."""
+    require("pandas")
     import pandas as pd
 
     if isinstance(data, pd.DataFrame):
@@ -294,6 +299,7 @@ def _frame_table(
 
 def _with_time(frame: "pandas.DataFrame", name: str | None) -> tuple["pandas.DataFrame", Any]:
     """The index as a column of times; an index that only counts the rows is none."""
+    require("pandas")
     import pandas as pd
 
     index = frame.index
@@ -312,6 +318,7 @@ def _with_time(frame: "pandas.DataFrame", name: str | None) -> tuple["pandas.Dat
 
 def counts_rows(index: "pandas.Index") -> bool:
     """Whether an index only counts the rows."""
+    require("pandas")
     import pandas as pd
 
     is_range = isinstance(index, pd.RangeIndex) and index.start == 0 and index.step == 1
@@ -322,6 +329,7 @@ def _with_inputs(
     frame: "pandas.DataFrame", data: Any, inputs: Any
 ) -> tuple["pandas.DataFrame", tuple[Any, ...]]:
     """The table with its inputs, and their names."""
+    require("pandas")
     import pandas as pd
 
     if inputs is None:
@@ -358,6 +366,7 @@ def as_inputs(inputs: Any, names: Sequence[str] = ()) -> "pandas.DataFrame":
         inputs: a frame, a Series or an array.
         names: of the columns of an array.
     """
+    require("pandas")
     import pandas as pd
 
     if isinstance(inputs, pd.DataFrame):

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ssmlin._optional import require
 from ssmlin.data import Columns, Times, is_dates
 from ssmlin.forecasting._ahead import SeriesForecast
 from ssmlin.forecasting._layout import Layout
@@ -32,6 +33,7 @@ def forecast_figure(
     Returns:
         A matplotlib figure, a panel for each series and target, at most twelve.
     """
+    require("matplotlib")
     from matplotlib.figure import Figure
 
     shown = [(one, i) for one in forecasts for i in range(len(one.targets))][:_MAX_PANELS]

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ssmlin._optional import require
 from ssmlin.forecasting._forecaster import Forecaster
 from ssmlin.forecasting._sequences import lacks_lags, padded, with_lags
 from ssmlin.learning import Algorithm, sample_posterior
@@ -89,6 +90,7 @@ def _joined(
     trees: Sequence["xarray.DataTree"], emissions: Float[Array, "... T m"]
 ) -> "xarray.DataTree":
     """The chains of several data sets as one tree, without what was drawn of the emissions."""
+    require("xarray")
     import xarray
 
     def together(*several: xarray.Dataset) -> xarray.Dataset:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy import special, stats
+from scipy import special
 
 
 class Predictive(NamedTuple):
@@ -119,9 +119,9 @@ class Predictive(NamedTuple):
     def _standard_cdf(self, z: Float[np.ndarray, "T K m"]) -> Float[np.ndarray, "T K m"]:
         """Of single components."""
         if self.df is None:
-            found: Float[np.ndarray, "T K m"] = stats.norm.cdf(z)
+            found: Float[np.ndarray, "T K m"] = special.ndtr(z)
         else:
-            found = stats.t.cdf(z, self.df[:, :, None])
+            found = special.stdtr(self.df[:, :, None], z)
         return found
 
     def cdf(self, values: Float[np.ndarray, "T m"]) -> Float[np.ndarray, "T m"]:
@@ -135,7 +135,7 @@ class Predictive(NamedTuple):
     def quantile(self, level: float) -> Float[np.ndarray, "T m"]:
         """Marginal quantiles, by bisection where there are several components."""
         df = None if self.df is None else self.df[:, :, None]
-        z = stats.norm.ppf(level) if df is None else stats.t.ppf(level, df)
+        z = special.ndtri(level) if df is None else special.stdtrit(df, level)
         ends = self.means + z * self.deviations
         low, high = ends.min(axis=1), ends.max(axis=1)
         if self.weights.shape[1] > 1:

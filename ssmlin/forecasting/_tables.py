@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ssmlin._optional import require
 from ssmlin.data import Columns, free_name
 from ssmlin.forecasting._ahead import SeriesForecast
 from ssmlin.forecasting._layout import Layout
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 def forecast_table(forecasts: Sequence[SeriesForecast], layout: Layout) -> "pandas.DataFrame":
     """A row for each series, target and step: names, time, mean, and ends of the intervals."""
+    require("pandas")
     import pandas as pd
 
     return pd.concat(
@@ -25,6 +27,7 @@ def forecast_table(forecasts: Sequence[SeriesForecast], layout: Layout) -> "pand
 
 def _rows(forecast: SeriesForecast, layout: Layout, target: int) -> "pandas.DataFrame":
     """The rows of one target of one series."""
+    require("pandas")
     import pandas as pd
 
     table: dict[Hashable, Any] = {}
@@ -45,6 +48,7 @@ def _rows(forecast: SeriesForecast, layout: Layout, target: int) -> "pandas.Data
 
 def paths_table(forecasts: Sequence[SeriesForecast], layout: Layout) -> "pandas.DataFrame":
     """A row for each series, path and step: names, number of the path, time, and the targets."""
+    require("pandas")
     import pandas as pd
 
     parts = []
@@ -73,6 +77,7 @@ def cutoff_rows(
         columns: the whole series.
         layout: the caller's names.
     """
+    require("pandas")
     import pandas as pd
 
     times = columns.times

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, PyTree, Shaped
 
 from ssmlin import _checks
+from ssmlin._optional import require
 from ssmlin._typing import AnyArray
 from ssmlin.learning._log_posterior import Position, Problem, Target, paths, variable_name
 from ssmlin.learning._models import ModelWithGates, PredictiveModel
@@ -77,6 +78,7 @@ def time_labels(time: Collection[object] | None, steps: int) -> np.ndarray:
         return np.arange(steps)
     labels = np.asarray(time)
     if labels.dtype == object:  # NumPy and NetCDF know no time zones
+        require("pandas")
         import pandas as pd
 
         index = pd.Index(labels.ravel())
@@ -91,6 +93,7 @@ def dataset(
     arrays: Mapping[str, AnyArray], dims: Mapping[str, Sequence[str]], axes: Axes
 ) -> "xarray.Dataset":
     """Arrays (chain, draw, ...) with named axes; axes without a name get one from the variable."""
+    require("xarray")
     import xarray
 
     variables: dict[str, tuple[list[str], np.ndarray]] = {}
@@ -164,6 +167,7 @@ def to_datatree(
     Returns:
         A DataTree.
     """
+    require("xarray")
     import xarray
 
     posterior: dict[str, AnyArray] = {
@@ -199,6 +203,7 @@ def add_states(
     axes: Axes,
 ) -> None:
     """Add a path of the states for each draw."""
+    require("xarray")
     import xarray
 
     keys = jax.random.split(key, (tree.posterior.sizes["chain"], tree.posterior.sizes["draw"]))

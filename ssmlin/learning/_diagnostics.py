@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ssmlin._optional import require
+
 if TYPE_CHECKING:
     import xarray
 
@@ -48,6 +50,7 @@ def complaints(tree: "xarray.DataTree", algorithm: str) -> list[str]:
 
 def _diagnostics(posterior: "xarray.Dataset") -> tuple[dict[str, float], dict[str, float]]:
     """The largest rank-normalised R-hat and the smallest bulk ESS of every parameter."""
+    require("arviz")
     import arviz
 
     rhat: Callable[..., xarray.Dataset] = arviz.rhat

@@ -1,5 +1,6 @@
 """Epochs of a fit: their gradient steps, what they carry along, and when to stop."""
 
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -10,6 +11,8 @@ import optax
 from dynamax.parameters import from_unconstrained, to_unconstrained
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from ssmlin._typing import AnyArray
+from ssmlin.learning._flat import Flat
 from ssmlin.learning._log_posterior import strong
 from ssmlin.learning._loss import (
     Batch,
@@ -40,23 +43,23 @@ class Candidate(NamedTuple):
     """Parameters that may be returned.
 
     Attributes:
-        params: unconstrained.
+        params: unconstrained, as one vector.
         terms: log predictive densities of all steps.
         loss: training loss; infinite if there is no candidate yet.
         epoch: how many epochs they have seen.
     """
 
-    params: PyTree
+    params: Flat
     terms: Float[Array, "*R B T"]
     loss: Float[Array, "*R"]
-    epoch: Int[Array, "*R"]
+    epoch: Int[AnyArray, "*R"]
 
 
 class FitState(NamedTuple):
     """Everything that the next epoch needs; with restarts every array has a leading axis.
 
     Attributes:
-        params: unconstrained parameters.
+        params: unconstrained parameters, as one vector.
         optimizer_state: of optax.
         best: by the validation part, see :func:`fit_sgd`, or by the loss.
         lowest: of the lowest training loss.
@@ -69,17 +72,17 @@ class FitState(NamedTuple):
         overfits: whether the lowest loss predicts clearly worse than the best.
     """
 
-    params: PyTree
+    params: Flat
     optimizer_state: optax.OptState
     best: Candidate
     lowest: Candidate
     least_score: Float[Array, "*R"]
-    least_epoch: Int[Array, "*R"]
+    least_epoch: Int[AnyArray, "*R"]
     last_gain: Float[Array, "*R"]
-    idle: Int[Array, "*R"]
-    epoch: Int[Array, "*R"]
-    bad_steps: Int[Array, "*R"]
-    overfits: Bool[Array, "*R"]
+    idle: Int[AnyArray, "*R"]
+    epoch: Int[AnyArray, "*R"]
+    bad_steps: Int[AnyArray, "*R"]
+    overfits: Bool[AnyArray, "*R"]
 
 
 class FitCheckpoint(NamedTuple):
@@ -88,6 +91,16 @@ class FitCheckpoint(NamedTuple):
     state: FitState
     losses: Float[Array | np.ndarray, "*R epochs"]
     scores: Float[Array | np.ndarray, "*R epochs"]
+
+
+def counters(state: FitState) -> FitState:
+    """The state with its counts in NumPy, where looking at them compiles nothing."""
+    least_epoch, idle, epoch, bad_steps, overfits = jax.device_get(
+        (state.least_epoch, state.idle, state.epoch, state.bad_steps, state.overfits)
+    )
+    return state._replace(
+        least_epoch=least_epoch, idle=idle, epoch=epoch, bad_steps=bad_steps, overfits=overfits
+    )
 
 
 class EpochSettings(NamedTuple):
@@ -104,6 +117,10 @@ class EpochSettings(NamedTuple):
         """Whether parameters are the trial points of a line search."""
         return isinstance(self.optimizer, QuasiNewton)
 
+    def seen(self, x: Flat) -> PyTree:
+        """What the optimiser sees: arrays by name, as optax's may ask, or the vector."""
+        return x.vector if self.searches else x.tree
+
 
 class Limits(NamedTuple):
     """Where to stop.
@@ -119,11 +136,14 @@ class Limits(NamedTuple):
     patience: int | Int[Array, ""]
     until_converged: bool | Bool[Array, ""]
 
-    def allow(self, state: FitState) -> Bool[Array, "*R"]:
+    def allow(self, state: FitState) -> Bool[AnyArray, "*R"]:
         """Whether to go on."""
+        xp = state.epoch.__array_namespace__()
         waits = state.epoch - state.least_epoch <= self.patience
         moves = (state.idle < CONVERGED_EPOCHS) & (waits | ~state.overfits)
-        return (state.epoch < self.last_epoch) & jnp.where(self.until_converged, moves, waits)
+        going = xp.where(self.until_converged, moves, waits)
+        allowed: AnyArray = xp.asarray((state.epoch < self.last_epoch) & going)
+        return allowed
 
 
 class Gain(NamedTuple):
@@ -187,18 +207,23 @@ def _step(
 ) -> tuple[FitState, Float[Array, ""], LossTerms]:
     """One gradient step; not taken where the loss or the gradient is not finite."""
     arguments = (settings.objective, props, data, batch, window)
-    (value, terms), grad = jax.value_and_grad(loss, has_aux=True)(state.params, *arguments)
+
+    def loss_of(params: Flat) -> tuple[Float[Array, ""], LossTerms]:
+        return loss(params.tree, *arguments)
+
+    (value, terms), grad = jax.value_and_grad(loss_of, has_aux=True)(state.params)
 
     def move(state: FitState) -> FitState:
         updates, optimizer_state = settings.optimizer.update(
-            grad,
+            settings.seen(grad),
             state.optimizer_state,
-            state.params,
+            settings.seen(state.params),
             value=value,
-            grad=grad,
+            grad=settings.seen(grad),
             value_fn=lambda params: loss(params, *arguments)[0],
         )
-        params = optax.apply_updates(state.params, updates)
+        step = updates if settings.searches else Flat.of(updates).vector
+        params = replace(state.params, vector=state.params.vector + step.astype(grad.vector.dtype))
         return state._replace(params=params, optimizer_state=optimizer_state)
 
     def stay(state: FitState) -> FitState:
@@ -206,7 +231,7 @@ def _step(
 
     if settings.searches:  # a step that is not finite is tried again, shorter
         return move(state), value, terms
-    finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(grad))
+    finite = jnp.isfinite(value) & jnp.isfinite(jnp.linalg.norm(grad.vector))
     state = jax.lax.cond(finite, move, stay, state)
     return state, value, terms
 
@@ -228,7 +253,7 @@ def _over_windows(
         state, value, terms = _step(state, settings, props, data, batch, Window(number, laws))
         return (state, terms.laws), value
 
-    params = from_unconstrained(state.params, props)
+    params = from_unconstrained(state.params.tree, props)
     laws = no_laws(params, settings.objective, len(batch.which))
     (state, _), losses = jax.lax.scan(step, (state, laws), jnp.arange(windows.number))
     return state, losses
@@ -260,7 +285,7 @@ def _epoch(
         value, terms = losses[0, 0], all_terms[0]
     else:
         everything = Batch(jnp.arange(total), jnp.ones(total, data.emissions.dtype))
-        value, (terms, _) = loss(start, settings.objective, props, data, everything, None)
+        value, (terms, _) = loss(start.tree, settings.objective, props, data, everything, None)
     new = Candidate(start, terms, value, state.epoch)
     state, score = _judge(state, new, settings, data)
     return state, (jnp.mean(losses), score)
@@ -307,14 +332,14 @@ def start_fit(params: PyTree, settings: EpochSettings, props: PyTree, data: FitD
     """The state before the first epoch."""
 
     def one(params: PyTree) -> FitState:
-        unconstrained = to_unconstrained(params, props)
+        unconstrained = Flat.of(to_unconstrained(params, props))
         zero = jnp.zeros((), int)
         infinite = jnp.asarray(jnp.inf, data.emissions.dtype)
         none = jnp.zeros(data.emissions.shape[:2], data.emissions.dtype)
         nothing = Candidate(unconstrained, none, infinite, zero)
         return FitState(
             params=unconstrained,
-            optimizer_state=settings.optimizer.init(unconstrained),
+            optimizer_state=settings.optimizer.init(settings.seen(unconstrained)),
             best=nothing,
             lowest=nothing,
             least_score=infinite,

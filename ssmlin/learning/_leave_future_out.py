@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from ssmlin._optional import require
 from ssmlin._typing import AnyArray
 from ssmlin.learning._models import StepwiseModel
 from ssmlin.learning._posterior_sampling import Algorithm, sample_posterior
@@ -93,6 +94,7 @@ def leave_future_out[P](
 
     Source: Bürkner, Gabry and Vehtari (2020), Journal of Statistical Computation and Simulation 90.
     """
+    require("arviz")
     import arviz
 
     emissions = jnp.asarray(emissions)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ssmlin import _checks
+from ssmlin._optional import require
 from ssmlin._typing import AnyArray
 from ssmlin.learning._checkpoint import Checkpoint
 from ssmlin.learning._datatree import Axes, add_states, as_sequences, time_labels, to_datatree
@@ -126,6 +127,7 @@ def sample_posterior[P](
     Source: Hoffman and Gelman (2014) for NUTS; Chopin (2002), Jasra et al. (2011) for SMC; Zhang
     et al. (2022) for Pathfinder.
     """
+    require("arviz", "xarray")  # now, not after the draws
     _checks.one_of("algorithm", algorithm, ("nuts", "smc", "pathfinder", "laplace"))
     _checks.one_of("initialization", initialization, ("params", "pathfinder"))
     if not 0 < target_acceptance < 1:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from ssmlin._optional import require
 from ssmlin._typing import AnyArray
 from ssmlin.learning._datatree import (
     Axes,
@@ -69,6 +70,7 @@ def add_predictions(
     axes: Axes,
 ) -> None:
     """Add to a DataTree a draw of every emission given those before it."""
+    require("xarray")
     import xarray
 
     assert isinstance(target.model, PredictiveModel)

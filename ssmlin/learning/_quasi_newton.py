@@ -133,17 +133,14 @@ def lbfgs(memory_size: int = 10) -> QuasiNewton:
 
         # A search that tried enough starts again from its point, without what was remembered.
         stuck = ~accepted & (state.trials + 1 >= _MAX_TRIALS)
-        fresh = directions.init(state.point)
-        point, value, grad, memory = _where(
-            accepted,
-            (here, trial_value, grad, state.memory),
-            (state.point, state.value, state.grad, fresh),
+        point, value, grad = _where(
+            accepted, (here, trial_value, grad), (state.point, state.value, state.grad)
         )
-        ascent, memory = directions.update(grad, memory, point)
+        ascent, memory = directions.update(grad, _forget(state.memory, ~accepted), point)
         # Rounding can spoil the memory: forget it, and go along the gradient.
         spoilt = ~(jnp.vdot(grad, ascent) > 0)
         capped = grad / jnp.maximum(1.0, jnp.linalg.norm(grad))
-        ascent, memory = _where(spoilt, (capped, fresh), (ascent, memory))
+        ascent, memory = jnp.where(spoilt, capped, ascent), _forget(memory, spoilt)
         begun = LineSearch(
             point=point,
             value=value,
@@ -175,6 +172,14 @@ def lbfgs(memory_size: int = 10) -> QuasiNewton:
         return unravel(new.point + new.step * new.direction - here), new
 
     return QuasiNewton(init, update)
+
+
+def _forget(memory: optax.ScaleByLBFGSState, condition: Array) -> optax.ScaleByLBFGSState:
+    """The memory, or one that begins anew: what has no weight is as if it were not there."""
+    return memory._replace(
+        count=jnp.where(condition, 0, memory.count),
+        weights_memory=jnp.where(condition, 0.0, memory.weights_memory),
+    )
 
 
 def _where[T: PyTree](condition: Array, one: T, other: T) -> T:

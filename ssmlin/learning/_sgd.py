@@ -23,9 +23,11 @@ from ssmlin.learning._epochs import (
     EpochSettings,
     FitCheckpoint,
     Limits,
+    counters,
     run_epochs,
     start_fit,
 )
+from ssmlin.learning._flat import Flat
 from ssmlin.learning._log_posterior import check_observed, paths, property_leaves
 from ssmlin.learning._loss import (
     FitData,
@@ -179,8 +181,9 @@ def fit_sgd[P](
     size = num_sequences if batch_size is None else _checks.positive_int("batch_size", batch_size)
     size = min(size, num_sequences)
     # With nothing held out all steps count, those that are missing at the end as well.
-    in_train = jnp.arange(num_steps) < (ends[:, None] if validation_fraction else num_steps)
-    data = FitData(emissions, inputs, jnp.broadcast_to(in_train, (num_sequences, num_steps)))
+    in_train = np.arange(num_steps) < (ends[:, None] if validation_fraction else num_steps)
+    in_train = np.broadcast_to(in_train, (num_sequences, num_steps))
+    data = FitData(emissions, inputs, jax.device_put(in_train))
     windows = None
     if window_size is not None:
         window_size = min(_checks.positive_int("window_size", window_size), num_steps)
@@ -235,7 +238,8 @@ def fit_sgd[P](
         _NO_LIMIT if patience is None else patience,
         settings.searches,
     )
-    done, block = int(run.state.epoch.max()), 1
+    seen = counters(run.state)
+    done, block = int(seen.epoch.max()), 1
     if done > num_epochs:
         raise ValueError(
             f"num_epochs: expected at least the {done} epochs of the checkpoint in "
@@ -243,11 +247,12 @@ def fit_sgd[P](
         )
     with progress_bar(progress) as bar:
         task = bar.add_task("fit", total=num_epochs, completed=done, note="")
-        while limits.allow(run.state).any():
+        while limits.allow(seen).any():
             began = time.monotonic()
             until = limits._replace(last_epoch=min(done + block, num_epochs))
             state, record = run_epochs(run.state, key, until, settings, props, data)
-            ran = int(state.epoch.max()) - done
+            seen = counters(state)
+            ran = int(seen.epoch.max()) - done
             losses, scores = (np.moveaxis(np.asarray(x), 0, -1)[..., :ran] for x in record)
             if done == 0 and not np.isfinite(losses[..., 0]).any():
                 raise ValueError(
@@ -260,23 +265,29 @@ def fit_sgd[P](
                 np.concatenate([run.scores, scores], axis=-1),
             )
             done += ran
-            checkpoint.save(run, force=not limits.allow(state).any())
+            checkpoint.save(run, force=not limits.allow(seen).any())
             bar.update(task, completed=done, note=f"loss {losses[..., -1].min():.4f}")
             # Short blocks first, so that of slow epochs a checkpoint misses no more than a few.
             quick = time.monotonic() - began < _SECONDS_PER_CALL
             block = min(2 * block, EPOCHS_PER_CALL) if quick else max(block // 2, 1)
         if done < num_epochs:
             bar.update(task, total=done, note="stopped early")
-    if (bad_steps := int(run.state.bad_steps.sum())) > 0:
+    if (bad_steps := int(seen.bad_steps.sum())) > 0:
         warnings.warn(
             f"{bad_steps} gradient steps were not finite and were not taken; the last "
             "good parameters were kept",
             RuntimeWarning,
             stacklevel=2,
         )
-    best, history = _result(run, settings, num_epochs)
-    fitted: P = from_unconstrained(best.params, props)
+    best, history = _result(jax.device_get(run), settings, num_epochs)
+    fitted: P = _constrained(best.params, props)
     return fitted, history
+
+
+@jax.jit
+def _constrained(params: Flat, props: PyTree) -> PyTree:
+    """The parameters of a vector, in one program."""
+    return from_unconstrained(params.tree, props)
 
 
 def _result(
@@ -299,8 +310,8 @@ def _result(
     epochs = int(run.state.epoch)
     converged = int(run.state.idle) >= CONVERGED_EPOCHS
     history = FitHistory(
-        jnp.asarray(run.losses[:epochs]),
-        jnp.asarray(run.scores[:epochs]),
+        jax.device_put(run.losses[:epochs]),
+        jax.device_put(run.scores[:epochs]),
         int(best.epoch),
         epochs < num_epochs and not (settings.searches and converged),
         restart,

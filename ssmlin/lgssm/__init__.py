@@ -1,6 +1,5 @@
 """The matrix-state linear Gaussian state space model and its structured operators."""
 
-from ssmlin.lgssm._model import MatrixLGSSM
-from ssmlin.lgssm._operators import DPLR, DiagPlusLowRank, LowRank, Operator
+from ssmlin import _lazy
 
-__all__ = ["DPLR", "DiagPlusLowRank", "LowRank", "MatrixLGSSM", "Operator"]
+__getattr__, __dir__, __all__ = _lazy.attach(__name__, __file__)

@@ -2,21 +2,18 @@ r"""The matrix-state linear Gaussian state space model, given its time-varying o
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from dynamax.linear_gaussian_ssm.inference import (
-    ParamsLGSSM,
-    ParamsLGSSMDynamics,
-    ParamsLGSSMEmissions,
-    ParamsLGSSMInitial,
-)
 from jaxtyping import Array, Float
 
 from ssmlin._typing import AnyArray, Scalar
 from ssmlin.lgssm._operators import DPLR, DiagPlusLowRank, LowRank
+
+if TYPE_CHECKING:
+    from dynamax.linear_gaussian_ssm.inference import ParamsLGSSM
 
 
 @jax.tree_util.register_dataclass
@@ -174,7 +171,7 @@ class MatrixLGSSM:
             "Q": self.process_noise.to_dense(),
         }
 
-    def to_dynamax(self) -> ParamsLGSSM:
+    def to_dynamax(self) -> "ParamsLGSSM":
         r"""Convert to dynamax's parameters, for any dynamax function that takes ``ParamsLGSSM``.
 
         The state is S_t flattened row by row (m·d numbers) and
@@ -197,6 +194,15 @@ class MatrixLGSSM:
             >>> lgssm_filter(lgssm.to_dynamax(), jnp.zeros((3, 1))).filtered_means.shape
             (3, 2)
         """
+        # dynamax makes arrays when it is imported, which must not belong to a trace.
+        with jax.ensure_compile_time_eval():
+            from dynamax.linear_gaussian_ssm.inference import (
+                ParamsLGSSM,
+                ParamsLGSSMDynamics,
+                ParamsLGSSMEmissions,
+                ParamsLGSSMInitial,
+            )
+
         steps, m, d = self.num_timesteps, self.value_dim, self.key_dim
         eye = jnp.eye(m, dtype=self.dtype)
         dense = self.to_dense()

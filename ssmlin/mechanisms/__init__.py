@@ -1,32 +1,5 @@
 """Mechanisms: tokens to the operators (A_t, B_t), the recurrence, and the model built from it."""
 
-from ssmlin.mechanisms._additive import diagonal_transition
-from ssmlin.mechanisms._base import (
-    Gate,
-    GatesByName,
-    Mechanism,
-    Tokens,
-    expected_gates,
-    make_tokens,
-    unit,
-)
-from ssmlin.mechanisms._construct import matrix_lgssm
-from ssmlin.mechanisms._recurrence import linear_attention, token_operators
-from ssmlin.mechanisms._registry import MECHANISMS, get_mechanism, register_mechanism
+from ssmlin import _lazy
 
-__all__ = [
-    "Gate",
-    "GatesByName",
-    "MECHANISMS",
-    "Mechanism",
-    "Tokens",
-    "diagonal_transition",
-    "expected_gates",
-    "get_mechanism",
-    "linear_attention",
-    "make_tokens",
-    "matrix_lgssm",
-    "register_mechanism",
-    "token_operators",
-    "unit",
-]
+__getattr__, __dir__, __all__ = _lazy.attach(__name__, __file__)

@@ -1,13 +1,14 @@
 """From inputs to tokens: lagged inputs, learned projections and gates, and their parameters."""
 
-from typing import NamedTuple
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from dynamax.parameters import ParameterProperties
-from jaxtyping import Array, Float
-from tensorflow_probability.substrates.jax import bijectors as tfb
+from jaxtyping import Array, Float, Shaped
 
 from ssmlin import _checks
 from ssmlin._typing import AnyArray
@@ -49,26 +50,30 @@ def gate(
     """The gate at every step, inside [low, high]."""
     if params.weights is None:
         return jnp.broadcast_to(params.value, (inputs.shape[0], *jnp.shape(params.value)))
-    squash = tfb.Sigmoid(low, high)
     # A gate that stands on its bound would have an infinite logit.
     # A scalar of NumPy has a type of its own, so that a value of weak type gets it here.
     margin = 4 * np.finfo(inputs.dtype).eps * (high - low)
-    logit = squash.inverse(jnp.clip(params.value, low + margin, high - margin))
-    gates: Array = squash.forward(logit + jnp.einsum("...p,tp->t...", params.weights, inputs))
+    value = jnp.clip(params.value, low + margin, high - margin)
+    logit = jnp.log((value - low) / (high - value))
+    moved = logit + jnp.einsum("...p,tp->t...", params.weights, inputs)
+    gates: Array = low + (high - low) * jax.nn.sigmoid(moved)
     return gates
 
 
-def make_gate(
-    key: Array,
-    value: Float[Array, "..."],
-    input_dim: int,
-    weight_scale: float | None,
-) -> ParamsGate:
-    """A gate at `value`; input-driven with small random weights unless `weight_scale` is None."""
-    if weight_scale is None:
-        return ParamsGate(value, None)
-    shape = (*value.shape, input_dim)
-    return ParamsGate(value, weight_scale * jax.random.normal(key, shape, value.dtype))
+def standard_normals(
+    keys: Shaped[Array, "n ..."], shapes: Sequence[tuple[int, ...]], dtype: np.dtype
+) -> list[Float[Array, "..."]]:
+    """Independent standard normal arrays, each of a key of its own.
+
+    They are cut from draws of one length, made together: of each array alone the random bits would
+    be a program of their own to compile.
+    """
+    if not shapes:
+        return []
+    sizes = [math.prod(shape) for shape in shapes]
+    draws = jax.vmap(lambda key: jax.random.normal(key, (max(sizes),), dtype))(keys)
+    cut = zip(draws, sizes, shapes, strict=True)
+    return [draw[:size].reshape(shape) for draw, size, shape in cut]
 
 
 def lagged_inputs(
@@ -106,12 +111,17 @@ def lagged_inputs(
     _checks.positive_int("num_lags", num_lags)
     sizes = {"L": num_lags}
     y = _checks.shaped("emissions", _checks.float_array("emissions", emissions), ("T", "m"), sizes)
-    if prev_emissions is None:
-        before = jnp.zeros((num_lags, y.shape[1]), y.dtype)
-    else:
+    before: AnyArray | None = None
+    if prev_emissions is not None:
         before = _checks.float_array("prev_emissions", prev_emissions)
         _checks.finite(
             "prev_emissions", _checks.shaped("prev_emissions", before, ("L", "m"), sizes)
         )
-    lags: Array = lagged(y, num_lags, before)[:-1].reshape(len(y), num_lags * y.shape[1])
-    return jnp.concatenate([y, lags], axis=1) if include_current else lags
+    known: Any = y  # of either library
+    if _checks.is_concrete(y) and _checks.is_concrete(before):  # then nothing is compiled
+        known, before = np.asarray(y), None if before is None else np.asarray(before)
+    xp = known.__array_namespace__()
+    lags = lagged(known, num_lags, before)[:-1].reshape(len(y), num_lags * y.shape[1])
+    parts = [known, lags] if include_current else [lags]
+    rows: Array = jax.device_put(xp.concatenate(parts, axis=1))
+    return rows

@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Float
 
 from ssmlin import _checks, learning
+from ssmlin._buckets import in_bucket
 from ssmlin.learning import FitHistory, QuasiNewton, property_leaves, train_part
 from ssmlin.models._parameters import ParamsLinearAttentionSSM
 
@@ -56,8 +57,6 @@ def fit(
     part = whole = Completed(y, u, 1)
     limited = False
     for number in range(_ROUNDS if lacks_lags else 1):
-        draw_key = jax.random.fold_in(jax.random.key(1) if key is None else key, 1000 + number)
-        part_key, whole_key = jax.random.split(draw_key)
 
         def folder(name: str, number: int = number) -> Path | None:
             if checkpoint_dir is None:
@@ -65,6 +64,8 @@ def fit(
             return Path(checkpoint_dir) / (f"draws-{number}-{name}" if lacks_lags else name)
 
         if lacks_lags:
+            draw_key = jax.random.fold_in(jax.random.key(1) if key is None else key, 1000 + number)
+            part_key, whole_key = jax.random.split(draw_key)
             part = _completed(model, part_key, part_params, first, u, judged_by=y)
         part_params, history = fit_sgd(
             model,
@@ -119,7 +120,7 @@ def fit(
 
 def _is_end(history: FitHistory) -> bool:
     """Whether the fit has converged and the parameters of its end are the best."""
-    return history.converged and history.best_epoch == int(np.argmin(history.losses))
+    return history.converged and history.best_epoch == int(np.argmin(np.asarray(history.losses)))
 
 
 def _ran_out(history: FitHistory, num_epochs: int) -> bool:
@@ -180,8 +181,15 @@ def fit_sgd(
     checkpoint_dir: str | Path | None,
     progress: bool,
 ) -> tuple[ParamsLinearAttentionSSM, FitHistory]:
-    """Gradient steps where each copy of a sequence counts its share; starts are made here."""
+    """Gradient steps where each copy of a sequence counts its share; starts are made here.
+
+    Sequences are padded with missing steps to a length that others have, too, so that they share
+    the compiled programs.
+    """
     emissions, inputs, copies = data
+    if window_size is None and _checks.is_concrete(emissions) and _checks.is_concrete(inputs):
+        emissions = jax.device_put(in_bucket(np.asarray(emissions), np.nan))
+        inputs = jax.device_put(in_bucket(np.asarray(inputs), 0.0))
     if _checks.positive_int("num_restarts", num_restarts) > 1:
         first = train_part(emissions, validation_fraction)
         params = _starts(model, params, props, first, inputs, key, num_restarts)

@@ -178,4 +178,9 @@ class Gaps(Smoothing):
                 f"(B, T, {self.emission_dim}), got {tuple(y.shape)}"
             )
         u = self._check_inputs(inputs, y.shape[:-1], y.dtype, missing_lags=missing_lags)
-        return (y[None], u[None]) if y.ndim == 2 else (y, u)
+        if y.ndim == 3:
+            return y, u
+        if _checks.is_concrete(y) and _checks.is_concrete(u):  # in NumPy, where nothing is compiled
+            one, its_inputs = jax.device_put((np.asarray(y)[None], np.asarray(u)[None]))
+            return one, its_inputs
+        return y[None], u[None]

@@ -14,14 +14,13 @@ from ssmlin.models._parts import (
     BasePart,
     Contribution,
     Expectation,
-    Prior,
     Sizes,
     Start,
     log_normal_mode,
-    log_normal_prior,
     settled,
     statistic,
 )
+from ssmlin.models._priors import Prior, log_normal_prior
 
 
 class ParamsInitial(NamedTuple):

@@ -76,9 +76,12 @@ class _Step(NamedTuple):
     key: Array
 
 
-def has_missing_lags(inputs: Float[AnyArray, "*B p"], num_lagged: int) -> Bool[Array, "*B"]:
+def has_missing_lags[A: (Array, np.ndarray)](
+    inputs: Float[A, "*B p"], num_lagged: int
+) -> Bool[A, "*B"]:
     """Whether any of the first `num_lagged` inputs of each step is missing."""
-    return jnp.isnan(inputs[..., :num_lagged]).any(axis=-1)
+    gaps: A = inputs.__array_namespace__().isnan(inputs[..., :num_lagged]).any(axis=-1)
+    return gaps
 
 
 def run_particles(

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from tensorflow_probability.substrates.jax import distributions as tfd
 
 from ssmlin import _checks
+from ssmlin._buckets import in_bucket
 from ssmlin._typing import AnyArray
 from ssmlin.learning import paths, property_leaves, variable_name
 from ssmlin.models._construction import Construction
@@ -19,7 +20,8 @@ from ssmlin.models._features import lagged_inputs
 from ssmlin.models._least_squares import autoregression_over_gaps, least_squares
 from ssmlin.models._missing_lags import has_missing_lags
 from ssmlin.models._parameters import ParamsLinearAttentionSSM
-from ssmlin.models._parts import LeastSquares, Prior, Start
+from ssmlin.models._parts import LeastSquares, Start
+from ssmlin.models._priors import Prior
 
 
 class Parameterization(Construction):
@@ -80,12 +82,25 @@ class Parameterization(Construction):
             if self.regression.weights and self._lacks_lags(u) and _checks.is_concrete(y):
                 parts = (self.regression, self.row_cov)
                 regression = autoregression_over_gaps(y, u, self.num_lags, *parts)
-            y = jnp.where(has_missing_lags(u, self._num_lagged)[..., None], jnp.nan, y)
-            u = jnp.where(jnp.isnan(u), 0.0, u)
+            y, u = self._to_start(y, u)
         start_key = jax.random.key(0) if key is None else key
         params = self._initial_params(start_key, y, u, regression)
         given = {name: x for name, x in parameters.items() if x is not None}
         return self._set(params, given), self.param_props
+
+    def _to_start(
+        self, emissions: Float[Array, "*B T m"], inputs: Float[Array, "*B T p"]
+    ) -> tuple[Float[Array, "*B S m"], Float[Array, "*B S p"]]:
+        """The steps whose lags are known, the others missing, of a length that others have, too."""
+        if not (_checks.is_concrete(emissions) and _checks.is_concrete(inputs)):
+            gaps = has_missing_lags(inputs, self._num_lagged)[..., None]
+            return jnp.where(gaps, jnp.nan, emissions), jnp.where(jnp.isnan(inputs), 0.0, inputs)
+        # In NumPy nothing is compiled.
+        y, u = np.asarray(emissions), np.asarray(inputs)
+        y = np.where(has_missing_lags(u, self._num_lagged)[..., None], np.nan, y).astype(y.dtype)
+        u = np.nan_to_num(u, nan=0.0)
+        known: tuple[Array, Array] = jax.device_put((in_bucket(y, np.nan), in_bucket(u, 0.0)))
+        return known
 
     @partial(jax.jit, static_argnums=0)
     def _initial_params(
@@ -167,7 +182,7 @@ class Parameterization(Construction):
         Returns:
             Distributions whose event is a whole parameter.
         """
-        return {path: prior.law for path, prior, _ in self._priors(params)}
+        return {path: prior.make_law() for path, prior, _ in self._priors(params)}
 
     def log_prior(self, params: ParamsLinearAttentionSSM) -> Float[Array, ""]:
         """Log prior density of the constrained parameters, see :meth:`prior_distributions`."""

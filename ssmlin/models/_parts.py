@@ -13,12 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from tensorflow_probability.substrates.jax import bijectors as tfb
-from tensorflow_probability.substrates.jax import distributions as tfd
 
 from ssmlin import _checks
 from ssmlin.lgssm import MatrixLGSSM
-from ssmlin.models._features import ParamsProjection
+from ssmlin.models._priors import Prior
 
 
 class Sizes(NamedTuple):
@@ -82,32 +80,6 @@ class Contribution:
 
     arguments: Mapping[str, Array] = field(default_factory=dict)
     finish: Callable[[MatrixLGSSM], MatrixLGSSM] | None = None
-
-
-class Prior(NamedTuple):
-    """The prior law of one constrained parameter.
-
-    Attributes:
-        law: a distribution whose event is the whole parameter.
-        low: the bound below; the density may not be finite there.
-        high: the bound above.
-    """
-
-    law: tfd.Distribution
-    low: float = -np.inf
-    high: float = np.inf
-
-    def log_prob(self, value: Float[Array, "..."]) -> Float[Array, ""]:
-        """Log density; a value set by hand to a bound is taken as one next to it."""
-        # A new array: bijectors cache by identity, which would leak from one trace into another.
-        value = value + jnp.zeros_like(value)
-        if np.isfinite(self.high):
-            margin = 2 * float(np.finfo(value.dtype).eps) * (self.high - self.low)
-            value = jnp.clip(value, self.low + margin, self.high - margin)
-        elif np.isfinite(self.low):
-            value = jnp.maximum(value, self.low + float(np.finfo(value.dtype).tiny))
-        log_density: Array = self.law.log_prob(value.astype(self.law.dtype))
-        return log_density
 
 
 class Counts(NamedTuple):
@@ -251,49 +223,6 @@ def settled[Value](x: Value | None) -> Value:
             "call `with_prior` of the part first"
         )
     return x
-
-
-# ------------------------------------------------------------------------------ prior laws
-
-
-def normal_prior(
-    like: Float[Array, "..."], scale: float, centre: Float[Array, "..."] | float = 0.0
-) -> Prior:
-    """Normal, for every entry of a parameter like this one."""
-    one = jnp.ones_like(like)
-    return Prior(_joint(tfd.Normal(centre * one, scale * one)))
-
-
-def log_normal_prior(like: Float[Array, "..."], median: float, spread: float) -> Prior:
-    """Log-normal with this median and sd of the logarithm, for every entry."""
-    one = jnp.ones_like(like)
-    return Prior(_joint(tfd.LogNormal(jnp.log(median * one), spread * one)), low=0.0)
-
-
-def scaled_beta_prior(
-    like: Float[Array, "..."], concentrations: tuple[float, float], low: float, high: float
-) -> Prior:
-    """Beta on [low, high], for every entry."""
-    one = jnp.ones_like(like)
-    a, b = concentrations
-    onto = tfb.Chain([tfb.Shift(jnp.asarray(low, one.dtype)), tfb.Scale(high * one - low * one)])
-    return Prior(_joint(tfd.TransformedDistribution(tfd.Beta(a * one, b * one), onto)), low, high)
-
-
-def projection_priors(
-    name: str, x: ParamsProjection, scale: float, centre: ParamsProjection | None = None
-) -> dict[str, Prior]:
-    """Normal laws of the weights and the bias of a projection."""
-    weights, bias = (0.0, 0.0) if centre is None else centre
-    return {
-        f"{name}.weights": normal_prior(x.weights, scale, weights),
-        f"{name}.bias": normal_prior(x.bias, scale, bias),
-    }
-
-
-def _joint(law: tfd.Distribution) -> tfd.Distribution:
-    """The law of all entries together."""
-    return tfd.Independent(law, reinterpreted_batch_ndims=len(law.batch_shape))
 
 
 # ------------------------------------------------------------------------ closed-form updates

@@ -20,14 +20,13 @@ from ssmlin.models._parts import (
     Contribution,
     Expectation,
     NoParams,
-    Prior,
     Sizes,
     Start,
     log_normal_mode,
-    log_normal_prior,
     settled,
     statistic,
 )
+from ssmlin.models._priors import Prior, log_normal_prior
 
 
 class ParamsProcessNoise(NamedTuple):

@@ -24,13 +24,11 @@ from ssmlin.models._parts import (
     Contribution,
     Expectation,
     NoParams,
-    Prior,
     Sizes,
     Start,
-    log_normal_prior,
-    normal_prior,
     settled,
 )
+from ssmlin.models._priors import Prior, log_normal_prior, normal_prior
 
 
 class ParamsRegression(NamedTuple):

@@ -17,7 +17,6 @@ from dynamax.utils.bijectors import RealToPSDBijector
 from dynamax.utils.distributions import InverseWishart
 from jaxtyping import Array, Float
 from tensorflow_probability.substrates.jax import bijectors as tfb
-from tensorflow_probability.substrates.jax import distributions as tfd
 
 from ssmlin import _checks
 from ssmlin.inference import RowCovLaw
@@ -25,12 +24,12 @@ from ssmlin.models._parts import (
     BasePart,
     Contribution,
     Expectation,
-    Prior,
     Sizes,
     Start,
     settled,
     statistic,
 )
+from ssmlin.models._priors import Prior, inverse_gamma_prior
 
 Structure = Literal["identity", "diagonal", "full"]
 LearnedStructure = Literal["diagonal", "full"]
@@ -141,9 +140,7 @@ class IdentityRowCov(RowCov):
 
     def priors(self, params: ParamsRowCov, sizes: Sizes) -> dict[str, Prior]:
         """An inverse gamma law of r."""
-        r = params.noise
-        law = tfd.InverseGamma(jnp.full_like(r, 1.5), jnp.full_like(r, 0.5 * self.floor))
-        return {"noise": Prior(law)}
+        return {"noise": inverse_gamma_prior(params.noise, 1.5, 0.5 * self.floor)}
 
     def update(
         self,
@@ -196,12 +193,11 @@ class LearnedRowCov(RowCov):
     def priors(self, params: ParamsRowCov, sizes: Sizes) -> dict[str, Prior]:
         """An inverse Wishart law of Σ, or inverse gamma laws of its entries."""
         df, scale = self.law(params)
-        if scale.ndim == 1:
-            single = tfd.InverseGamma(0.5 * df, 0.5 * scale)
-            return {"covariance": Prior(tfd.Independent(single, reinterpreted_batch_ndims=1))}
+        if scale.ndim == 1:  # of which df is 3
+            return {"covariance": inverse_gamma_prior(scale, 1.5, 0.5 * scale)}
         # dynamax's law computes in the default precision, whatever it is given.
         dtype = jnp.result_type(float)
-        return {"covariance": Prior(InverseWishart(df.astype(dtype), scale.astype(dtype)))}
+        return {"covariance": Prior(lambda: InverseWishart(df.astype(dtype), scale.astype(dtype)))}
 
     def update(
         self,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -12,18 +13,9 @@ from tensorflow_probability.substrates.jax import bijectors as tfb
 
 from ssmlin import _checks
 from ssmlin.mechanisms import Gate, GatesByName, Mechanism, unit
-from ssmlin.models._features import ParamsGate, ParamsProjection, gate, make_gate, project
-from ssmlin.models._parts import (
-    BasePart,
-    Contribution,
-    Prior,
-    Sizes,
-    Start,
-    normal_prior,
-    projection_priors,
-    scaled_beta_prior,
-    settled,
-)
+from ssmlin.models._features import ParamsGate, ParamsProjection, gate, project, standard_normals
+from ssmlin.models._parts import BasePart, Contribution, Sizes, Start, settled
+from ssmlin.models._priors import Prior, normal_prior, projection_priors, scaled_beta_prior
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -149,10 +141,10 @@ class TokenMaps(BasePart):
         """Whether a gate depends on the inputs."""
         return self.gates == "input" and sizes.input_dim > 0 and declared.trainable
 
-    def _keys_of_gates(self, key: Array) -> dict[str, Array]:
-        """A PRNG key for the weights of each gate with an interval.
+    def _numbers_of_driven_gates(self, sizes: Sizes) -> dict[str, int]:
+        """A number for each gate that depends on the inputs, of which its weights' key is made.
 
-        It depends on what the gate is, not on its name; more gates of a sort have more keys.
+        It depends on what the gate is, not on its name; more gates of a sort have more numbers.
         """
         numbers: dict[str, int] = {}
         for name in self.scalar_gates:
@@ -161,7 +153,8 @@ class TokenMaps(BasePart):
             while number in numbers.values():
                 number += 4
             numbers[name] = number
-        return {name: jax.random.fold_in(key, number) for name, number in numbers.items()}
+        gates = self.mechanism.gates
+        return {name: i for name, i in numbers.items() if self._is_driven(gates[name], sizes)}
 
     # ------------------------------------------------------------------------- the part
 
@@ -169,36 +162,50 @@ class TokenMaps(BasePart):
         """Start with small random projections, and values of zero: nothing is written yet."""
         m, p, d = sizes
         dtype = start.regression.covariance.dtype
-        steps = (self.num_steps,) if self.mechanism.multi_step else ()
-        keys, scale = jax.random.split(key, 5), settled(self.key_scale)
+        mechanism, scale = self.mechanism, settled(self.key_scale)
+        lengths = {"n_h": self.num_steps, "d": d, "m": m}
+        steps = (self.num_steps,) if mechanism.multi_step else ()
+        keys = jax.random.split(key, 5)
 
-        def projection(k: Array, shape: tuple[int, ...], scale: float) -> ParamsProjection:
-            wk, bk = jax.random.split(k)
-            return ParamsProjection(
-                scale * jax.random.normal(wk, (*shape, p), dtype),
-                scale * jax.random.normal(bk, shape, dtype),
-            )
-
-        gates: dict[str, ParamsGate | ParamsProjection] = {}
+        # What is random is drawn together, see `standard_normals`.
+        maps = {"keys": (keys[0], (*steps, d)), "queries": (keys[1], (d,))}
+        maps = maps if mechanism.writes_values else {}
         for i, name in enumerate(self.key_gates):
-            gate_key = keys[3] if i == 0 else jax.random.fold_in(keys[3], i)
-            gates[name] = projection(gate_key, (d,), scale)
-        for name, gate_key in self._keys_of_gates(keys[4]).items():
-            declared = self.mechanism.gates[name]
-            lengths = {"n_h": self.num_steps, "d": d, "m": m}
-            shape = declared.shape(lengths, self.mechanism.multi_step)
-            driven = self._is_driven(declared, sizes)
-            weight_scale = 0.1 * settled(self.gate_scale) if driven else None
-            gates[name] = make_gate(
-                gate_key, jnp.full(shape, declared.start, dtype), p, weight_scale
-            )
-        if not self.mechanism.writes_values:
+            maps[name] = (keys[3] if i == 0 else jax.random.fold_in(keys[3], i), (d,))
+        shapes = {
+            name: mechanism.gates[name].shape(lengths, mechanism.multi_step)
+            for name in self.scalar_gates
+        }
+        numbers = self._numbers_of_driven_gates(sizes)
+        places = [(*shape, p) for _, shape in maps.values()] + [shape for _, shape in maps.values()]
+        places += [(*shapes[name], p) for name in numbers]
+        sources = []
+        if maps:
+            pairs = jax.vmap(jax.random.split)(jnp.stack([own for own, _ in maps.values()]))
+            sources += [pairs[:, 0], pairs[:, 1]]
+        if numbers:
+            each = jnp.asarray(list(numbers.values()))
+            sources.append(jax.vmap(partial(jax.random.fold_in, keys[4]))(each))
+        normals = standard_normals(jnp.concatenate(sources), places, dtype) if sources else []
+        n = len(maps)
+        weights = dict(zip(maps, normals[:n], strict=True))
+        biases = dict(zip(maps, normals[n : 2 * n], strict=True))
+        driven = dict(zip(numbers, normals[2 * n :], strict=True))
+
+        projections = {
+            name: ParamsProjection(scale * weights[name], scale * biases[name]) for name in maps
+        }
+        gates: dict[str, ParamsGate | ParamsProjection] = {
+            name: projections[name] for name in self.key_gates
+        }
+        for name, shape in shapes.items():
+            moves = 0.1 * settled(self.gate_scale) * driven[name] if name in driven else None
+            gates[name] = ParamsGate(jnp.full(shape, mechanism.gates[name].start, dtype), moves)
+        if not mechanism.writes_values:
             return ParamsTokens(identity_keys(sizes, dtype), None, None, self._ordered(gates))
+        values = ParamsProjection(jnp.zeros((*steps, m, p), dtype), jnp.zeros((*steps, m), dtype))
         return ParamsTokens(
-            keys=projection(keys[0], (*steps, d), scale),
-            queries=projection(keys[1], (d,), scale),
-            values=projection(keys[2], (*steps, m), 0.0),
-            gates=self._ordered(gates),
+            projections["keys"], projections["queries"], values, self._ordered(gates)
         )
 
     def properties(self, sizes: Sizes) -> ParamsTokens:

@@ -1,5 +1,5 @@
 """What mechanisms can do, measured: the page of mechanisms, and the words that they can track."""
 
-from ssmlin.study._mechanism_page import Table, measure, to_markdown
+from ssmlin import _lazy
 
-__all__ = ["Table", "measure", "to_markdown"]
+__getattr__, __dir__, __all__ = _lazy.attach(__name__, __file__)

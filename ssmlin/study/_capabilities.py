@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
-from scipy import stats
+from scipy import special
 
 from ssmlin.inference import matrix_lgssm_filter, matrix_lgssm_sample
 from ssmlin.lgssm import MatrixLGSSM
@@ -316,7 +316,7 @@ def simulated_coverage(
     emissions = matrix_lgssm_sample(jax.random.key(0), model(0.2 * noise_scale**2))[1][0]
     posterior = matrix_lgssm_filter(model(0.2), emissions, store="loglik")
     z = (emissions - posterior.emission_means)[:, 0] / jnp.sqrt(posterior.emission_scales)
-    return float(jnp.mean(jnp.abs(z) <= stats.norm.ppf(0.5 + level / 2)))
+    return float(jnp.mean(jnp.abs(z) <= special.ndtri(0.5 + level / 2)))
 
 
 class TokenCost(NamedTuple):

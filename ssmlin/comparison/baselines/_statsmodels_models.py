@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
+from ssmlin._optional import require
 from ssmlin.comparison._candidate import Setting, grid
 from ssmlin.comparison.baselines._baseline import Baseline, SharedRegression
 from ssmlin.forecasting import Ahead, Fitted, Observed, Predictive
@@ -65,6 +66,7 @@ def fit_sarimax(
     Raises:
         ArithmeticError: an estimate is not finite.
     """
+    require("statsmodels")
     from statsmodels.tsa.api import SARIMAX
 
     del seed
@@ -104,6 +106,7 @@ def fit_unobserved_components(
     Raises:
         ArithmeticError: an estimate is not finite.
     """
+    require("statsmodels")
     from statsmodels.tsa.api import UnobservedComponents
 
     del seed

@@ -9,8 +9,6 @@ the dynamics is ignored; `initial` is the law at the first emission. Inside, tha
 of step 0 and the state before it is zero, so every step is a prediction and then its updates.
 """
 
-from ssmlin.inference.dense._filter import lgssm_filter
-from ssmlin.inference.dense._sampling import lgssm_posterior_sample
-from ssmlin.inference.dense._smoother import lgssm_smoother
+from ssmlin import _lazy
 
-__all__ = ["lgssm_filter", "lgssm_posterior_sample", "lgssm_smoother"]
+__getattr__, __dir__, __all__ = _lazy.attach(__name__, __file__)

@@ -5,19 +5,6 @@ recursion, and over chunks of time in parallel. The public functions check their
 driver, the form of the covariance and the layout of the batch, and assemble the posterior.
 """
 
-from ssmlin.inference.matrix._approximate import matrix_lgssm_approximate_filter
-from ssmlin.inference.matrix._filter import matrix_lgssm_filter
-from ssmlin.inference.matrix._sampling import matrix_lgssm_posterior_sample, matrix_lgssm_sample
-from ssmlin.inference.matrix._smoother import matrix_lgssm_smoother
-from ssmlin.inference.matrix._unknown_row_cov import PosteriorRowCov, RowCovLaw, integrate_row_cov
+from ssmlin import _lazy
 
-__all__ = [
-    "PosteriorRowCov",
-    "RowCovLaw",
-    "integrate_row_cov",
-    "matrix_lgssm_approximate_filter",
-    "matrix_lgssm_filter",
-    "matrix_lgssm_posterior_sample",
-    "matrix_lgssm_sample",
-    "matrix_lgssm_smoother",
-]
+__getattr__, __dir__, __all__ = _lazy.attach(__name__, __file__)

@@ -12,8 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
-from tensorflow_probability.substrates.jax import distributions as tfd
-from tensorflow_probability.substrates.jax import math as tfm
 
 from ssmlin import _checks
 from ssmlin._typing import AnyArray
@@ -78,6 +76,8 @@ def _sample(key: Array, law: RowCovLaw, shape: tuple[int, ...]) -> Array:
     """Draw Σ, or its diagonal."""
     if law.is_diagonal:
         return law.scale / jax.random.chisquare(key, law.df, shape + law.df.shape, law.df.dtype)
+    from tensorflow_probability.substrates.jax import distributions as tfd
+
     # With B Bᵀ ~ W(ν, I) and Ψ = L Lᵀ, L (B Bᵀ)⁻¹ Lᵀ is a draw, without an inverse of Ψ.
     eye = jnp.eye(law.scale.shape[-1], dtype=law.scale.dtype)
     wishart = tfd.WishartTriL(law.df, scale_tril=eye, input_output_cholesky=True)
@@ -273,6 +273,8 @@ def _remembered(
 
 def _log_density(df: Array, m: int, scales: Array, log_det: Array, ratios: Array) -> Array:
     """Log density of N(0, s Σ) over Σ ~ IW(ν, Ψ), given log |Ψ| and the ratio w' Ψ⁻¹ w."""
+    from tensorflow_probability.substrates.jax import math as tfm
+
     half, rest = jnp.broadcast_arrays(jnp.asarray(0.5 * m, df.dtype), 0.5 * (df + 1 - m))
     # log Γ(rest) − log Γ(rest + half), which would cancel in single precision.
     normalizer = -tfm.log_gamma_difference(half, rest) - half * jnp.log(jnp.pi * scales)

@@ -1,0 +1,58 @@
+from ssmlin.comparison import baselines as baselines
+from ssmlin.comparison import plots as plots
+from ssmlin.comparison._averaging import Weights, average, dynamic_weights
+from ssmlin.comparison._candidate import Candidate, Setting, describe_setting, grid
+from ssmlin.comparison._comparisons import compare, compare_models, compare_series
+from ssmlin.comparison._evaluation import EvaluationOptions, Result, evaluate
+from ssmlin.comparison._figures import gate_paths
+from ssmlin.comparison._panels import new_figure, plot_band
+from ssmlin.comparison._report import write_report
+from ssmlin.comparison._scores import (
+    LEVELS,
+    PathScores,
+    Scores,
+    score,
+    score_paths,
+    standard_error,
+)
+from ssmlin.comparison._split import Split, train_test_split
+from ssmlin.comparison._tables import Comparison, all_series, pooled_frame, stacked_frame
+from ssmlin.data import Series
+from ssmlin.forecasting import Ahead, Fitted, Observed, Predictive
+
+__all__ = [
+    "Ahead",
+    "Candidate",
+    "Comparison",
+    "EvaluationOptions",
+    "Fitted",
+    "LEVELS",
+    "Observed",
+    "PathScores",
+    "Predictive",
+    "Result",
+    "Scores",
+    "Series",
+    "Setting",
+    "Split",
+    "Weights",
+    "all_series",
+    "average",
+    "compare",
+    "compare_models",
+    "compare_series",
+    "describe_setting",
+    "dynamic_weights",
+    "evaluate",
+    "gate_paths",
+    "grid",
+    "new_figure",
+    "plot_band",
+    "pooled_frame",
+    "score",
+    "score_paths",
+    "stacked_frame",
+    "standard_error",
+    "train_test_split",
+    "write_report",
+]

@@ -1,0 +1,59 @@
+from ssmlin.forecasting._ahead import SeriesForecast
+from ssmlin.forecasting._discount import DISCOUNTS, best_discount
+from ssmlin.forecasting._fitting import FittedAttention, fit_attention
+from ssmlin.forecasting._forecaster import Forecaster, load
+from ssmlin.forecasting._interface import Ahead, Fit, Fitted, Observed
+from ssmlin.forecasting._lags import known_lags, lags_and_inputs, last_values
+from ssmlin.forecasting._laws import predictive
+from ssmlin.forecasting._layout import Layout
+from ssmlin.forecasting._orders import choose_num_lags, choose_regression
+from ssmlin.forecasting._paths import sample_paths
+from ssmlin.forecasting._posterior_draws import draw_parameters, sample_over_gaps
+from ssmlin.forecasting._powers import choose_powers
+from ssmlin.forecasting._predictive import Predictive
+from ssmlin.forecasting._regression import (
+    draw_lags,
+    exact_predictions,
+    least_squares,
+    moments_of,
+)
+from ssmlin.forecasting._season import season_of, with_season
+from ssmlin.forecasting._sequences import padded, with_lags
+from ssmlin.forecasting._settings import Recommendation
+from ssmlin.forecasting._state import ForecasterState
+
+__all__ = [
+    "Ahead",
+    "DISCOUNTS",
+    "Fit",
+    "Fitted",
+    "FittedAttention",
+    "Forecaster",
+    "ForecasterState",
+    "Layout",
+    "Observed",
+    "Predictive",
+    "Recommendation",
+    "SeriesForecast",
+    "best_discount",
+    "choose_num_lags",
+    "choose_powers",
+    "choose_regression",
+    "draw_lags",
+    "draw_parameters",
+    "exact_predictions",
+    "fit_attention",
+    "known_lags",
+    "lags_and_inputs",
+    "last_values",
+    "least_squares",
+    "load",
+    "moments_of",
+    "padded",
+    "predictive",
+    "sample_over_gaps",
+    "sample_paths",
+    "season_of",
+    "with_lags",
+    "with_season",
+]

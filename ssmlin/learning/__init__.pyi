@@ -1,0 +1,35 @@
+from ssmlin.learning._checkpoint import Checkpoint, digest
+from ssmlin.learning._datatree import posterior_params
+from ssmlin.learning._em import fit_em
+from ssmlin.learning._fit_windows import fit_stream
+from ssmlin.learning._leave_future_out import leave_future_out
+from ssmlin.learning._log_posterior import num_trainable, paths, property_leaves, variable_name
+from ssmlin.learning._loss import train_part
+from ssmlin.learning._posterior_sampling import Algorithm, sample_posterior
+from ssmlin.learning._prediction import pointwise_log_likelihood, predict_one_step
+from ssmlin.learning._quasi_newton import QuasiNewton, lbfgs, minimise
+from ssmlin.learning._sgd import FitHistory, default_optimizer, fit_sgd
+
+__all__ = [
+    "Algorithm",
+    "Checkpoint",
+    "FitHistory",
+    "QuasiNewton",
+    "default_optimizer",
+    "digest",
+    "fit_em",
+    "fit_sgd",
+    "fit_stream",
+    "lbfgs",
+    "leave_future_out",
+    "minimise",
+    "num_trainable",
+    "paths",
+    "pointwise_log_likelihood",
+    "posterior_params",
+    "predict_one_step",
+    "property_leaves",
+    "sample_posterior",
+    "train_part",
+    "variable_name",
+]

@@ -1,0 +1,114 @@
+from ssmlin.models._autoregression import (
+    Autoregression,
+    Predictions,
+    estimate_autoregression,
+    predict_autoregression,
+)
+from ssmlin.models._coefficients import GAIN, ParamsIntegratedRegression
+from ssmlin.models._construction import Missing
+from ssmlin.models._features import ParamsGate, ParamsProjection, lagged_inputs
+from ssmlin.models._files import load, load_arrays, load_notes, mechanism_fields, save
+from ssmlin.models._forecast import Forecast, draw_states, simulate
+from ssmlin.models._gaps import PathStarts
+from ssmlin.models._initial_state import InitialState, ParamsInitial, StateLaw
+from ssmlin.models._linear_attention_ssm import LinearAttentionSSM
+from ssmlin.models._missing_lags import has_missing_lags, run_particles
+from ssmlin.models._parameters import ParamsLinearAttentionSSM, Parts, ShrinkagePrior
+from ssmlin.models._particles import ParticlePosterior, Particles
+from ssmlin.models._parts import Contribution, Expectation, NoParams, Part, Sizes, Start
+from ssmlin.models._priors import Prior
+from ssmlin.models._process_noise import (
+    PROCESS_NOISES,
+    DiagonalNoise,
+    IsotropicNoise,
+    NoNoise,
+    ParamsProcessNoise,
+    ProcessNoise,
+    ScaledNoise,
+    StationaryNoise,
+    WriteNoise,
+)
+from ssmlin.models._regression import (
+    REGRESSIONS,
+    IntegratedRegression,
+    LearnedRegression,
+    NoRegression,
+    ParamsRegression,
+    Regression,
+)
+from ssmlin.models._row_covariance import (
+    ROW_COVS,
+    IdentityRowCov,
+    IntegratedRowCov,
+    LearnedRowCov,
+    ParamsRowCov,
+    RowCov,
+    RowCovName,
+)
+from ssmlin.models._smoothing import OneStepPrediction
+from ssmlin.models._token_maps import ParamsTokens, TokenMaps
+
+__all__ = [
+    "Autoregression",
+    "Contribution",
+    "DiagonalNoise",
+    "Expectation",
+    "Forecast",
+    "GAIN",
+    "IdentityRowCov",
+    "InitialState",
+    "IntegratedRegression",
+    "IntegratedRowCov",
+    "IsotropicNoise",
+    "LearnedRegression",
+    "LearnedRowCov",
+    "LinearAttentionSSM",
+    "Missing",
+    "NoNoise",
+    "NoParams",
+    "NoRegression",
+    "OneStepPrediction",
+    "PROCESS_NOISES",
+    "ParamsGate",
+    "ParamsInitial",
+    "ParamsIntegratedRegression",
+    "ParamsLinearAttentionSSM",
+    "ParamsProcessNoise",
+    "ParamsProjection",
+    "ParamsRegression",
+    "ParamsRowCov",
+    "ParamsTokens",
+    "Part",
+    "ParticlePosterior",
+    "Particles",
+    "Parts",
+    "PathStarts",
+    "Predictions",
+    "Prior",
+    "ProcessNoise",
+    "REGRESSIONS",
+    "ROW_COVS",
+    "Regression",
+    "RowCov",
+    "RowCovName",
+    "ScaledNoise",
+    "ShrinkagePrior",
+    "Sizes",
+    "Start",
+    "StateLaw",
+    "StationaryNoise",
+    "TokenMaps",
+    "WriteNoise",
+    "draw_states",
+    "estimate_autoregression",
+    "has_missing_lags",
+    "lagged_inputs",
+    "load",
+    "load_arrays",
+    "load_notes",
+    "mechanism_fields",
+    "predict_autoregression",
+    "run_particles",
+    "save",
+    "simulate",
+]
