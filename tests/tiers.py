@@ -6,6 +6,10 @@ from typing import Any
 
 import pytest
 
+#: One mechanism of each kind: no gate, the delta rule, keys of its own for removal, several steps
+#: a token, a memory with a covariance.
+KINDS = ("vanilla", "gated_deltanet", "rwkv7", "gated_deltaproduct", "bayesian_memory")
+
 
 def slow(*values: Any) -> Any:
     """A case that `make test` leaves out."""

@@ -16,6 +16,8 @@ from ssmlin.forecasting import _recipe as recipe
 from ssmlin.forecasting._fitting import RecipeFit
 from ssmlin.models import load_notes
 
+pytestmark = pytest.mark.quick
+
 runner = CliRunner()
 NAMES = ("encoding", "decimal", "thousands", "date_format", "query", "table_name")
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from dynamax.hidden_markov_model import GaussianHMM, LinearAutoregressiveHMM
 from dynamax.linear_gaussian_ssm import LinearGaussianSSM
+from tiers import cases
 
 import ssmlin
 from ssmlin.comparison import (
@@ -169,7 +170,12 @@ SETTINGS = {
 } | {name: (fit_attention_regression, ATTENTION | {"attention": name}) for name in ATTENTIONS}
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+#: Not the baselines of dynamax, which have tests of their own, and one attention of each kind.
+CORE = ("persistence", "season", "autoregression", "sarimax", "unobserved_components",
+        "gated_deltanet", "softmax")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", cases(SETTINGS, *CORE))
 @pytest.mark.float32
 def test_a_step_is_predicted_from_earlier_ones_only(driven, name):
     fit, setting = SETTINGS[name]

@@ -74,6 +74,7 @@ def problem_and_data(name, noise, structure, seed=0, **options):
     return problem, uniform(problem.lgssm, **STRUCTURES[structure]), y
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(("method", "form"), pairs(METHODS, FORMS, lambda *way: way in CORE))
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_equals_the_oracle(name, method, form):

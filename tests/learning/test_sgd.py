@@ -7,6 +7,7 @@ import optax
 import pytest
 from dynamax.parameters import ParameterProperties, from_unconstrained, to_unconstrained
 from tensorflow_probability.substrates.jax import bijectors as tfb
+from tiers import slow
 from walk import Walk
 
 import ssmlin
@@ -37,10 +38,10 @@ def problem():
     "optimizer",
     [
         None,
-        optax.adam(1e-2),
-        optax.adamw(1e-2),
+        slow(optax.adam(1e-2)),
+        slow(optax.adamw(1e-2)),
         optax.lbfgs(),
-        optax.sgd(optax.constant_schedule(0.05)),
+        slow(optax.sgd(optax.constant_schedule(0.05))),
     ],
     ids=["default", "adam", "adamw", "lbfgs", "sgd"],
 )

@@ -11,6 +11,8 @@ import pytest
 import ssmlin
 from ssmlin import learning
 
+pytestmark = pytest.mark.quick
+
 T = 12
 
 

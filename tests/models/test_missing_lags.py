@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 from statsmodels.tsa.api import SARIMAX, VARMAX
+from tiers import cases, slow
 
 import ssmlin
 from ssmlin.learning import fit_sgd
@@ -41,7 +42,9 @@ KINDS = [
 ]
 
 
-@pytest.mark.parametrize("options", KINDS, ids=["gaussian", "student", "student of each row"])
+@pytest.mark.parametrize(
+    "options", [*KINDS[:2], slow(KINDS[2])], ids=["gaussian", "student", "student of each row"]
+)
 def test_draws_equal_a_sum_over_a_grid(options):
     """One entry is missing, in the middle; without it all is exactly the filter's."""
     model, params, y = make(**options)
@@ -113,7 +116,7 @@ def _statsmodels(weights, y):
     return found.forecasts.T, np.moveaxis(found.forecasts_error_cov, 2, 0)
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=cases(CASES, "AR(1)", "VAR(2)"))
 def autoregressive(request):
     """An attention that writes nothing: an autoregression; with its data."""
     weights = CASES[request.param]

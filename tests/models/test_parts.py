@@ -23,6 +23,8 @@ from ssmlin.models import (
     ShrinkagePrior,
 )
 
+pytestmark = pytest.mark.quick
+
 T = 5
 
 

@@ -114,6 +114,7 @@ def test_bounds_and_shapes_of_the_measures():
     assert capabilities.token_cost("bayesian_memory", (16, 64), repeats=1).flops > 6 * 256
 
 
+@pytest.mark.slow
 @pytest.mark.float32
 def test_the_page_is_what_the_program_says(monkeypatch):
     some = ("gated_deltanet", "rwkv7", "bayesian_memory")
