@@ -21,8 +21,6 @@ from ssmlin.attention import (
     xattention,
 )
 
-pytestmark = pytest.mark.quick
-
 T, D, M = 13, 3, 2
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
-from tiers import KINDS, cases
+from tiers import KINDS, cases, slow
 
 import ssmlin
 from ssmlin.learning import _nuts as nuts
@@ -77,7 +77,7 @@ def grid(problem):
     return moments, float(evidence)
 
 
-@pytest.mark.parametrize("algorithm", ["nuts", "smc"])
+@pytest.mark.parametrize("algorithm", [slow("nuts"), "smc"])
 def test_nuts_and_smc_against_quadrature(problem, grid, algorithm):
     moments, evidence = grid
     options = dict(variables=("alpha", "beta"), num_samples=500, num_warmup=300)
@@ -94,7 +94,7 @@ def test_nuts_and_smc_against_quadrature(problem, grid, algorithm):
         assert attributes["log_evidence_se"] < 0.05
 
 
-@pytest.mark.parametrize("algorithm", ["laplace", "pathfinder"])
+@pytest.mark.parametrize("algorithm", [slow("laplace"), "pathfinder"])
 def test_laplace_and_pathfinder_are_near_and_say_how_near(problem, grid, algorithm):
     moments, evidence = grid
     draws = sample(KEY, *problem, algorithm=algorithm, variables=("alpha", "beta"), num_samples=500)

@@ -13,8 +13,6 @@ import ssmlin
 from ssmlin import learning
 from ssmlin.learning import lbfgs, minimise
 
-pytestmark = pytest.mark.quick
-
 
 def valley(x):
     """Rosenbrock's function, in a dictionary of two shapes."""

@@ -11,8 +11,6 @@ import pytest
 import ssmlin
 from ssmlin import learning
 
-pytestmark = pytest.mark.quick
-
 T = 12
 
 
