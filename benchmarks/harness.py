@@ -88,6 +88,23 @@ _SHORTEST_SAMPLE = 2e-3
 _WARMED = 50e-3
 
 
+@contextmanager
+def compiled_anew(anew: bool = True) -> Iterator[None]:
+    """Without JAX's cache of compiled programs, if so."""
+    from jax.experimental.compilation_cache import compilation_cache
+
+    before = jax.config.jax_enable_compilation_cache
+    if anew:
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()  # it has looked at the setting once
+    try:
+        yield
+    finally:
+        if anew:
+            jax.config.update("jax_enable_compilation_cache", before)
+            compilation_cache.reset_cache()
+
+
 def measure_together[Name](
     contestants: Mapping[Name, Contestant], quick: bool = False
 ) -> dict[Name, Timing]:

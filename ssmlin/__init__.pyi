@@ -10,6 +10,7 @@ from ssmlin import lgssm as lgssm
 from ssmlin import mechanisms as mechanisms
 from ssmlin import models as models
 from ssmlin import study as study
+from ssmlin._compilation_cache import enable_compilation_cache
 from ssmlin.comparison import compare
 from ssmlin.forecasting import Forecaster, load
 from ssmlin.inference import (
@@ -44,6 +45,7 @@ __all__ = [
     "RowCovLaw",
     "ShrinkagePrior",
     "compare",
+    "enable_compilation_cache",
     "integrate_row_cov",
     "lagged_inputs",
     "lgssm_filter",

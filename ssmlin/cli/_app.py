@@ -10,9 +10,10 @@ import typer
 from rich.table import Table
 
 import ssmlin
+from ssmlin import _compilation_cache
 from ssmlin.cli._comparing import compare
 from ssmlin.cli._fitting import fit, forecast, sample
-from ssmlin.cli._options import JsonOption, QuietOption, console
+from ssmlin.cli._options import JsonOption, QuietOption, console, fail, prepare
 
 app = typer.Typer(
     help="Linear attention as probabilistic state space models.",
@@ -57,12 +58,12 @@ def demo(
 
     Example: ssmlin demo --output my-demo
     """
+    progress = not (quiet or as_json)
+    prepare(progress)
     from ssmlin.demonstration import run_demo
 
     lines: list[str] = []
-    results = run_demo(
-        output, seed=seed, workers=workers, progress=not (quiet or as_json), report=lines.append
-    )
+    results = run_demo(output, seed=seed, workers=workers, progress=progress, report=lines.append)
     if as_json:
         rows = {name: json.loads(comparison.to_frame().to_json(orient="records"))
                 for name, comparison in results.items()}  # fmt: skip
@@ -118,9 +119,11 @@ def mechanisms(
     Example: ssmlin mechanisms --full > mechanisms.md
     """
     if quick or full:
+        progress = not (quiet or as_json)
+        prepare(progress)
         from ssmlin.study import measure, to_markdown
 
-        tables = measure(quick=not full, progress=not (quiet or as_json) and sys.stdout.isatty())
+        tables = measure(quick=not full, progress=progress)
         if as_json:
             found = {table.title: [dict(zip(table.headings, row, strict=True))
                                    for row in table.rows] for table in tables}  # fmt: skip
@@ -150,6 +153,38 @@ def mechanisms(
         typer.echo(json.dumps([dict(zip(keys, row, strict=True)) for row in rows]))
         return
     console.print(table)
+
+
+@app.command()
+def cache(
+    path: Annotated[bool, typer.Option("--path", help="Print the folder, nothing else.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove the programs.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell where compiled programs are kept and how large they are, or remove them.
+
+    JAX_COMPILATION_CACHE_DIR names another folder.
+
+    Example: ssmlin cache --clear
+    """
+    found = _compilation_cache.contents()
+    if clear:
+        if not found.is_ours:
+            fail(
+                "--clear: expected the user's cache folder, got JAX_COMPILATION_CACHE_DIR, which "
+                f"others may use: {found.path}"
+            )
+        _compilation_cache.clear()
+    if path:
+        typer.echo(str(found.path))
+        return
+    megabytes = round(found.bytes / 1e6, 1)
+    if as_json:
+        said = {"path": str(found.path), "programs": found.entries, "megabytes": megabytes}
+        typer.echo(json.dumps(said))
+        return
+    removed = "removed " if clear else ""
+    typer.echo(f"{found.path}: {removed}{found.entries} programs, {megabytes} MB")
 
 
 @app.command()

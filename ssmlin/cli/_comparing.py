@@ -15,6 +15,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from ssmlin._optional import require
+from ssmlin._progress import waiting
 from ssmlin.cli._options import (
     CheckpointOption,
     DateFormatOption,
@@ -39,6 +40,7 @@ from ssmlin.cli._options import (
     in_lines,
     names,
     new_file,
+    prepare,
     read,
     resumable,
     transform_of,
@@ -116,20 +118,22 @@ def compare(
     transform = transform_of(transform, log)
     if report is not None and series is not None:
         fail("--report: expected a file of one series, got --series")
+    if report is not None:
+        require("arviz", "matplotlib")
+    progress = not (quiet or as_json)
+    prepare(progress)
     from ssmlin._files import written_whole
     from ssmlin.comparison import all_series, compare_series, pooled_frame
     from ssmlin.data import Series
 
-    if report is not None:
-        require("arviz", "matplotlib")
     reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
-    panel = read(file, target, names(inputs), time, series, reading)
+    with waiting(f"reading {file}", progress):
+        panel = read(file, target, names(inputs), time, series, reading)
     several = [
         Series(name or file.name, columns.values, columns.times, columns.targets, str(file),
                columns.inputs, period)
         for name, columns in panel.items()
     ]  # fmt: skip
-    progress = not (quiet or as_json)
     beside = output or report or Path(f"{file.stem}-comparison")
     folder = checkpoint or beside.with_name(beside.name + ".checkpoint")
     with in_lines(), resumable(folder, keep=checkpoint is not None):
@@ -297,4 +301,5 @@ def _write_report(
             )  # fmt: skip
         break
     command = shlex.join(["ssmlin", *sys.argv[1:]])
-    write_report(path, comparison, command=command, draws=tree, drawn_from=name)
+    with waiting("drawing the figures of the report", progress):
+        write_report(path, comparison, command=command, draws=tree, drawn_from=name)

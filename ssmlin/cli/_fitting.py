@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from ssmlin._optional import require
+from ssmlin._progress import waiting
 from ssmlin.cli._options import (
     CheckpointOption,
     DateFormatOption,
@@ -36,6 +37,7 @@ from ssmlin.cli._options import (
     in_lines,
     names,
     new_file,
+    prepare,
     resumable,
     transform_of,
     two_files,
@@ -111,6 +113,8 @@ def fit(
     """
     new_file(output, "--output")
     transform = transform_of(transform, log)
+    progress = not (quiet or as_json)
+    prepare(progress)
 
     from ssmlin.data import TableStream, describe_powers
     from ssmlin.forecasting import Forecaster
@@ -122,7 +126,6 @@ def fit(
         window = _WINDOW
     reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
     folder = checkpoint or output.with_name(output.name + ".checkpoint")
-    progress = not (quiet or as_json)
     with in_lines(), resumable(folder, keep=checkpoint is not None):
         forecaster = Forecaster(
             mechanism,
@@ -146,7 +149,8 @@ def fit(
             with as_options("window"), as_options("season", "period"):
                 forecaster.fit_stream(stream, window=window)
         else:
-            table = reading.table_of(file, series)
+            with waiting(f"reading {file}", progress):
+                table = reading.table_of(file, series)
             forecaster.fit(table, names(inputs), series, time, target, date_format=date_format)
         state = fitted(forecaster)
         kept = replace(reading, date_format=state.layout.date_format)
@@ -190,11 +194,13 @@ def _is_long(file: Path) -> bool:
     )
 
 
-def _load(model_file: Path, file: Path, reading: Reading, *, to_fit: bool) -> "Forecaster":
+def _load(
+    model_file: Path, file: Path, reading: Reading, *, to_fit: bool, progress: bool
+) -> "Forecaster":
     """A fitted forecaster that goes on from a file, read like the file of the fit."""
     from ssmlin.forecasting import Forecaster
 
-    with in_lines():
+    with in_lines(), waiting(f"reading {model_file} and {file}", progress):
         forecaster = Forecaster.load(model_file)
         state = fitted(forecaster)
         reading = reading.after(state.notes.get("reading", {}))
@@ -224,6 +230,7 @@ def forecast(
     thousands: ThousandsOption = None,
     date_format: DateFormatOption = None,
     seed: SeedOption = 0,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Forecast the steps after the end of a file, with intervals, in its units.
@@ -233,14 +240,17 @@ def forecast(
     new_file(output, "--output")
     new_file(paths, "--paths")
     two_files(output, "--output", paths, "--paths")
+    progress = not (quiet or as_json)
+    prepare(progress)
 
     from ssmlin._files import written_whole
     from ssmlin.cli._tables import forecast_file, paths_file
 
     reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
-    forecaster = _load(model_file, file, reading, to_fit=False)
+    forecaster = _load(model_file, file, reading, to_fit=False, progress=progress)
     state = fitted(forecaster)
-    with in_lines():
+    called = next(iter(state.fits.values())).model.mechanism.name
+    with in_lines(), waiting(f"compiling and forecasting by {called}", progress):
         with as_options("future_inputs", "future"):
             plan = _read_future(future, state, reading)
             found = forecaster.forecasts(horizon, LEVELS, plan, num_samples=samples, seed=seed)
@@ -313,24 +323,28 @@ def sample(
             import_module(package)
     except ImportError as error:
         fail(f"--output: expected the packages for NetCDF (pip install ssmlin[data]), got {error}")
-    import arviz
+    progress = not (quiet or as_json)
+    prepare(progress)
 
     from ssmlin._files import written_whole
     from ssmlin.forecasting import draw_parameters
 
     reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
-    forecaster = _load(model_file, file, reading, to_fit=True)
+    forecaster = _load(model_file, file, reading, to_fit=True, progress=progress)
     folder = checkpoint or output.with_name(output.name + ".checkpoint")
     with in_lines(), resumable(folder, keep=checkpoint is not None):
         found = draw_parameters(
             forecaster, names(variables), algorithm=cast("Algorithm", algorithm),
             num_chains=chains, num_warmup=warmup, num_samples=draws, seed=seed,
-            checkpoint_dir=folder, progress=not (quiet or as_json),
+            checkpoint_dir=folder, progress=progress,
         )  # fmt: skip
         with written_whole(output, new=True) as temporary:
             found.to_netcdf(temporary, engine="h5netcdf")
     shown = [str(name) for name, x in found.posterior.data_vars.items() if "time" not in x.dims]
-    summary = arviz.summary(found, var_names=shown)
+    with waiting("summarising the draws", progress):
+        import arviz
+
+        summary = arviz.summary(found, var_names=shown)
     if as_json:
         typer.echo(summary.to_json(orient="index"))
         return

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from ssmlin._compilation_cache import enable_compilation_cache
+from ssmlin._progress import waiting
+
 if TYPE_CHECKING:
     import pandas
 
@@ -84,6 +87,14 @@ def fail(message: str) -> NoReturn:
     """End with a message and the exit code of bad usage."""
     typer.echo(f"Error: {message}", err=True)
     raise typer.Exit(2)
+
+
+def prepare(progress: bool) -> None:
+    """Load what computes, and have it keep its compiled programs for the next command."""
+    with waiting("loading JAX and the models", progress):
+        from ssmlin.forecasting import Forecaster  # noqa: F401
+
+        enable_compilation_cache()
 
 
 def names(text: str) -> list[str]:

@@ -1,6 +1,6 @@
 """Which model predicts a series best, by how much, and is its uncertainty calibrated?"""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from ssmlin import _checks
 from ssmlin._optional import require
-from ssmlin._progress import progress_bar
+from ssmlin._progress import progress_bar, running, waiting
 from ssmlin.comparison._averaging import average
 from ssmlin.comparison._candidate import Candidate
 from ssmlin.comparison._evaluation import EvaluationOptions, Result, evaluate
@@ -28,10 +28,11 @@ from ssmlin.models import mechanism_fields
 if TYPE_CHECKING:
     import pandas
     from numpy.typing import ArrayLike
+    from rich.progress import TaskID
 
-#: Models to compare: names, mechanisms and candidates of one's own.
 #: What scores and tables need; the first names the extra that has them all.
 _PACKAGES = ("statsmodels", "scoringrules", "pandas")
+#: Models to compare: names, mechanisms and candidates of one's own.
 Models = str | Mechanism | Sequence[str | Mechanism | Candidate] | None
 
 
@@ -179,26 +180,34 @@ def compare_series(
     _checks.positive_int("horizon", horizon)
     _checks.positive_int("num_refits", num_refits, minimum=0)
     _checks.positive_int("workers", workers)
-    splits = _splits(several, test_fraction, transform, horizon, num_refits)
     chosen = _chosen(models)
     if checkpoint_dir is not None:
         for model in chosen:
             if isinstance(model, Mechanism):
                 mechanism_fields(model)  # raises now, not after the fit, if it cannot be saved
-    jobs = [
-        Job(name, candidate, split.observed, split.num_train, split.units)
-        for name, split in splits.items()
-        for candidate in _candidates(split, chosen)
-    ]
+    with waiting("choosing transformations and lags", progress):
+        splits = _splits(several, test_fraction, transform, horizon, num_refits)
+        jobs = [
+            Job(name, candidate, split.observed, split.num_train, split.units)
+            for name, split in splits.items()
+            for candidate in _candidates(split, chosen)
+        ]
     jobs.sort(key=lambda job: -len(job.candidate.settings))  # the longest first
     options = EvaluationOptions(horizon, num_refits, evidence, seed)
     folder = ResultFolder(checkpoint_dir)
     results: dict[str, list[Result]] = {name: [] for name in splits}
-    with progress_bar(progress) as bar:
+    with progress_bar(progress) as bar, running(progress) as lines:
         task = bar.add_task("compare", total=len(jobs), note="")
-        for job, result in _run(jobs, folder, workers, options):
+        line_of: dict[str, "TaskID"] = {}
+
+        def begun(job: Job) -> None:
+            line_of[job.title] = lines.add_task(f"fitting {job.title}", total=None)
+
+        for job, result in _run(jobs, folder, workers, options, begun):
             results[job.series].append(result)
-            bar.update(task, advance=1, note=f"{job.series}: {result.name}")
+            if job.title in line_of:
+                lines.remove_task(line_of[job.title])
+            bar.update(task, advance=1, note=job.title)
     if AVERAGE in chosen:
         for name, split in splits.items():
             members = _members(results[name], chosen)
@@ -292,9 +301,18 @@ class Job(NamedTuple):
     num_train: int
     units: Units | None
 
+    @property
+    def title(self) -> str:
+        """What it is called among all jobs."""
+        return f"{self.series}: {self.candidate.name}"
+
 
 def _run(
-    jobs: Sequence[Job], folder: ResultFolder, workers: int, options: EvaluationOptions
+    jobs: Sequence[Job],
+    folder: ResultFolder,
+    workers: int,
+    options: EvaluationOptions,
+    begun: Callable[[Job], None],
 ) -> Iterator[tuple[Job, Result]]:
     """Every job with its result, as they are done: from files, here, or in processes."""
     todo = []
@@ -307,14 +325,26 @@ def _run(
             todo.append((job, file))
     done: Iterator[tuple[int, Result]]
     if workers == 1:
-        done = ((number, _evaluate(job, options)) for number, (job, _) in enumerate(todo))
+        done = _one_by_one([job for job, _ in todo], options, begun)
     else:
-        done = run_in_processes(_evaluate_apart, [(job, options) for job, _ in todo], workers)
+        done = run_in_processes(
+            _evaluate_apart, [(job, options) for job, _ in todo], workers,
+            lambda number: begun(todo[number][0]),
+        )  # fmt: skip
     for number, result in done:
         job, file = todo[number]
         if file is not None:
             write_result(file, result)
         yield job, result
+
+
+def _one_by_one(
+    jobs: Sequence[Job], options: EvaluationOptions, begun: Callable[[Job], None]
+) -> Iterator[tuple[int, Result]]:
+    """The number and the result of every job, evaluated in this process."""
+    for number, job in enumerate(jobs):
+        begun(job)
+        yield number, _evaluate(job, options)
 
 
 def _evaluate(job: Job, options: EvaluationOptions) -> Result:

@@ -9,6 +9,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.reduction import ForkingPickler
 
+from ssmlin._compilation_cache import for_other_processes
+
 _KILLED = "fewer of them need less memory"
 _NO_START = (
     "they import the script that started them, so it must be a file, with its calls under "
@@ -17,7 +19,10 @@ _NO_START = (
 
 
 def run_in_processes[*Arguments, R](
-    function: Callable[[*Arguments], R], calls: Sequence[tuple[*Arguments]], workers: int
+    function: Callable[[*Arguments], R],
+    calls: Sequence[tuple[*Arguments]],
+    workers: int,
+    begun: Callable[[int], None] = lambda number: None,
 ) -> Iterator[tuple[int, R]]:
     """The number and the result of every call, as they are done.
 
@@ -28,19 +33,20 @@ def run_in_processes[*Arguments, R](
         function: can be pickled, and so can its arguments and results.
         calls: the arguments of each call.
         workers: the largest number of processes.
+        begun: is told the number of each call when a process has it.
 
     Raises:
         RuntimeError: a process was ended from outside, for example for lack of memory.
         ValueError: arguments that cannot be sent to another process.
     """
-    context = SpawnContext()
+    context, prepare = SpawnContext(), for_other_processes()
     left = [(number, _packed(arguments)) for number, arguments in enumerate(calls)][::-1]
     processes: dict[Connection, SpawnProcess] = {}
     running: dict[Connection, int] = {}
     try:
         for _ in range(min(workers, len(calls))):
             here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(function, there), daemon=True)
+            process = context.Process(target=_serve, args=(function, there, prepare), daemon=True)
             process.start()
             there.close()  # so that the end of the process is the end of the pipe
             processes[here] = process
@@ -53,6 +59,7 @@ def run_in_processes[*Arguments, R](
                     if left:
                         running[here], arguments = left.pop()
                         here.send_bytes(arguments)
+                        begun(running[here])
                 except (EOFError, ConnectionError):
                     process = processes[here]
                     process.join()
@@ -95,11 +102,14 @@ def _cannot_be_sent(error: Exception) -> str:
     )
 
 
-def _serve[R](function: Callable[..., R], connection: Connection) -> None:
+def _serve[R](
+    function: Callable[..., R], connection: Connection, prepare: Callable[[], None]
+) -> None:
     """Answer calls until there are no more, each with its result or its error."""
     # Warnings come with the results; a line printed by another process does not say whose it is.
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this
+    prepare()
     while True:
         try:
             packed = connection.recv_bytes()

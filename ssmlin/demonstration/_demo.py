@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ssmlin._files import written_whole
 from ssmlin._optional import require
+from ssmlin._progress import waiting
 from ssmlin.comparison import Comparison, compare_series, stacked_frame
 from ssmlin.demonstration._datasets import load_macro, load_sunspots
 from ssmlin.demonstration._figures import SeriesPanel, prediction_figure
@@ -64,7 +65,7 @@ def run_demo(
             panels.append(SeriesPanel(comparisons[name].split, column, memory, delta))
     if panels:
         figure = folder / "predictions.png"
-        with written_whole(figure) as temporary:
+        with waiting("drawing the figure", progress), written_whole(figure) as temporary:
             prediction_figure(panels).savefig(temporary, dpi=120)
         report(f"wrote {figure}")
     return comparisons

@@ -1,6 +1,7 @@
 """What a fitted forecaster knows, and the forecasts that follow from it."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ssmlin import _checks
+from ssmlin._progress import waiting
 from ssmlin.data import Columns, Scaling, TableStream
 from ssmlin.forecasting._ahead import SeriesForecast, forecast_series
 from ssmlin.forecasting._fitting import FittedAttention
@@ -16,6 +18,7 @@ from ssmlin.forecasting._interface import Observed
 from ssmlin.forecasting._layout import Layout
 from ssmlin.forecasting._recipe import GroupFit, Recipe, fit_group, scaled, scaling_of_new
 from ssmlin.forecasting._streams import ROWS_TO_CHOOSE, choose_stream_powers, fit_table_stream
+from ssmlin.mechanisms import get_mechanism
 
 #: The name of the one model that all series share.
 _ALL = ""
@@ -167,7 +170,8 @@ def fit_panel(recipe: Recipe, panel: Mapping[str, Columns], layout: Layout) -> F
         folder = recipe.folder
         if folder is not None and is_separate:
             folder = folder / f"series-{number}"
-        found[name] = fit_group(group, recipe, folder)
+        with _fitting(recipe, name):
+            found[name] = fit_group(group, recipe, folder)
     date_format = next(iter(panel.values())).date_format
     return _state(found, replace(layout, date_format=date_format), panel, "all of the data")
 
@@ -183,11 +187,18 @@ def fit_stream(recipe: Recipe, stream: TableStream, window: int) -> ForecasterSt
     Raises:
         ValueError: a table that cannot be used, or a setting that a streamed fit cannot have.
     """
-    power = choose_stream_powers(stream, recipe.transform)
-    stream = stream.with_power(power)
-    found = fit_table_stream(stream, recipe, window)
+    with _fitting(recipe):
+        power = choose_stream_powers(stream, recipe.transform)
+        stream = stream.with_power(power)
+        found = fit_table_stream(stream, recipe, window)
     layout = Layout(stream.targets, stream.inputs, stream.time, date_format=stream.date_format)
     return _state({_ALL: found}, layout, {}, f"the first {ROWS_TO_CHOOSE} rows")
+
+
+def _fitting(recipe: Recipe, series: str = _ALL) -> AbstractContextManager[None]:
+    """Says what is fitted, while it is."""
+    name = get_mechanism(recipe.mechanism).name
+    return waiting(f"fitting {name} to {series}" if series else f"fitting {name}", recipe.progress)
 
 
 def _state(

@@ -28,7 +28,7 @@ from ssmlin.learning._log_posterior import (
     choose,
     property_leaves,
 )
-from ssmlin.learning._models import EMModel, seen_by
+from ssmlin.learning._models import EMModel, name_of, seen_by
 from ssmlin.learning._quasi_newton import minimise
 
 
@@ -170,7 +170,10 @@ def fit_em[P](
     state = state if loaded is None else loaded
     checkpoint.save(state, force=loaded is None)
     with progress_bar(progress) as bar:
-        task = bar.add_task("em", total=num_iters, completed=len(state.log_probs), note="")
+        task = bar.add_task(
+            f"em {name_of(model)}", total=num_iters, completed=len(state.log_probs),
+            note="compiling",
+        )  # fmt: skip
         while len(state.log_probs) < num_iters:
             new, log_prob = _iteration(
                 problem._replace(params=state.params), model, target, blocks, gradient_steps,

@@ -18,7 +18,7 @@ from ssmlin._progress import progress_bar
 from ssmlin._typing import AnyArray
 from ssmlin.learning._checkpoint import Checkpoint
 from ssmlin.learning._log_posterior import property_leaves, strong
-from ssmlin.learning._models import WindowedModel, seen_by
+from ssmlin.learning._models import WindowedModel, name_of, seen_by
 
 #: Emissions (W, m) and inputs with a leading axis of W.
 Window = tuple[Float[AnyArray, "W m"], PyTree]
@@ -171,7 +171,7 @@ def fit_stream[P](
     count = jnp.asarray(num_values, jnp.float32)
     with progress_bar(progress) as bar:
         done = int(stream.window)
-        task = bar.add_task("fit", total=total, completed=done, note="")
+        task = bar.add_task(f"fit {name_of(given)}", total=total, completed=done, note="compiling")
         for epoch in range(done // num_windows, num_epochs):
             num_read = 0
             for number, window in enumerate(windows()):

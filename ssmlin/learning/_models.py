@@ -113,6 +113,12 @@ class ModelOfMissingData[M](Protocol):
         """The model for data of which these are missing; None if nothing is known of them."""
 
 
+def name_of(model: object) -> str:
+    """What a model is called where it is fitted: its mechanism if it has one, or its class."""
+    mechanism = getattr(model, "mechanism", None)
+    return str(getattr(mechanism, "name", type(model).__name__))
+
+
 def seen_by[M](model: M, emissions: Float[AnyArray, "..."] | None) -> M:
     """The model for these data, if it asks which are missing before they are traced."""
     if isinstance(model, ModelOfMissingData):

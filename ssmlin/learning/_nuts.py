@@ -261,7 +261,10 @@ def nuts(
     total = settings.num_warmup + settings.num_samples
     with progress_bar(progress) as bar:
         task = bar.add_task("nuts", total=total, completed=int(run.done), note="")
+        begun = int(run.done)
         while (done := int(run.done)) < total:
+            if done in (begun, settings.num_warmup):  # warm-up and draws are a program each
+                bar.update(task, note="compiling")
             if done < settings.num_warmup:
                 block = slice(done, done + _STEPS_PER_CALL)
                 stages = Stages(warmup.is_slow[block], warmup.is_window_end[block])

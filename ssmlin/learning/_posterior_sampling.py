@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ssmlin import _checks
 from ssmlin._optional import require
+from ssmlin._progress import waiting
 from ssmlin._typing import AnyArray
 from ssmlin.learning._checkpoint import Checkpoint
 from ssmlin.learning._datatree import Axes, add_states, as_sequences, time_labels, to_datatree
@@ -23,7 +24,7 @@ from ssmlin.learning._log_posterior import (
     paths,
     property_leaves,
 )
-from ssmlin.learning._models import ModelWithPriors, StepwiseModel, seen_by
+from ssmlin.learning._models import ModelWithPriors, StepwiseModel, name_of, seen_by
 from ssmlin.learning._normal_approximations import laplace, pathfinder
 from ssmlin.learning._nuts import nuts
 from ssmlin.learning._prediction import add_predictions
@@ -164,31 +165,32 @@ def sample_posterior[P](
             "options": (settings, initialization),
         },
     )
-    if algorithm == "smc":
-        particles = _prior_draws(start_key, target, problem, settings)
-        draws = smc(
-            run_key, target, problem, settings,
-            particles=particles, checkpoint=checkpoint, progress=progress,
-        )  # fmt: skip
-    elif algorithm == "nuts":
-        starts = _starts(start_key, target, problem, settings, initialization)
-        draws = nuts(
-            run_key, target, problem, settings,
-            starts=starts, checkpoint=checkpoint, progress=progress,
-        )  # fmt: skip
-    elif algorithm == "laplace":
-        draws = laplace(run_key, target, problem, settings)
-        draws.attributes["log_evidence"] -= _log_prior_of_others(target, problem)
-    else:
-        draws = pathfinder(run_key, target, problem, settings)
+    with waiting(f"sampling parameters of {name_of(model)}", progress):
+        if algorithm == "smc":
+            particles = _prior_draws(start_key, target, problem, settings)
+            draws = smc(
+                run_key, target, problem, settings,
+                particles=particles, checkpoint=checkpoint, progress=progress,
+            )  # fmt: skip
+        elif algorithm == "nuts":
+            starts = _starts(start_key, target, problem, settings, initialization)
+            draws = nuts(
+                run_key, target, problem, settings,
+                starts=starts, checkpoint=checkpoint, progress=progress,
+            )  # fmt: skip
+        elif algorithm == "laplace":
+            draws = laplace(run_key, target, problem, settings)
+            draws.attributes["log_evidence"] -= _log_prior_of_others(target, problem)
+        else:
+            draws = pathfinder(run_key, target, problem, settings)
 
-    tree = to_datatree(draws, target, problem, model if trajectories else None, axes)
-    tree.posterior.attrs.update(algorithm=algorithm, inference_library="blackjax")
-    state_key, emission_key = jax.random.split(extra_key)
-    if states:
-        add_states(tree, state_key, draws, target, problem, axes)
-    if posterior_predictive:
-        add_predictions(tree, emission_key, draws, target, problem, axes)
+        tree = to_datatree(draws, target, problem, model if trajectories else None, axes)
+        tree.posterior.attrs.update(algorithm=algorithm, inference_library="blackjax")
+        state_key, emission_key = jax.random.split(extra_key)
+        if states:
+            add_states(tree, state_key, draws, target, problem, axes)
+        if posterior_predictive:
+            add_predictions(tree, emission_key, draws, target, problem, axes)
     for message in complaints(tree, algorithm):
         warnings.warn(message, RuntimeWarning, stacklevel=2)
     return tree

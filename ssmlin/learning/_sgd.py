@@ -14,7 +14,7 @@ from dynamax.parameters import from_unconstrained
 from jaxtyping import Array, Float, PyTree
 
 from ssmlin import _checks
-from ssmlin._progress import progress_bar
+from ssmlin._progress import progress_bar, waiting
 from ssmlin.learning._checkpoint import Checkpoint
 from ssmlin.learning._epochs import (
     CONVERGED_EPOCHS,
@@ -37,7 +37,7 @@ from ssmlin.learning._loss import (
     padded,
     train_part,
 )
-from ssmlin.learning._models import StepwiseModel, seen_by
+from ssmlin.learning._models import StepwiseModel, name_of, seen_by
 
 _SECONDS_PER_CALL = 2.0
 _NO_LIMIT = int(np.iinfo(np.int32).max)
@@ -207,7 +207,8 @@ def fit_sgd[P](
             "ssmlin.learning.lbfgs"
         )
     key = jax.random.key(0) if key is None else key
-    state = start_fit(params, settings, props, data)
+    with waiting(f"compiling {name_of(model)}", progress):
+        state = start_fit(params, settings, props, data)
     checkpoint = Checkpoint(
         checkpoint_dir,
         "fit_sgd",
@@ -246,7 +247,9 @@ def fit_sgd[P](
             f"{checkpoint_dir}, got {num_epochs}"
         )
     with progress_bar(progress) as bar:
-        task = bar.add_task("fit", total=num_epochs, completed=done, note="")
+        task = bar.add_task(
+            f"fit {name_of(model)}", total=num_epochs, completed=done, note="compiling"
+        )
         while limits.allow(seen).any():
             began = time.monotonic()
             until = limits._replace(last_epoch=min(done + block, num_epochs))

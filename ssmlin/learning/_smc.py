@@ -143,7 +143,7 @@ def smc(
     temper_key, finish_key = jax.random.split(key)
     with progress_bar(progress) as bar:
         done = float(runs.states.tempering_param.min())
-        task = bar.add_task("smc", total=100, completed=int(100 * done), note="")
+        task = bar.add_task("smc", total=100, completed=int(100 * done), note="compiling")
         while done < 1:
             runs, acceptance = _temper(runs, temper_key, target, problem, settings.moves)
             if not bool(jnp.all(jnp.isfinite(runs.log_evidence))):

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from ssmlin import _checks, learning
 from ssmlin._buckets import in_bucket
+from ssmlin._progress import waiting
 from ssmlin.learning import FitHistory, QuasiNewton, property_leaves, train_part
 from ssmlin.models._parameters import ParamsLinearAttentionSSM
 
@@ -52,7 +53,8 @@ def fit(
         num_epochs = 2000 if isinstance(optimizer, learning.QuasiNewton) else 500
     first = train_part(y, validation_fraction)
     lacks_lags = model._lacks_lags(u)
-    begin, props = model.initialize(key, emissions=first, inputs=u)
+    with waiting(f"compiling {model.mechanism.name}", progress):
+        begin, props = model.initialize(key, emissions=first, inputs=u)
     part_params, params, history = begin, None, None
     part = whole = Completed(y, u, 1)
     limited = False

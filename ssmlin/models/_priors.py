@@ -37,8 +37,6 @@ class Prior(NamedTuple):
 
     def log_prob(self, value: Float[Array, "..."]) -> Float[Array, ""]:
         """Log density; a value set by hand to a bound is taken as one next to it."""
-        # A new array: bijectors cache by identity, which would leak from one trace into another.
-        value = value + jnp.zeros_like(value)
         if np.isfinite(self.high):
             margin = 2 * float(np.finfo(value.dtype).eps) * (self.high - self.low)
             value = jnp.clip(value, self.low + margin, self.high - margin)
@@ -47,7 +45,9 @@ class Prior(NamedTuple):
         if self.density is not None:
             return jnp.sum(self.density(value))
         law = self.make_law()
-        log_density: Array = law.log_prob(value.astype(law.dtype))
+        # A new array: bijectors cache by identity, which would leak from one trace into another.
+        new = value.astype(law.dtype) + jnp.zeros_like(value)
+        log_density: Array = law.log_prob(new)
         return log_density
 
 

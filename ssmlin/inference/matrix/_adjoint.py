@@ -8,6 +8,7 @@ smoothing. As in the filter there is no matrix-matrix product in the scan.
 
 The filter keeps its state only at the start of every chunk of about √T steps. The backward scan
 computes the states of a chunk again when it comes to it. So memory is O(T d + √T d²), not O(T d²).
+Where all steps are one chunk its states are kept, and nothing is computed twice.
 
 Source: Koopman and Shephard (1992), Biometrika 79, for the score of every time-varying parameter.
 """
@@ -90,6 +91,7 @@ class _Residuals(NamedTuple):
     observed: Array
     starts: State  # at the start of every chunk
     kept: _Emission  # by chunk
+    before: "_Before | None"  # by chunk, if there is one only
 
 
 class _Cotangents(NamedTuple):
@@ -171,23 +173,27 @@ def _predictive_forward(
 ) -> tuple[_Predictive, _Residuals]:
     batched, cut = is_batched(lgssm), Cut(lgssm.num_timesteps, length)
 
-    def step(state: State, inputs: Inputs) -> tuple[State, _Emission]:
-        state, (mean_z, update) = forward_step(form, state, inputs)
-        return state, _Emission(mean_z, update.scale, update.gain)
+    def step(state: State, inputs: Inputs) -> tuple[State, tuple[_Emission, _Before | None]]:
+        new, (mean_z, update) = forward_step(form, state, inputs)
+        before = _Before(state.mean, state.cov.matrix, update.cov_z, update.cov_us)
+        emission = _Emission(mean_z, update.scale, update.gain)
+        return new, (emission, before if cut.num == 1 else None)
 
-    def chunk(state: State, inputs: Inputs) -> tuple[State, tuple[State, _Emission]]:
+    def chunk(
+        state: State, inputs: Inputs
+    ) -> tuple[State, tuple[State, tuple[_Emission, _Before | None]]]:
         last, kept = scan_steps(step, state, inputs, batched)
         return last, (state, kept)
 
     mean, stored = model_start(lgssm, form)
     start = State(mean, form.start(stored, lgssm.process_noise))
     inputs, written = forward_inputs(lgssm, emissions, observed)
-    last, (starts, kept) = lax.scan(chunk, start, cut.split(inputs))
+    last, (starts, (kept, before)) = lax.scan(chunk, start, cut.split(inputs))
     last_mean, stored = batch_to_front(Law(last.mean, last.cov.matrix), batched)
     means_z, scales = cut.join((kept.mean_z, kept.scale))
     emission_means, scales = swap_batch_and_time((means_z + written, scales), batched)
     result = _Predictive(emission_means, scales, last_mean, form.to_dense(stored))
-    return _lead_vmap_axis(result), _Residuals(lgssm, emissions, observed, starts, kept)
+    return _lead_vmap_axis(result), _Residuals(lgssm, emissions, observed, starts, kept, before)
 
 
 class _Before(NamedTuple):
@@ -203,6 +209,7 @@ class _ChunkInputs(NamedTuple):
     """What a chunk of the backward scan is given."""
 
     start: State
+    before: _Before | None
     inputs: Inputs
     gain: Array
     precision: Array
@@ -232,7 +239,7 @@ class _AdjointState(NamedTuple):
 def _predictive_backward(
     form: CovarianceForm, length: int, residuals: _Residuals, cotangents: _Predictive
 ) -> tuple[MatrixLGSSM, Array, Array]:
-    lgssm, emissions, observed, starts, (means_z, scales, gains) = residuals
+    lgssm, emissions, observed, starts, (means_z, scales, gains), kept = residuals
     batched, cut = is_batched(lgssm), Cut(lgssm.num_timesteps, length)
     inputs = cut.split(forward_inputs(lgssm, emissions, observed)[0])
     # As in the filter: a scale of zero, and a missing emission, have no update.
@@ -247,8 +254,9 @@ def _predictive_backward(
         return new, _Before(state.mean, state.cov.matrix, update.cov_z, update.cov_us)
 
     def chunk(state: _AdjointState, data: _ChunkInputs) -> tuple[_AdjointState, _Gradient]:
-        start, inputs, gain, precision, error, cotangent = data
-        before = scan_steps(recompute, start, inputs, batched)[1]
+        start, before, inputs, gain, precision, error, cotangent = data
+        if before is None:
+            before = scan_steps(recompute, start, inputs, batched)[1]
         carried = at_every_step(_carried, batched)
         carried_us = carried(inputs.covariance.transition, before.cov_us)
         cov = form.to_dense(before.stored)
@@ -259,7 +267,7 @@ def _predictive_backward(
 
     cov = cotangents.last_cov
     end = batch_to_end(_AdjointState(cotangents.last_mean, symmetric_part(cov)), batched)
-    data = _ChunkInputs(starts, inputs, gains, precisions, errors, given)
+    data = _ChunkInputs(starts, kept, inputs, gains, precisions, errors, given)
     start, gradient = lax.scan(chunk, end, data, reverse=True)
     initial_mean, initial_cov = batch_to_front(start, batched)
     by_step = swap_batch_and_time(cut.join(gradient), batched)
