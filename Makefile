@@ -42,6 +42,10 @@ test-all: test test-slow ## run all tests but the calibration
 calibration: $(STAMP) ## run the long calibration tests
 	$(PYTEST) -m calibration $(ARGS)
 
+coverage: $(STAMP) ## say which lines and branches `make test` runs, then `make test-all`
+	SSMLIN_TYPES=0 $(PYTEST) --cov $(ARGS)
+	$(PYTEST) -m '(slow or quick) and not calibration' --cov --cov-append $(ARGS)
+
 lint: $(STAMP) ## check the format, the style and the types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
