@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
+from tiers import slow
 
 import ssmlin
 from ssmlin.models import IntegratedRowCov
@@ -157,7 +158,7 @@ def test_one_step_predictions_are_calibrated_in_simulation(row_cov, feedback):
     assert df[0, 0, 0] == 3
 
 
-@both
+@pytest.mark.parametrize("row_cov", ["diagonal", slow("full")])
 def test_forecast_is_the_mixture_over_the_row_covariance(row_cov):
     model, params, _, y, u = make("integrated_" + row_cov)
     future = jnp.asarray(np.random.default_rng(0).normal(size=(3, M)))
