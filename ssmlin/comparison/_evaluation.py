@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ssmlin.comparison._candidate import Candidate, Setting
-from ssmlin.comparison._scores import PathScores, Scores, Units, score, score_paths
+from ssmlin.comparison._scores import PathScores, Scores, Units, score, score_paths, wholly_observed
 from ssmlin.forecasting import Ahead, Fitted, Observed, Predictive
 
 #: What a fit may fail with; anything else is a mistake in the program and is raised.
@@ -274,7 +274,8 @@ def _validate(
     cut = steps - int(validation_fraction * steps)
     laws = candidate.fit(train.until(cut), seed, **setting).predict(train)
     part = slice(cut, steps)
-    value = float(score(_checked(laws.steps(part)), train.values[part], seed).log_density.mean())
+    law, y = wholly_observed(_checked(laws.steps(part)), train.values[part])
+    value = float(law.log_prob(y).mean())
     if not np.isfinite(value):
         raise ArithmeticError(f"the validation score is {value}")
     return _Choice(setting, value)

@@ -127,6 +127,22 @@ class PathScores(NamedTuple):
         }
 
 
+def wholly_observed(
+    predictive: Predictive, values: Float[np.ndarray, "T m"]
+) -> tuple[Predictive, Float[np.ndarray, "n m"]]:
+    """Laws and values of the steps without a missing value.
+
+    Raises:
+        ValueError: there is none.
+    """
+    seen = np.isfinite(values).all(axis=1)
+    if not seen.any():
+        raise ValueError("values: expected at least one wholly observed step, got none")
+    weights, means, scales, df = predictive
+    df = None if df is None else df[seen]
+    return Predictive(weights[seen], means[seen], scales[seen], df), values[seen]
+
+
 def score(
     predictive: Predictive,
     values: Float[np.ndarray, "T m"],
@@ -154,12 +170,7 @@ def score(
     require("scoringrules")
     import scoringrules
 
-    seen = np.isfinite(values).all(axis=1)
-    if not seen.any():
-        raise ValueError("values: expected at least one wholly observed step, got none")
-    weights, means, scales, df = predictive
-    df = None if df is None else df[seen]
-    law, y = Predictive(weights[seen], means[seen], scales[seen], df), values[seen]
+    law, y = wholly_observed(predictive, values)
     log_density, pit = law.log_prob(y), law.cdf(y)
     if units is None:
         crps, mean, median = _crps(law, y, seed), law.mean, law.quantile(0.5)

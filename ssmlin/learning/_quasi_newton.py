@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
+from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Int, PyTree
 
 #: Of the weak Wolfe conditions: the decrease and the slope that an accepted step must reach.
@@ -23,37 +24,31 @@ _MAX_TRIALS = 8
 
 
 class LineSearch(NamedTuple):
-    """State of :func:`lbfgs`: the accepted point, and the search that began there.
+    """State of :func:`lbfgs`: the accepted point, the search that began there, and the memory.
 
-    Parameters are kept as one vector, which takes less time to compile than many small arrays.
+    Numbers stand together in few arrays, which takes less time to compile than many.
 
     Attributes:
-        point: the accepted parameters.
-        value: the loss there; infinite before the first update.
-        grad: its gradient there.
+        point: the accepted parameters, as one vector.
+        grad: the gradient of the loss there.
         direction: where the search goes.
-        slope: the derivative of the loss along `direction` at `point`.
-        step: the trial is `point` + `step` · `direction`.
-        low: the longest step known to be too short.
-        high: the shortest step known to be too long; infinite if there is none.
-        trials: how many steps along `direction` were tried and not accepted.
-        accepted: how many steps were accepted, the start included.
-        failures: how many searches in a row accepted no step.
-        memory: of ``optax.scale_by_lbfgs``.
+        numbers: the loss at `point`, infinite before the first update; its derivative along
+            `direction`; the step, whose trial is `point` + step · `direction`; the longest step
+            known to be too short; the shortest one known to be too long, or infinity.
+        counts: how many steps along `direction` were tried and not accepted; how many steps were
+            accepted in all, the start included; how many searches in a row accepted no step; how
+            many pairs are remembered.
+        steps: of the last accepted points, the latest last.
+        changes: of their gradients.
     """
 
     point: Float[Array, "*R n"]
-    value: Float[Array, "*R"]
     grad: Float[Array, "*R n"]
     direction: Float[Array, "*R n"]
-    slope: Float[Array, "*R"]
-    step: Float[Array, "*R"]
-    low: Float[Array, "*R"]
-    high: Float[Array, "*R"]
-    trials: Int[Array, "*R"]
-    accepted: Int[Array, "*R"]
-    failures: Int[Array, "*R"]
-    memory: optax.ScaleByLBFGSState
+    numbers: Float[Array, "*R 5"]
+    counts: Int[Array, "*R 4"]
+    steps: Float[Array, "*R k n"]
+    changes: Float[Array, "*R k n"]
 
 
 class QuasiNewton(optax.GradientTransformationExtraArgs):  # type: ignore[misc]  # optax is untyped
@@ -90,26 +85,14 @@ def lbfgs(memory_size: int = 10) -> QuasiNewton:
     Source: Nocedal and Wright (2006), Numerical Optimization, chapter 7; Lewis and Overton (2013),
     Mathematical Programming 141, for the line search.
     """
-    directions = optax.scale_by_lbfgs(memory_size)
+    k = memory_size
 
     def init(params: PyTree) -> LineSearch:
         point, _ = ravel_pytree(params)
-        zero, none = jnp.zeros((), point.dtype), jnp.zeros((), jnp.int32)
-        infinite = jnp.full((), jnp.inf, point.dtype)
-        return LineSearch(
-            point=point,
-            value=infinite,
-            grad=jnp.zeros_like(point),
-            direction=jnp.zeros_like(point),
-            slope=zero,
-            step=zero,
-            low=zero,
-            high=infinite,
-            trials=none,
-            accepted=none,
-            failures=none,
-            memory=directions.init(point),
-        )
+        none, nothing = jnp.zeros_like(point), jnp.zeros((k, *point.shape), point.dtype)
+        numbers = jnp.asarray([np.inf, 0.0, 0.0, 0.0, np.inf], point.dtype)
+        counts = jnp.zeros(4, jnp.int32)
+        return LineSearch(point, none, none, numbers, counts, nothing, nothing)
 
     def update(
         updates: PyTree,
@@ -119,73 +102,103 @@ def lbfgs(memory_size: int = 10) -> QuasiNewton:
         value: Float[Array, ""],
         **extra_args: object,
     ) -> tuple[PyTree, LineSearch]:
-        grad, _ = ravel_pytree(updates)
+        new_grad, _ = ravel_pytree(updates)
         here, unravel = ravel_pytree(params)
         dtype = here.dtype
-        grad, trial_value = grad.astype(dtype), value.astype(dtype)
-        slope = jnp.vdot(grad, state.direction)
-        finite = jnp.isfinite(trial_value) & jnp.isfinite(grad).all()
+        new_grad, trial = new_grad.astype(dtype), value.astype(dtype)
+        before, descent, step, low, high = state.numbers
+        trials, num_accepted, failures, num_pairs = state.counts
+        slope = jnp.vdot(new_grad, state.direction)
+        finite = jnp.isfinite(trial) & jnp.isfinite(new_grad).all()
         # What rounding may add to a loss.
-        slack = 4 * np.finfo(dtype).eps * jnp.abs(state.value)
-        bound = state.value + _DECREASE * state.step * state.slope
-        decreased = finite & ((trial_value <= bound + slack) | jnp.isinf(state.value))
-        accepted = decreased & (slope >= _SLOPE * state.slope)
-
+        slack = 4 * np.finfo(dtype).eps * jnp.abs(before)
+        bound = before + _DECREASE * step * descent
+        decreased = finite & ((trial <= bound + slack) | jnp.isinf(before))
+        accepted = decreased & (slope >= _SLOPE * descent)
         # A search that tried enough starts again from its point, without what was remembered.
-        stuck = ~accepted & (state.trials + 1 >= _MAX_TRIALS)
-        point, value, grad = _where(
-            accepted, (here, trial_value, grad), (state.point, state.value, state.grad)
-        )
-        ascent, memory = directions.update(grad, _forget(state.memory, ~accepted), point)
+        stuck = ~accepted & (trials + 1 >= _MAX_TRIALS)
+
+        moved, change = here - state.point, new_grad - state.grad
+        is_pair = accepted & (num_accepted > 0) & (jnp.vdot(moved, change) > 0)
+        steps = jnp.where(is_pair, _appended(state.steps, moved), state.steps)
+        changes = jnp.where(is_pair, _appended(state.changes, change), state.changes)
+        kept = jnp.where(accepted, jnp.minimum(num_pairs + is_pair, k), 0)
+        point = jnp.where(accepted, here, state.point)
+        grad = jnp.where(accepted, new_grad, state.grad)
+        ascent = _ascent(steps, changes, kept, grad)
         # Rounding can spoil the memory: forget it, and go along the gradient.
         spoilt = ~(jnp.vdot(grad, ascent) > 0)
-        capped = grad / jnp.maximum(1.0, jnp.linalg.norm(grad))
-        ascent, memory = jnp.where(spoilt, capped, ascent), _forget(memory, spoilt)
-        begun = LineSearch(
-            point=point,
-            value=value,
-            grad=grad,
-            direction=-ascent,
-            slope=-jnp.vdot(grad, ascent),
-            step=jnp.ones((), dtype),
-            low=jnp.zeros((), dtype),
-            high=jnp.full((), jnp.inf, dtype),
-            trials=jnp.zeros((), jnp.int32),
-            accepted=state.accepted + accepted,
-            failures=jnp.where(accepted, 0, state.failures + 1),
-            memory=memory,
-        )
+        ascent = jnp.where(spoilt, grad / jnp.maximum(1.0, jnp.linalg.norm(grad)), ascent)
+        kept = jnp.where(spoilt, 0, kept)
+        reached = jnp.where(accepted, trial, before)
+        failed = jnp.where(accepted, 0, failures + 1)
+        numbers = jnp.stack([reached, -jnp.vdot(grad, ascent), 1.0, 0.0, jnp.inf])
+        counts = jnp.stack([0, num_accepted + accepted, failed, kept])
+        begun = LineSearch(point, grad, -ascent, numbers.astype(dtype), counts, steps, changes)
+
         # Or another step along the same direction.
-        low = jnp.where(decreased, state.step, state.low)
-        high = jnp.where(decreased, state.high, state.step)
+        low = jnp.where(decreased, step, low)
+        high = jnp.where(decreased, high, step)
         # Longer by the secant of the slopes; shorter by the parabola through both values.
-        growth = state.slope / jnp.minimum(state.slope - slope, 0.1 * state.slope)
+        growth = descent / jnp.minimum(descent - slope, 0.1 * descent)
         longer = jnp.clip(growth, 2.0, 10.0) * low
-        excess = trial_value - state.value - state.step * state.slope
-        parabola = -0.5 * state.slope * state.step**2 / jnp.maximum(excess, 1e-30)
+        excess = trial - before - step * descent
+        parabola = -0.5 * descent * step**2 / jnp.maximum(excess, 1e-30)
         middle = jnp.where(finite & ~decreased, parabola, 0.5 * (low + high))
         shorter = jnp.clip(middle, 0.9 * low + 0.1 * high, 0.1 * low + 0.9 * high)
-        step = jnp.where(jnp.isinf(high), longer, shorter)
-        again = state._replace(step=step, low=low, high=high, trials=state.trials + 1)
-        new = _where(accepted | stuck, begun, again)
-        new = jax.tree.map(lambda x, old: x.astype(old.dtype), new, state)
-        return unravel(new.point + new.step * new.direction - here), new
+        next_step = jnp.where(jnp.isinf(high), longer, shorter)
+        again = state._replace(
+            numbers=jnp.stack([before, descent, next_step, low, high]).astype(dtype),
+            counts=jnp.stack([trials + 1, num_accepted, failures, num_pairs]),
+        )
+        new: LineSearch = jax.tree.map(
+            lambda x, y: jnp.where(accepted | stuck, x, y).astype(y.dtype), begun, again
+        )
+        return unravel(new.point + new.numbers[2] * new.direction - here), new
 
     return QuasiNewton(init, update)
 
 
-def _forget(memory: optax.ScaleByLBFGSState, condition: Array) -> optax.ScaleByLBFGSState:
-    """The memory, or one that begins anew: what has no weight is as if it were not there."""
-    return memory._replace(
-        count=jnp.where(condition, 0, memory.count),
-        weights_memory=jnp.where(condition, 0.0, memory.weights_memory),
+def _appended(memory: Float[Array, "k n"], new: Float[Array, " n"]) -> Float[Array, "k n"]:
+    """The memory with a new row, and without the oldest."""
+    return jnp.concatenate([memory[1:], new[None]])
+
+
+def _ascent(
+    steps: Float[Array, "k n"],
+    changes: Float[Array, "k n"],
+    num_pairs: Int[Array, ""],
+    grad: Float[Array, " n"],
+) -> Float[Array, " n"]:
+    r"""H g, with H the inverse Hessian that the last pairs (s, y) say, in its compact form.
+
+    With R the upper triangle of $S Y^\top$ and D its diagonal, rows being pairs,
+
+    $$H = \gamma I + [S^\top, \gamma Y^\top] \begin{bmatrix} R^{-\top} (D + \gamma Y Y^\top) R^{-1}
+      & -R^{-\top} \\ -R^{-1} & 0 \end{bmatrix} \begin{bmatrix} S \\ \gamma Y \end{bmatrix}$$
+
+    so all long sums are one matrix product.
+
+    Source: Byrd, Nocedal and Schnabel (1994), Mathematical Programming 63.
+    """
+    k = len(steps)
+    valid = jnp.arange(k) >= k - num_pairs
+    pairs = jnp.where(jnp.tile(valid, 2)[:, None], jnp.concatenate([steps, changes]), 0.0)
+    products = jnp.matmul(
+        jnp.concatenate([pairs, grad[None]]), pairs.T, precision=jax.lax.Precision.HIGHEST
     )
-
-
-def _where[T: PyTree](condition: Array, one: T, other: T) -> T:
-    """One of two trees."""
-    chosen: T = jax.tree.map(lambda x, y: jnp.where(condition, x, y), one, other)
-    return chosen
+    cross, squares = products[:k, k:], products[k : 2 * k, k:]
+    along_steps, along_changes = products[-1, :k], products[-1, k:]
+    curvatures = jnp.diag(cross)
+    # Of no pairs nothing is known but that the first step should not be long.
+    cautious = 1 / jnp.maximum(1.0, jnp.linalg.norm(grad))
+    last = jnp.where(num_pairs > 0, squares[-1, -1], 1.0)
+    scale = jnp.where(num_pairs > 0, curvatures[-1] / last, cautious)
+    triangle = jnp.triu(cross) + jnp.diag(jnp.where(valid, 0.0, 1.0)).astype(cross.dtype)
+    inner = solve_triangular(triangle, along_steps)
+    outer = curvatures * inner + scale * (squares @ inner - along_changes)
+    outer = solve_triangular(triangle, outer, trans=1)
+    return scale * grad + jnp.concatenate([outer, -scale * inner]) @ pairs
 
 
 def minimise[X: PyTree](
@@ -223,9 +236,10 @@ def minimise[X: PyTree](
 
     def go_on(carry: tuple[X, LineSearch, Array]) -> Array:
         _, state, count = carry
+        _, num_accepted, failures, _ = state.counts
         # The first acceptance is that of the start.
-        tries = (count <= 4 * num_steps) & (state.accepted <= num_steps)
-        falls = (jnp.linalg.norm(state.grad) > tolerance) & (state.failures < 2)
+        tries = (count <= 4 * num_steps) & (num_accepted <= num_steps)
+        falls = (jnp.linalg.norm(state.grad) > tolerance) & (failures < 2)
         more: Array = (count == 0) | (tries & falls)
         return more
 

@@ -10,6 +10,7 @@ from scipy import stats
 
 from ssmlin.attention import karat_attention, slim_projection
 from ssmlin.comparison._registry import DEFAULT, forecasters
+from ssmlin.comparison.baselines import _attention_regression
 from ssmlin.comparison.baselines._attention_models import SoftmaxRegression
 from ssmlin.comparison.baselines._attention_parameters import ParamsAttentionRegression
 from ssmlin.comparison.baselines._attention_regression import fit_attention_regression
@@ -242,3 +243,17 @@ def test_attentions_are_known_by_name():
     assert set(DEFAULT) & set(names) == {"softmax_attention"}
     with pytest.raises(ValueError, match="attention: expected one of 'softmax', 'slim'"):
         fit_attention_regression(train, 0, num_lags=1, attention="linear")
+
+
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_padding_a_short_series_changes_nothing(name, monkeypatch):
+    rng = np.random.default_rng(8)
+    series = Observed(np.cumsum(rng.normal(size=(45, 2)), axis=0) / 3, rng.normal(size=(45, 1)))
+    found = []
+    for few in (0, 512):
+        monkeypatch.setattr(_attention_regression, "_FEW_STEPS", few)
+        fitted = fit_attention_regression(
+            series.until(33), 0, num_lags=1, attention=name, key_dim=2, num_epochs=10
+        )
+        found.append(fitted.predict(series).log_prob(series.values))
+    np.testing.assert_allclose(*found, rtol=2e-4, atol=2e-4)

@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dynamax.hidden_markov_model import GaussianHMM, LinearAutoregressiveHMM
-from dynamax.linear_gaussian_ssm import LinearGaussianSSM
 from tiers import cases
 
 import ssmlin
@@ -24,13 +22,8 @@ from ssmlin.comparison._split import train_test_split
 from ssmlin.comparison.baselines._attention_regression import fit_attention_regression
 from ssmlin.comparison.baselines._attention_variants import ATTENTIONS
 from ssmlin.comparison.baselines._autoregression import fit_autoregression
-from ssmlin.comparison.baselines._dynamax_models import (
-    fit_arhmm,
-    fit_gaussian_hmm,
-    fit_lds,
-    hmm_predictive,
-    lds_predictive,
-)
+from ssmlin.comparison.baselines._hmm_models import fit_arhmm, fit_gaussian_hmm
+from ssmlin.comparison.baselines._lds_model import fit_lds
 from ssmlin.comparison.baselines._naive import fit_naive
 from ssmlin.comparison.baselines._statsmodels_models import fit_sarimax, fit_unobserved_components
 from ssmlin.data import Series
@@ -58,49 +51,6 @@ def wave():
 def driven(wave):
     """The wave with an input."""
     return Observed(wave, np.random.default_rng(5).normal(size=(60, 1)))
-
-
-def test_hmm_density_is_dynamaxs(wave):
-    model = GaussianHMM(3, 2)
-    y = jnp.asarray(wave)
-    params, _ = model.initialize(jax.random.PRNGKey(0), method="kmeans", emissions=y)
-    law = hmm_predictive(model, params, y)
-    np.testing.assert_allclose(
-        law.log_prob(wave).sum(), model.marginal_log_prob(params, y), rtol=1e-10
-    )
-
-
-def test_arhmm_density_is_dynamaxs(wave):
-    model = LinearAutoregressiveHMM(2, 1, num_lags=2)
-    y = jnp.asarray(wave[:12, :1])
-    params, _ = model.initialize(jax.random.PRNGKey(0))
-    u = model.compute_inputs(y)
-    law = hmm_predictive(model, params, y, u)
-    np.testing.assert_allclose(
-        law.log_prob(np.asarray(y)).sum(), model.marginal_log_prob(params, y, u), rtol=1e-10
-    )
-
-
-@pytest.mark.parametrize("width", [0, 2])
-def test_lds_density_is_dynamaxs(wave, width):
-    model = LinearGaussianSSM(3, 2, width)
-    rng = np.random.default_rng(0)
-    weights = {}
-    if width:
-        weights = {
-            "dynamics_input_weights": jnp.asarray(rng.normal(size=(3, width))),
-            "emission_input_weights": jnp.asarray(rng.normal(size=(2, width))),
-        }
-    params, _ = model.initialize(
-        jax.random.PRNGKey(3), dynamics_bias=jnp.array([0.1, -0.2, 0.3]), **weights
-    )
-    y, u = jnp.asarray(wave), jnp.asarray(rng.normal(size=(60, width)))
-    data = (y, u) if width else (y,)
-    np.testing.assert_allclose(
-        lds_predictive(params, y, u).log_prob(wave).sum(),
-        model.marginal_log_prob(params, *data),
-        rtol=1e-7,
-    )
 
 
 @pytest.mark.parametrize("num_lags", [1, 3])
@@ -171,7 +121,7 @@ SETTINGS = {
 
 
 #: Not the baselines of dynamax, which have tests of their own, and one attention of each kind.
-CORE = ("persistence", "season", "autoregression", "sarimax", "unobserved_components",
+CORE = ("persistence", "season", "autoregression", "unobserved_components",
         "gated_deltanet", "softmax")  # fmt: skip
 
 
@@ -216,6 +166,7 @@ def test_lds_em_stays_finite_where_covariances_are_nearly_singular():
     assert ours > theirs
 
 
+@pytest.mark.slow
 def test_the_discount_follows_a_changing_variance():
     """Noise whose level jumps: the discounted law covers both parts, the constant one does not."""
     rng = np.random.default_rng(3)

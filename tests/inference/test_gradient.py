@@ -63,6 +63,30 @@ def assert_same(ours, theirs, tolerance=1e-9):
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", ["gated_deltanet", "deltaproduct"])
+def test_one_stretch_keeps_its_states(name, form, monkeypatch):
+    """Where all steps are one stretch nothing is computed again, and the gradient is the same."""
+    problem = make_problem(name, "low_rank", steps=STEPS)
+    lgssm, y = uniform(problem.lgssm), problem.emissions
+
+    def gradient(lgssm):
+        def loss(lgssm):
+            options = {"store": "loglik", "covariance_form": form}
+            return ssmlin.matrix_lgssm_filter(lgssm, y, **options).marginal_loglik
+
+        return jax.grad(loss)(lgssm)
+
+    def scans():
+        jax.clear_caches()  # what is patched is no argument
+        return str(jax.make_jaxpr(gradient)(lgssm)).count("reverse=")
+
+    several, computed_again = gradient(lgssm), scans()
+    monkeypatch.setattr(adjoint, "_CACHED_ELEMENTS", 2**15)
+    assert scans() < computed_again
+    assert_same(gradient(lgssm), several)
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_equals_autodiff(name, form):
     noise = ("isotropic", "low_rank", "per_step")[MECHANISMS.index(name) % 3]

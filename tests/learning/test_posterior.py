@@ -148,6 +148,7 @@ def _log_jacobian(model, params, props, at):
     return sum(jnp.log(x) + jnp.log1p(-x) for x in values)
 
 
+@pytest.mark.slow
 def test_state_paths_and_predictions_have_the_smoothers_moments(problem):
     model, params, props, y, u = problem
     tight = sample(
@@ -190,6 +191,7 @@ def test_predictions_of_unseen_steps_continue_the_series(problem):
     assert not np.allclose(ahead["mean"][36:], changed["mean"][36:])
 
 
+@pytest.mark.slow
 def test_batches_and_missing_entries():
     model, params, props, u = make("mamba2", m=2)
     rng = np.random.default_rng(0)

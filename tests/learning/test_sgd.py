@@ -40,7 +40,7 @@ def problem():
         None,
         slow(optax.adam(1e-2)),
         slow(optax.adamw(1e-2)),
-        optax.lbfgs(),
+        slow(optax.lbfgs()),
         slow(optax.sgd(optax.constant_schedule(0.05))),
     ],
     ids=["default", "adam", "adamw", "lbfgs", "sgd"],
@@ -227,6 +227,23 @@ def test_fitting_again_does_not_compile_again(problem):
     assert run_epochs._cache_size() == before
 
 
+@pytest.mark.parametrize("optimizer", [None, ssmlin.learning.lbfgs()])
+def test_series_of_nearby_lengths_share_a_program_and_nothing_else(problem, optimizer):
+    """Padded with missing steps to a common length, each is fitted as it is by itself."""
+    model, params, props, y, u = problem
+    options = dict(optimizer=optimizer, num_epochs=12, progress=False)
+    fits = {}
+    for steps in (len(y) - 3, len(y) - 1):
+        cut = y[None, :steps], u[None, :steps]
+        shared, history = model.fit_sgd(params, props, *cut, return_history=True, **options)
+        alone, expected = learning.fit_sgd(model, params, props, *cut, **options)
+        assert_close(shared, alone, rtol=1e-6, atol=1e-8)
+        np.testing.assert_allclose(history.scores, expected.scores, rtol=1e-7)
+        fits[steps] = run_epochs._cache_size()
+    one, other = fits.values()
+    assert other == one + 1  # the one that was not padded
+
+
 def assert_close(one, two, **tolerance):
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
         np.testing.assert_allclose(a, b, **tolerance)
@@ -339,6 +356,7 @@ def test_windows_learn_and_take_minibatches(walk):
     np.testing.assert_allclose(fitted["spread"], 0.4, atol=0.1)
 
 
+@pytest.mark.slow
 def test_memory_of_the_gradient_grows_with_the_window_only(problem):
     model, params, props, _, _ = problem
 

@@ -285,6 +285,7 @@ def test_a_first_value_that_is_missing_is_as_wide_as_the_series():
     assert abs(float(ys[:, 0].mean()) - 2.0) < 0.1 and float(ys[:, 0].std()) < 0.3
 
 
+@pytest.mark.slow
 def test_what_is_masked_in_part_moves_nothing():
     model, params, y = make(m=2, num_lags=1, row_cov="full")
     gap = y.at[0, 1].set(jnp.nan)
@@ -335,6 +336,7 @@ def test_the_start_of_a_fit_does_not_see_the_part_it_is_judged_by():
         np.testing.assert_array_equal(x, z)
 
 
+@pytest.mark.slow
 def test_copies_of_a_series_weigh_as_much_as_one():
     model, _, y = make()
     u = model.compute_inputs(y)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import ssmlin
+from ssmlin.learning import paths
 from ssmlin.models import (
     PROCESS_NOISES,
     REGRESSIONS,
@@ -124,3 +125,19 @@ def test_combinations_that_make_no_sense(options, error, message):
     settings = {"mechanism": "mamba2", "emission_dim": 2} | options
     with pytest.raises(error, match=message):
         ssmlin.LinearAttentionSSM(**settings)
+
+
+@pytest.mark.parametrize("row_cov", ["identity", "diagonal", "full", "integrated_full"])
+@pytest.mark.parametrize("regression", ["learned", "integrated"])
+def test_densities_of_priors_are_those_of_their_distributions(row_cov, regression):
+    """Closed forms against TensorFlow Probability, for every kind of prior, and at the bounds."""
+    options = dict(row_cov=row_cov, regression=regression, process_noise="diagonal")
+    for negative in (False, True):
+        model = make(negative_eigenvalues=negative, **options)
+        params, _ = model.initialize(jax.random.key(2), alpha=0.7)
+        laws = model.prior_distributions(params)
+        expected = 0.0
+        for path, x in zip(paths(params), jax.tree.leaves(params), strict=True):
+            expected += laws[path].log_prob(x) if path in laws else 0.0
+        np.testing.assert_allclose(model.log_prior(params), expected, rtol=1e-12)
+        assert np.isfinite(model.log_prior(model.initialize(alpha=1.0)[0]))

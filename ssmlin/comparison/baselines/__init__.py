@@ -3,7 +3,8 @@
 from ssmlin.comparison.baselines import (
     _attention_regression,
     _autoregression,
-    _dynamax_models,
+    _hmm_models,
+    _lds_model,
     _naive,
     _statsmodels_models,
 )
@@ -16,7 +17,8 @@ BASELINES: dict[str, Baseline] = {
         *_naive.BASELINES,
         *_autoregression.BASELINES,
         *_statsmodels_models.BASELINES,
-        *_dynamax_models.BASELINES,
+        *_hmm_models.BASELINES,
+        *_lds_model.BASELINES,
         *_attention_regression.BASELINES,
     )
 }

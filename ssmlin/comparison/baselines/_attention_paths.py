@@ -32,7 +32,7 @@ class PredictsMeans(Protocol):
 
 def regression_arrays(
     observed: Observed, num_lags: int
-) -> tuple[Float[Array, "T m"], Float[Array, "T p"]]:
+) -> tuple[Float[np.ndarray, "T m"], Float[np.ndarray, "T p"]]:
     """Emissions and inputs of a series in single precision; its first steps serve as lags only.
 
     Raises:
@@ -40,8 +40,9 @@ def regression_arrays(
             would have to be integrated over it.
     """
     observed = known_lags(observed, num_lags, "an attention regression")
-    y = jnp.asarray(observed.values, jnp.float32).at[:num_lags].set(jnp.nan)
-    return y, jnp.asarray(lags_and_inputs(observed, num_lags), jnp.float32)
+    y = observed.values.astype(np.float32)
+    y[:num_lags] = np.nan
+    return y, lags_and_inputs(observed, num_lags).astype(np.float32)
 
 
 def draw_paths_again(

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from dynamax.parameters import ParameterProperties
 from dynamax.utils.bijectors import RealToPSDBijector
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from tensorflow_probability.substrates.jax import bijectors as tfb
 
 from ssmlin import _checks
+from ssmlin._buckets import in_bucket
 from ssmlin.comparison.baselines._attention_models import AttentionRegression
 from ssmlin.comparison.baselines._attention_parameters import ParamsAttentionRegression
 from ssmlin.comparison.baselines._attention_paths import regression_arrays
@@ -22,6 +23,8 @@ from ssmlin.learning import fit_sgd, num_trainable
 
 #: The scores of all pairs of steps are held at once.
 MAX_STEPS = 20_000
+#: Up to so many steps a fit takes less time than to compile it.
+_FEW_STEPS = 512
 #: The share of the training part, at its end, that stops the fit.
 _VALIDATION_FRACTION = 0.2
 
@@ -36,25 +39,52 @@ def _means(
     return model.means(params, emissions, inputs)
 
 
-def _start(
-    model: AttentionRegression, train: Observed, seed: int, num_lags: int, key_dim: int
+@partial(jax.jit, static_argnums=(0, 2, 3, 4))
+def _random_start(
+    model: AttentionRegression, seed: Int[Array, ""], m: int, width: int, key_dim: int
 ) -> ParamsAttentionRegression:
-    """The autoregression, with an attention that recalls little."""
-    coefficients, residuals = least_squares(train, num_lags)
+    """An attention that recalls little, added to nothing."""
     key = jax.random.key(seed)
     query_key, key_key, value_key = jax.random.split(key, 3)
-    shapes = model.shapes(train.values.shape[1], len(coefficients), key_dim)
+    shapes = model.shapes(m, width, key_dim)
     params = ParamsAttentionRegression(
         queries=jax.random.normal(query_key, shapes.queries),
         keys=jax.random.normal(key_key, shapes.keys),
         values=0.03 * jax.random.normal(value_key, shapes.values),
         recency=jnp.asarray(0.05),
-        weights=jnp.asarray(coefficients.T),
-        noise=jnp.asarray(residual_covariance(coefficients, residuals)),
+        weights=jnp.zeros((m, width)),
+        noise=jnp.eye(m),
         own=model.init_own(jax.random.fold_in(key, 3)),
     )
     single: ParamsAttentionRegression = jax.tree.map(lambda x: x.astype(jnp.float32), params)
     return single
+
+
+def _start(
+    model: AttentionRegression, train: Observed, seed: int, num_lags: int, key_dim: int
+) -> ParamsAttentionRegression:
+    """The autoregression, with an attention that recalls little."""
+    coefficients, residuals = least_squares(train, num_lags)
+    covariance = residual_covariance(coefficients, residuals)
+    start: ParamsAttentionRegression = _random_start(
+        model, seed, *coefficients.shape[::-1], key_dim
+    )
+    return start._replace(
+        weights=jnp.asarray(coefficients.T, jnp.float32),
+        noise=jnp.asarray(covariance, jnp.float32),
+    )
+
+
+def _arrays(observed: Observed, num_lags: int) -> tuple[Float[Array, "T m"], Float[Array, "T p"]]:
+    """Emissions and inputs; of short series padded, so that those of nearby lengths share programs.
+
+    Padded steps are missing and last, so nothing that is observed attends to them.
+    """
+    y, u = regression_arrays(observed, num_lags)
+    if len(y) <= _FEW_STEPS:
+        y, u = in_bucket(y, np.nan), in_bucket(u, 0.0)
+    arrays: tuple[Array, Array] = jax.device_put((y, u))
+    return arrays
 
 
 def fit_attention_regression(
@@ -93,7 +123,7 @@ def fit_attention_regression(
             f"values: expected at most {MAX_STEPS} steps, since attention compares all pairs; got "
             f"{steps}"
         )
-    y, u = regression_arrays(train, num_lags)
+    y, u = _arrays(train, num_lags)
     fitted_part = train.until(steps - int(_VALIDATION_FRACTION * steps))
     params = _start(model, fitted_part, seed, num_lags, key_dim)
     props: ParamsAttentionRegression = jax.tree.map(lambda _: ParameterProperties(), params)
@@ -114,8 +144,8 @@ def fit_attention_regression(
     noise = np.asarray(params.noise, np.float64)
 
     def predict(observed: Observed) -> Predictive:
-        means = _means(model, params, *regression_arrays(observed, num_lags))
-        return Predictive.gaussian(np.asarray(means, np.float64), noise)
+        means = np.asarray(_means(model, params, *_arrays(observed, num_lags)), np.float64)
+        return Predictive.gaussian(means[: len(observed.values)], noise)
 
     def simulate(observed: Observed, ahead: Ahead) -> Float[np.ndarray, "N n H m"]:
         return model.simulate(params, num_lags, observed, ahead)
