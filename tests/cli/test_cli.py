@@ -276,7 +276,7 @@ def test_a_panel_from_file_to_forecast(tmp_path):
 
 
 @pytest.mark.float32
-@pytest.mark.parametrize("option", [("--difference", 1), slow(("--window", 50))])
+@pytest.mark.parametrize("option", [slow(("--difference", 1)), ("--window", 50)])
 def test_differences_and_streams_come_back_in_the_units_of_the_file(tmp_path, option):
     rng = np.random.default_rng(0)
     y = 500 + 3 * np.cumsum(0.5 + 0.1 * rng.normal(size=400))
