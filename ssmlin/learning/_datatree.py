@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import xarray
 
 _OVER_TIME = ["sequence", "time"]
+#: Draws that are computed at a time.
+_TOGETHER = 16
 
 
 class Sequences(NamedTuple):
@@ -114,8 +116,17 @@ def dataset(
 
 def each_draw[T: PyTree](function: Callable[..., T], *trees: PyTree) -> T:
     """Map over (chain, draw), a few draws at a time."""
-    mapped: T = jax.lax.map(
-        lambda chain: jax.lax.map(lambda x: function(*x), chain, batch_size=16), trees
+    chains, draws = jax.tree.leaves(trees)[0].shape[:2]
+    total, size = chains * draws, min(_TOGETHER, chains * draws)
+    extra = -total % size  # the last draw again, since a shorter rest would be compiled by itself
+
+    def cut(x: Array) -> Array:
+        flat = x.reshape(total, *x.shape[2:])
+        return jnp.concatenate([flat, *[flat[-1:]] * extra]).reshape(-1, size, *x.shape[2:])
+
+    several = jax.lax.map(lambda x: jax.vmap(function)(*x), jax.tree.map(cut, trees))
+    mapped: T = jax.tree.map(
+        lambda x: x.reshape(-1, *x.shape[2:])[:total].reshape(chains, draws, *x.shape[2:]), several
     )
     return mapped
 

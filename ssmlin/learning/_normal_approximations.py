@@ -34,10 +34,24 @@ def _pathfinder(
     return jax.vmap(one)(keys, starts)
 
 
+@partial(jax.jit, static_argnames=("target",))
+def _finite(starts: Position, target: Target, problem: Problem) -> Position:
+    """The starts, or the given parameters where the log posterior is not finite."""
+    given = target.position(problem)
+
+    def one(start: Position) -> Position:
+        fine = jnp.isfinite(target.log_density(start, problem))
+        chosen: Position = jax.tree.map(lambda x, y: jnp.where(fine, x, y), start, given)
+        return chosen
+
+    every: Position = jax.vmap(one)(starts)
+    return every
+
+
 def pathfinder(key: Array, target: Target, problem: Problem, settings: SamplerSettings) -> Draws:
     """Draws from the normal law that a quasi-Newton path finds closest, one path a chain."""
     start_key, path_key = jax.random.split(key)
-    starts = jittered(start_key, target, problem, settings.num_chains)
+    starts = _finite(jittered(start_key, target, problem, settings.num_chains), target, problem)
     keys = jax.random.split(path_key, settings.num_chains)
     positions, log_q, elbo = _pathfinder(keys, starts, target, problem, settings.num_samples)
     return _approximate(positions, log_q, target, problem, {"elbo": np.asarray(elbo)})

@@ -4,7 +4,7 @@ A checkpoint can hold the state between two blocks. Step i of a run uses a key f
 run that goes on from a checkpoint ends where it would have ended.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree
 
 from ssmlin._progress import progress_bar
+from ssmlin._typing import AnyArray
 from ssmlin.learning._checkpoint import Checkpoint
 from ssmlin.learning._log_posterior import Position, Problem, Target, strong
 from ssmlin.learning._samplers import Draws, MoveSettings, SamplerSettings
@@ -36,9 +37,9 @@ class ChainsCheckpoint(NamedTuple):
     """All that a run of NUTS needs to go on."""
 
     chains: _Chains
-    done: Array
-    positions: Position
-    stats: dict[str, Array]
+    done: AnyArray
+    positions: Mapping[str, AnyArray]
+    stats: dict[str, AnyArray]
 
 
 class Adaptation(NamedTuple):
@@ -56,15 +57,17 @@ class Adaptation(NamedTuple):
 
 
 class Stages(NamedTuple):
-    """Which part of the warm-up each step is in.
+    """Which part of the run each step is in.
 
     Attributes:
+        is_warmup: whether anything is learned.
         is_slow: whether the mass matrix is learned.
         is_window_end: whether a window of it ends.
     """
 
-    is_slow: Bool[Array, "*steps"]
-    is_window_end: Bool[Array, "*steps"]
+    is_warmup: Bool[AnyArray, "*steps"]
+    is_slow: Bool[AnyArray, "*steps"]
+    is_window_end: Bool[AnyArray, "*steps"]
 
 
 def _adaptation(moves: MoveSettings) -> tuple[Adaptation, Adaptation]:
@@ -144,25 +147,6 @@ def _adapt(
     return strong(jax.vmap(one)(chains, states, acceptance))
 
 
-@partial(jax.jit, static_argnames=("target", "moves"))
-def _warm_up(
-    chains: _Chains, key: Array, indices: Array, last: Array, stages: Stages, target: Target,
-    problem: Problem, moves: MoveSettings,
-) -> _Chains:  # fmt: skip
-    """A block of warm-up steps; those past the end are left out, so all blocks share a program."""
-
-    def step(chains: _Chains, data: tuple[Array, Stages]) -> tuple[_Chains, None]:
-        i, stage = data
-
-        def run(chains: _Chains) -> _Chains:
-            states, info = _move(jax.random.fold_in(key, i), chains, target, problem, moves)
-            return _adapt(chains, states, info.acceptance_rate, stage, moves)
-
-        return jax.lax.cond(i < last, run, lambda c: c, chains), None
-
-    return jax.lax.scan(step, chains, (indices, stages))[0]
-
-
 @partial(jax.jit, static_argnames=("moves",))
 def _settle(chains: _Chains, moves: MoveSettings) -> _Chains:
     """Fix the step sizes at their averages."""
@@ -172,13 +156,19 @@ def _settle(chains: _Chains, moves: MoveSettings) -> _Chains:
 
 
 @partial(jax.jit, static_argnames=("target", "moves"))
-def _sample(
-    chains: _Chains, key: Array, indices: Array, last: Array, target: Target, problem: Problem,
-    moves: MoveSettings,
+def _run(
+    chains: _Chains, key: Array, indices: Array, last: Array, stages: Stages, target: Target,
+    problem: Problem, moves: MoveSettings,
 ) -> tuple[_Chains, Position, dict[str, Array]]:  # fmt: skip
-    """A block of draws."""
+    """A block of steps and their draws; those past the end are left out.
 
-    def step(chains: _Chains, i: Array) -> tuple[_Chains, PyTree]:
+    The steps of the warm-up learn and the others do not. All blocks share a program, which takes
+    longer to compile than most runs of it take.
+    """
+
+    def step(chains: _Chains, data: tuple[Array, Stages]) -> tuple[_Chains, PyTree]:
+        i, stage = data
+
         def run(chains: _Chains) -> tuple[_Chains, PyTree]:
             states, info = _move(jax.random.fold_in(key, i), chains, target, problem, moves)
             stats = {
@@ -189,25 +179,30 @@ def _sample(
                 "tree_depth": info.num_trajectory_expansions,
                 "n_steps": info.num_integration_steps,
             }
-            return chains._replace(states=states), (states.position, stats)
+            moved = jax.lax.cond(
+                stage.is_warmup,
+                lambda: _adapt(chains, states, info.acceptance_rate, stage, moves),
+                lambda: strong(chains._replace(states=states)),
+            )
+            return moved, (states.position, stats)
 
         shapes = jax.eval_shape(run, chains)[1]
         nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         taken: tuple[_Chains, PyTree] = jax.lax.cond(i < last, run, lambda c: (c, nothing), chains)
         return taken
 
-    chains, (positions, stats) = jax.lax.scan(step, chains, indices)
+    chains, (positions, stats) = jax.lax.scan(step, chains, (indices, stages))
     return chains, *jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), (positions, stats))
 
 
 def _stages(num_warmup: int) -> Stages:
-    """For every warm-up step, padded to whole blocks: is it slow, and does a window end."""
+    """Of every warm-up step, padded to whole blocks."""
     from blackjax.adaptation.window_adaptation import build_schedule
 
     schedule = np.asarray(build_schedule(num_warmup), dtype=bool).reshape(-1, 2)
     padded = np.zeros((-(-len(schedule) // _STEPS_PER_CALL) * _STEPS_PER_CALL, 2), bool)
     padded[: len(schedule)] = schedule
-    return Stages(jnp.asarray(padded[:, 0]), jnp.asarray(padded[:, 1]))
+    return Stages(np.ones(len(padded), bool), padded[:, 0], padded[:, 1])
 
 
 def _over_devices[T: PyTree](tree: T, num_chains: int) -> T:
@@ -224,6 +219,29 @@ def _over_devices[T: PyTree](tree: T, num_chains: int) -> T:
     return spread
 
 
+def _begun(
+    starts: Position, target: Target, problem: Problem, settings: SamplerSettings
+) -> _Chains:
+    """Chains at their starts; one whose log posterior is not finite there starts at `params`."""
+    given = target.position(problem)
+    for fallback in (True, False):
+        spread = _over_devices(starts, settings.num_chains)
+        chains: _Chains = _start_chains(spread, target, problem, settings.moves)
+        fine = np.isfinite(np.asarray(chains.states.logdensity))
+        if fine.all():
+            return chains
+        if fallback:
+            starts = jax.tree.map(
+                lambda x, y: np.where(fine.reshape(-1, *[1] * np.ndim(y)), x, y),  # noqa: B023
+                starts,
+                given,
+            )
+    raise ValueError(
+        "params: expected a finite log posterior at the start, got "
+        f"{np.asarray(chains.states.logdensity)}; check params, emissions and inputs"
+    )
+
+
 def nuts(
     key: Array,
     target: Target,
@@ -236,23 +254,19 @@ def nuts(
 ) -> Draws:
     """The no-U-turn sampler after window adaptation, all chains together."""
     warm_key, sample_key = jax.random.split(key)
-    starts = _over_devices(starts, settings.num_chains)
     moves = settings.moves
-    chains = _start_chains(starts, target, problem, moves)
-    if not bool(jnp.all(jnp.isfinite(chains.states.logdensity))):
-        raise ValueError(
-            "params: expected a finite log posterior at the start, got "
-            f"{np.asarray(chains.states.logdensity)}; check params, emissions and inputs"
-        )
-    indices = jnp.arange(_STEPS_PER_CALL)
-    nothing = jax.eval_shape(
-        partial(_sample, target=target, moves=moves), chains, sample_key, indices, 0,
-        problem=problem,
-    )[1:]  # fmt: skip
+    chains = _begun(starts, target, problem, settings)
+    indices = np.arange(_STEPS_PER_CALL)
+    nothing = np.zeros(_STEPS_PER_CALL, bool)
+    no_stages = Stages(nothing, nothing, nothing)
+    # By the program itself, so that it is traced once.
+    shapes = _run.eval_shape(  # type: ignore[no-untyped-call]  # JAX does not annotate it
+        chains, sample_key, indices, settings.num_samples, no_stages, target, problem, moves
+    )[1:]
     empty = jax.tree.map(
-        lambda x: jnp.zeros((settings.num_chains, 0, *x.shape[2:]), x.dtype), nothing
+        lambda x: np.zeros((settings.num_chains, 0, *x.shape[2:]), x.dtype), shapes
     )
-    run = ChainsCheckpoint(chains, jnp.asarray(0), *empty)
+    run = ChainsCheckpoint(chains, np.asarray(0), *empty)
     loaded = checkpoint.load(run)
     run = run if loaded is None else loaded
     checkpoint.save(run, force=loaded is None)
@@ -260,39 +274,38 @@ def nuts(
     warmup = _stages(settings.num_warmup)
     total = settings.num_warmup + settings.num_samples
     with progress_bar(progress) as bar:
-        task = bar.add_task("nuts", total=total, completed=int(run.done), note="")
-        begun = int(run.done)
+        task = bar.add_task("nuts", total=total, completed=int(run.done), note="compiling")
         while (done := int(run.done)) < total:
-            if done in (begun, settings.num_warmup):  # warm-up and draws are a program each
-                bar.update(task, note="compiling")
             if done < settings.num_warmup:
                 block = slice(done, done + _STEPS_PER_CALL)
-                stages = Stages(warmup.is_slow[block], warmup.is_window_end[block])
-                chains = _warm_up(
+                stages = Stages(*(x[block] for x in warmup))
+                chains, *_ = _run(
                     run.chains, warm_key, done + indices, settings.num_warmup, stages,
                     target, problem, moves,
                 )  # fmt: skip
                 done = min(done + _STEPS_PER_CALL, settings.num_warmup)
                 chains = _settle(chains, moves) if done == settings.num_warmup else chains
-                run = run._replace(chains=chains, done=jnp.asarray(done))
+                run = run._replace(chains=chains, done=np.asarray(done))
                 note = "warm-up"
             else:
-                chains, *block_draws = _sample(
+                chains, *block_draws = _run(
                     run.chains, sample_key, done - settings.num_warmup + indices,
-                    settings.num_samples, target, problem, moves,
+                    settings.num_samples, no_stages, target, problem, moves,
                 )  # fmt: skip
                 count = min(_STEPS_PER_CALL, total - done)
+                # In NumPy, where arrays that grow compile nothing.
                 positions, stats = jax.tree.map(
-                    lambda old, new: jnp.concatenate([old, new[:, :count]], axis=1),  # noqa: B023
+                    lambda old, new: np.concatenate([old, np.asarray(new)[:, :count]], axis=1),  # noqa: B023
                     (run.positions, run.stats),
                     tuple(block_draws),
                 )
-                run = ChainsCheckpoint(chains, jnp.asarray(done + count), positions, stats)
+                run = ChainsCheckpoint(chains, np.asarray(done + count), positions, stats)
                 note = f"{int(stats['diverging'].sum())} divergences"
             checkpoint.save(run, force=int(run.done) == total)
             bar.update(task, completed=int(run.done), note=note)
+    positions, stats = jax.device_put((run.positions, run.stats))
     return Draws(
-        run.positions,
-        run.stats,
+        positions,
+        stats,
         {"step_size": np.asarray(run.chains.step_sizes)},
     )

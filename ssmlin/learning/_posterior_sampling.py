@@ -202,8 +202,7 @@ def _starts(
     """Where the chains of NUTS start."""
     starts: Position
     if initialization == "params":
-        starts = jittered(key, target, problem, settings.num_chains)
-        return starts
+        return jittered(key, target, problem, settings.num_chains)
     quick = pathfinder(key, target, problem, settings)
     log_p = quick.stats["lp"]
     best = jnp.argmax(jnp.where(jnp.isfinite(log_p[:, :10]), log_p[:, :10], -jnp.inf), axis=1)

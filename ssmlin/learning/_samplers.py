@@ -8,7 +8,6 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
@@ -65,14 +64,11 @@ class SamplerSettings(NamedTuple):
     moves: MoveSettings
 
 
-@partial(jax.jit, static_argnames=("target", "num"))
 def jittered(key: Array, target: Target, problem: Problem, num: int) -> Position:
-    """The given parameters with normal noise, for so many chains; without it where it fails."""
+    """The given parameters with normal noise, for so many chains."""
     start, unravel = ravel_pytree(target.position(problem))
     noise = _JITTER * jax.random.normal(key, (num, start.size), start.dtype)
-    starts = jax.vmap(unravel)(start + noise)
-    fine = jnp.isfinite(jax.vmap(lambda x: target.log_density(x, problem))(starts))
-    positions: Position = jax.vmap(unravel)(start + jnp.where(fine[:, None], noise, 0.0))
+    positions: Position = jax.vmap(unravel)(start + noise)
     return positions
 
 

@@ -314,10 +314,10 @@ def test_warnings_say_what_is_wrong(problem):
 def test_sampling_again_does_not_compile_again(problem):
     options = dict(variables=("alpha", "beta"), num_warmup=30, num_samples=20)
     sample(KEY, *problem, **options)
-    sizes = nuts._sample._cache_size(), nuts._warm_up._cache_size()
+    size = nuts._run._cache_size()
     model, params, props, y, u = problem
     sample(jax.random.key(8), model, params, props, y + 1, u, **(options | {"num_samples": 60}))
-    assert sizes == (nuts._sample._cache_size(), nuts._warm_up._cache_size())
+    assert size == nuts._run._cache_size()
 
 
 @pytest.mark.calibration
