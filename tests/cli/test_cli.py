@@ -190,7 +190,7 @@ def run(*arguments):
 
 
 @pytest.mark.float32
-@pytest.mark.parametrize("integrated", [False, True])
+@pytest.mark.parametrize("integrated", [slow(False), True])
 def test_forecasts_are_those_of_a_dense_kalman_recursion(tmp_path, integrated):
     """Intervals in the file's units, Gaussian or, with Σ unknown, Student-t."""
     from scipy import stats

@@ -86,7 +86,7 @@ def test_missing_entries_masks_and_lengths():
     assert np.isfinite(full.marginal_log_prob(params, holes, u, missing="rows"))
 
 
-@both
+@pytest.mark.parametrize("row_cov", ["diagonal", slow("full")])
 def test_posterior_draws_have_the_moments_of_the_smoother(row_cov):
     model, params, _, y, u = make("integrated_" + row_cov)
     y = y.at[4:].set(jnp.nan)  # so that Σ stays uncertain
