@@ -76,7 +76,9 @@ def test_a_model_reads_the_next_file_as_it_read_the_first(tmp_path, monkeypatch)
     assert notes["reading"] == {"encoding": "utf-16", "date_format": "%d/%m/%Y"}
 
     def days(reading):
-        (columns,) = _load(tmp_path / "model", second, reading, to_fit=True).state_.panel.values()
+        (columns,) = _load(
+            tmp_path / "model", second, reading, False, to_fit=True
+        ).state_.panel.values()
         return [str(time.date()) for time in columns.times]
 
     assert days(Reading()) == ["2020-02-01", "2020-02-02"]
