@@ -13,11 +13,12 @@ PYTHON ?=
 UV ?= $(shell command -v uv 2>/dev/null)
 WORKERS ?= 2
 ARGS ?=
+PYTEST = MPLBACKEND=Agg $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 IS_SUPPORTED := import sys; sys.exit(sys.version_info < (3, 12))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test calibration lint format docs bench install install-demo clean
+.PHONY: help demo test test-quick test-slow test-all calibration coverage lint format docs bench install install-demo clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [ARGS='more arguments'] [PYTHON=python3.12] [WORKERS=2]"
@@ -27,11 +28,23 @@ help: ## list the targets
 demo: $(DEMO) ## set everything up and run the demonstration
 	$(BIN)/ssmlin demo $(ARGS)
 
-test: $(STAMP) ## set everything up, run the tests, the examples and the doctests
-	MPLBACKEND=Agg $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+test: $(STAMP) ## set everything up, run the tests and the doctests
+	SSMLIN_TYPES=0 $(PYTEST) $(ARGS)
 
-calibration: $(STAMP) ## run the long calibration tests that `make test` leaves out
-	MPLBACKEND=Agg $(BIN)/python -m pytest -n $(WORKERS) -m calibration $(ARGS)
+test-quick: $(STAMP) ## run the tests that take seconds
+	$(PYTEST) -m 'quick and not slow and not calibration' $(ARGS)
+
+test-slow: $(STAMP) ## run what `make test` leaves out, and execute the annotations
+	$(PYTEST) -m '(slow or quick) and not calibration' $(ARGS)
+
+test-all: test test-slow ## run all tests but the calibration
+
+calibration: $(STAMP) ## run the long calibration tests
+	$(PYTEST) -m calibration $(ARGS)
+
+coverage: $(STAMP) ## say which lines and branches `make test` runs, then `make test-all`
+	SSMLIN_TYPES=0 $(PYTEST) --cov $(ARGS)
+	$(PYTEST) -m '(slow or quick) and not calibration' --cov --cov-append $(ARGS)
 
 lint: $(STAMP) ## check the format, the style and the types
 	$(BIN)/ruff format --check .

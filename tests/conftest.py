@@ -10,17 +10,23 @@ import jax
 import jaxtyping
 import pytest
 
+# Tests compile much and run little: without LLVM's optimisations a program compiles in 60 % of the
+# time. One program in one piece: splitting it for threads takes longer where every core has a
+# worker. Read when the first program is compiled, which importing ssmlin may do, and by the
+# programs that tests start; what the environment says comes last and wins.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        "--xla_backend_optimization_level=0",
+        "--xla_cpu_parallel_codegen_split_count=1",
+        os.environ.get("XLA_FLAGS", ""),
+    ]
+).strip()
+
 # The shapes and types of all annotations are executed, so this comes before ssmlin is imported.
 if os.environ.get("SSMLIN_TYPES", "1") != "0":
     jaxtyping.install_import_hook("ssmlin", "executed_types.check")
 
 from ssmlin.mechanisms import _registry as registry  # noqa: E402
-
-# One program in one piece: splitting it for threads takes longer where every core has a worker.
-# Read when JAX starts, here and in the programs that tests start.
-os.environ["XLA_FLAGS"] = " ".join(
-    [os.environ.get("XLA_FLAGS", ""), "--xla_cpu_parallel_codegen_split_count=1"]
-).strip()
 
 # The tests compare with oracles at close tolerances. The library never sets this itself.
 jax.config.update("jax_enable_x64", True)
@@ -77,7 +83,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if cache is not None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         for name, value in {
             "jax_compilation_cache_dir": str(cache.mkdir("jax")),
-            "jax_persistent_cache_min_compile_time_secs": 0.1,
+            "jax_persistent_cache_min_compile_time_secs": 0.0,
             "jax_persistent_cache_min_entry_size_bytes": -1,
         }.items():
             jax.config.update(name, value)

@@ -13,6 +13,8 @@ import pytest
 
 import ssmlin
 
+pytestmark = pytest.mark.quick
+
 ROOT = Path(ssmlin.__file__).parent
 CONTRIBUTING = Path(__file__).parents[1] / "CONTRIBUTING.md"
 # Each room imports only from those before it. Learning knows models by their interface alone, so

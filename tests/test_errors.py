@@ -9,6 +9,8 @@ from oracles import GATES, MECHANISMS, SIGNED, random_tokens
 import ssmlin
 from ssmlin.lgssm import DiagPlusLowRank
 
+pytestmark = pytest.mark.quick
+
 GOOD = random_tokens("gated_deltanet", steps=5, d=3, m=2)
 FUNCTIONS = [ssmlin.linear_attention, ssmlin.matrix_lgssm]
 

@@ -25,7 +25,6 @@ def test_an_unknown_name_is_an_error():
     assert "filtering" in result.output and "nothing" in result.output
 
 
-@pytest.mark.slow
 @pytest.mark.calibration
 def test_tables_are_complete():
     result = runner.invoke(app, ["bench", "filtering", "--quick"], catch_exceptions=False)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from tiers import slow
 from typer.testing import CliRunner
 
 from ssmlin.cli._app import app
@@ -189,7 +190,7 @@ def run(*arguments):
 
 
 @pytest.mark.float32
-@pytest.mark.parametrize("integrated", [False, True])
+@pytest.mark.parametrize("integrated", [slow(False), True])
 def test_forecasts_are_those_of_a_dense_kalman_recursion(tmp_path, integrated):
     """Intervals in the file's units, Gaussian or, with Σ unknown, Student-t."""
     from scipy import stats
@@ -275,7 +276,7 @@ def test_a_panel_from_file_to_forecast(tmp_path):
 
 
 @pytest.mark.float32
-@pytest.mark.parametrize("option", [("--difference", 1), ("--window", 50)])
+@pytest.mark.parametrize("option", [slow(("--difference", 1)), ("--window", 50)])
 def test_differences_and_streams_come_back_in_the_units_of_the_file(tmp_path, option):
     rng = np.random.default_rng(0)
     y = 500 + 3 * np.cumsum(0.5 + 0.1 * rng.normal(size=400))

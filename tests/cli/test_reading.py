@@ -16,6 +16,8 @@ from ssmlin.forecasting import _recipe as recipe
 from ssmlin.forecasting._fitting import RecipeFit
 from ssmlin.models import load_notes
 
+pytestmark = pytest.mark.quick
+
 runner = CliRunner()
 NAMES = ("encoding", "decimal", "thousands", "date_format", "query", "table_name")
 
@@ -75,7 +77,7 @@ def test_a_model_reads_the_next_file_as_it_read_the_first(tmp_path, monkeypatch)
 
     def days(reading):
         (columns,) = _load(
-            tmp_path / "model", second, reading, False, to_fit=True
+            tmp_path / "model", second, reading, to_fit=True, progress=False
         ).state_.panel.values()
         return [str(time.date()) for time in columns.times]
 

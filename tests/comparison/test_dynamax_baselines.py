@@ -11,6 +11,7 @@ from dynamax.hidden_markov_model import (
     LinearRegressionHMM,
 )
 from dynamax.linear_gaussian_ssm import LinearGaussianSSM
+from tiers import cases, slow
 
 from ssmlin.comparison.baselines import _lds_model, _padding
 from ssmlin.comparison.baselines._hmm_models import (
@@ -106,7 +107,7 @@ def test_arhmm_density_is_dynamaxs(wave):
     )
 
 
-@pytest.mark.parametrize("slots", [1, 7])
+@pytest.mark.parametrize("slots", [slow(1), 7])
 def test_em_of_the_hmm_is_dynamaxs(wave, slots):
     model = GaussianHMM(3, 2)
     y = jnp.asarray(wave)
@@ -118,7 +119,7 @@ def test_em_of_the_hmm_is_dynamaxs(wave, slots):
     assert_close(found, ours(theirs), rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("slots", [1, 7])
+@pytest.mark.parametrize("slots", [slow(1), 7])
 def test_em_of_the_arhmm_is_dynamaxs(wave, slots):
     model = LinearRegressionHMM(2, 3, 2)
     rng = np.random.default_rng(3)
@@ -207,7 +208,7 @@ FITS = {
 }
 
 
-@pytest.mark.parametrize("name", FITS)
+@pytest.mark.parametrize("name", cases(FITS, "arhmm", "lds"))
 def test_padding_changes_nothing(wave, name, monkeypatch):
     fit, setting = FITS[name]
     y = wave[:, :1]
@@ -231,7 +232,7 @@ class Programs:
         self.count += event == "/jax/core/compile/backend_compile_duration"
 
 
-@pytest.mark.parametrize("name", ["hmm", "arhmm", "lds"])
+@pytest.mark.parametrize("name", [slow("hmm"), "arhmm", "lds"])
 def test_fits_share_programs(name):
     rng = np.random.default_rng(6)
     m = 3  # no other test has so many columns

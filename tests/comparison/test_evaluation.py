@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiers import cases
 
 import ssmlin
 from ssmlin.comparison import (
@@ -119,7 +120,12 @@ SETTINGS = {
 } | {name: (fit_attention_regression, ATTENTION | {"attention": name}) for name in ATTENTIONS}
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+#: Not the baselines of dynamax, which have tests of their own, and one attention of each kind.
+CORE = ("persistence", "season", "autoregression", "unobserved_components",
+        "gated_deltanet", "softmax")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", cases(SETTINGS, *CORE))
 @pytest.mark.float32
 def test_a_step_is_predicted_from_earlier_ones_only(driven, name):
     fit, setting = SETTINGS[name]
@@ -160,6 +166,7 @@ def test_lds_em_stays_finite_where_covariances_are_nearly_singular():
     assert ours > theirs
 
 
+@pytest.mark.slow
 def test_the_discount_follows_a_changing_variance():
     """Noise whose level jumps: the discounted law covers both parts, the constant one does not."""
     rng = np.random.default_rng(3)

@@ -9,6 +9,8 @@ from ssmlin.comparison import score, score_paths
 from ssmlin.comparison._scores import standard_error, uniformity
 from ssmlin.forecasting import Predictive
 
+pytestmark = pytest.mark.quick
+
 RNG = np.random.default_rng(0)
 STEPS, M = 5, 2
 

@@ -25,6 +25,8 @@ from ssmlin.data import Scaling, Series
 from ssmlin.forecasting import Observed, Predictive, choose_powers, choose_regression
 from ssmlin.forecasting._powers import log_likelihoods
 
+pytestmark = pytest.mark.quick
+
 #: Thousands of international airline passengers a month, 1949-1960, series G of Box and Jenkins
 #: (1976), Time Series Analysis: Forecasting and Control.
 PASSENGERS = np.array(

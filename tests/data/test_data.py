@@ -23,6 +23,8 @@ from ssmlin.data import (
 )
 from ssmlin.data._scaling import box_cox, inverse_box_cox
 
+pytestmark = pytest.mark.quick
+
 FRAME = pd.DataFrame({"t": [1.0, 2.0, 3.0], "y": [0.5, np.nan, -2.25], "u": [1.0, 0.0, 1.0]})
 
 

@@ -6,6 +6,8 @@ import pytest
 
 from ssmlin.data import free_name, future_inputs, future_times
 
+pytestmark = pytest.mark.quick
+
 STEPS, HORIZON = 20, 6
 CLOCKS = {
     "numbers": 0.1 * np.arange(40),

@@ -7,6 +7,8 @@ import pytest
 
 from ssmlin.data import carried_forward, lagged
 
+pytestmark = pytest.mark.quick
+
 Y = np.arange(1.0, 9.0).reshape(4, 2)
 GAPS = np.array([[np.nan, 1.0], [2.0, np.nan], [np.nan, np.nan], [3.0, 4.0], [np.nan, 5.0]])
 

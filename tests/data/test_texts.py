@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from ssmlin.data import TableStream, read_table, select_columns, select_panel, series_ids
 
+pytestmark = pytest.mark.quick
+
 
 def write(tmp_path, text, name="data.csv", encoding="utf-8"):
     path = tmp_path / name

@@ -9,6 +9,8 @@ import pytest
 from ssmlin.data import TableStream, future_times, read_table, select_columns, select_panel
 from ssmlin.data._times import find_date_format, parse_times
 
+pytestmark = pytest.mark.quick
+
 MONTHS = pd.date_range("2020-01-01", periods=18, freq="MS")
 DAYS = pd.date_range("2020-01-20", periods=18)
 BERLIN = "Europe/Berlin"

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from problems import make_problem
+from tiers import slow
 
 import ssmlin
 from ssmlin.inference.matrix import _layouts as layouts
@@ -26,7 +27,7 @@ def assert_equals_singles(run, tolerance=1e-11):
 
 
 # All at once; groups of two with the last one filled up; one by one.
-@pytest.mark.parametrize("elements", [2048, 18, 9])
+@pytest.mark.parametrize("elements", [2048, 18, slow(9)])
 def test_filter_and_smoother(elements, monkeypatch):
     monkeypatch.setattr(layouts, "_GROUP_ELEMENTS", elements)
     jax.clear_caches()
@@ -38,7 +39,9 @@ def test_filter_and_smoother(elements, monkeypatch):
     jax.clear_caches()
 
 
-@pytest.mark.parametrize(("method", "form"), [("sequential", "square_root"), ("chunked", "plain")])
+@pytest.mark.parametrize(
+    ("method", "form"), [("sequential", "square_root"), slow("chunked", "plain")]
+)
 def test_other_drivers_and_forms(method, form):
     assert_equals_singles(
         lambda lgssm, y, n: ssmlin.matrix_lgssm_smoother(

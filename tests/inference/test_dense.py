@@ -16,6 +16,7 @@ from dynamax.linear_gaussian_ssm.inference import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import covariance_matrix, dynamax_without_jitter
+from tiers import cases, slow
 
 from ssmlin.inference import lgssm_filter, lgssm_posterior_sample, lgssm_smoother
 from ssmlin.inference._chunks import cut_time
@@ -169,7 +170,9 @@ def forms():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", forms())
+@pytest.mark.parametrize(
+    "name", cases(forms(), "static", "varying", "functions", "varying rows", "no inputs")
+)
 def test_every_form_of_the_parameters_as_dynamax(name):
     params, y, u = forms()[name]
     with dynamax_without_jitter():
@@ -181,7 +184,7 @@ def test_every_form_of_the_parameters_as_dynamax(name):
     assert_same(lgssm_smoother(params, y, u), smoothed)
 
 
-@pytest.mark.parametrize("varying", [False, True])
+@pytest.mark.parametrize("varying", [slow(False), True])
 @pytest.mark.parametrize("method", METHODS)
 def test_drivers_against_the_joint_law_with_missing_entries(method, varying):
     params, y, u = make(varying)
@@ -242,7 +245,7 @@ def test_a_certain_entry_is_left_out():
     np.testing.assert_array_equal(posterior.smoothed_covariances, 0.0)
 
 
-@pytest.mark.parametrize(("d", "n"), [(2, 18), (16, 1), (18, 2)])
+@pytest.mark.parametrize(("d", "n"), [(2, 18), slow(16, 1), slow(18, 2)])
 def test_many_entries_and_many_states(d, n):
     """Past the sizes where loops are unrolled and products are sums."""
     params, y, u = make(steps=3, d=d, n=n)
@@ -286,7 +289,12 @@ def everything(params, y, u, method):
 
 @pytest.mark.parametrize(
     ("method", "varying"),
-    [("sequential", False), ("sequential", True), ("associative", True), ("chunked", True)],
+    [
+        slow("sequential", False),
+        ("sequential", True),
+        slow("associative", True),
+        slow("chunked", True),
+    ],
 )
 def test_gradients_with_missing_entries(method, varying):
     params, y, u = make(varying, steps=3)
@@ -317,7 +325,7 @@ def test_gradients_with_missing_entries(method, varying):
     np.testing.assert_allclose(slope, (moved(1) - moved(-1)) / (2 * step), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", SINGULAR)
+@pytest.mark.parametrize("name", cases(SINGULAR, "deterministic"))
 def test_gradients_of_singular_covariances_are_finite(name):
     params, y, u = make()
     params = change(params, **SINGULAR[name])
@@ -341,7 +349,7 @@ def test_a_function_need_not_know_the_first_step():
 # --------------------------------------------------------------------------------- sampling
 
 
-@pytest.mark.parametrize("method", ["sequential", "chunked"])
+@pytest.mark.parametrize("method", ["sequential", slow("chunked")])
 def test_draws_have_the_moments_of_the_posterior(method):
     params, y, u = make()
     params = change(params, dynamics_cov=jnp.ones((D, D)))  # singular
@@ -366,7 +374,7 @@ def test_jitter_is_taken_as_by_dynamax():
 # ------------------------------------------------------------------------- transformations
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", cases(METHODS, "sequential"))
 def test_vmap_scan_and_checkpoint(method):
     params, y, u = make(steps=3)
     ys = np.stack([y, without(y, (1, 0)), without(y, (2,))])

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from tiers import slow
 
 PROGRAM = """
 import sys
@@ -55,8 +56,7 @@ print("passed")
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("devices", [2, pytest.param(8, marks=pytest.mark.calibration)])
+@pytest.mark.parametrize("devices", [slow(2), pytest.param(8, marks=pytest.mark.calibration)])
 def test_several_devices(devices, request):
     paths = [str(request.config.rootpath / p) for p in ("tests", "tests/inference")]
     flags = f"--xla_force_host_platform_device_count={devices}"

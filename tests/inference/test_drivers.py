@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import MECHANISMS, kalman
 from problems import make_problem, uniform
+from tiers import cases, pairs, slow
 
 import ssmlin
 from ssmlin.lgssm import DiagPlusLowRank
@@ -24,11 +25,11 @@ STRUCTURES = {
     "low_rank": dict(noise_diag=False, noise_rank=2),
     "none": dict(noise_diag=False, noise_rank=0),
 }
-SOME = (
-    ("sequential", "square_root"),
-    ("associative", "square_root"),
-    ("chunked", "plain"),
-)
+# A program of its own each.
+WAYS = [(method, form) for method in METHODS for form in FORMS]
+CORE = [("sequential", "plain"), ("sequential", "square_root"), ("associative", "square_root"),
+        ("chunked", "plain")]  # fmt: skip
+SOME = [CORE[1], slow(*CORE[2]), slow(*CORE[3])]
 
 
 @partial(jax.jit, static_argnums=(2, 3))
@@ -73,8 +74,8 @@ def problem_and_data(name, noise, structure, seed=0, **options):
     return problem, uniform(problem.lgssm, **STRUCTURES[structure]), y
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.quick
+@pytest.mark.parametrize(("method", "form"), pairs(METHODS, FORMS, lambda *way: way in CORE))
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_equals_the_oracle(name, method, form):
     seed = MECHANISMS.index(name)
@@ -118,10 +119,14 @@ EDGES = st.sampled_from((0.0, 1.0, 0.5))
     st.sampled_from((1e-6, 1.0)),
     st.integers(0, 3),
     st.lists(st.integers(0, STEPS - 1), max_size=STEPS),
-    st.sampled_from([(m, f) for m in METHODS for f in FORMS]),
+    st.data(),
 )
 @settings(max_examples=40, deadline=None)
-def test_gates_at_their_ends_singular_noise_and_tiny_r(alpha, beta, q, r, rank, missing, how):
+@pytest.mark.parametrize("ways", [CORE, slow(WAYS)], ids=["core", "all"])
+def test_gates_at_their_ends_singular_noise_and_tiny_r(
+    ways, alpha, beta, q, r, rank, missing, data
+):
+    how = data.draw(st.sampled_from(ways))
     rng = np.random.default_rng(rank)
     tokens = {
         "keys": rng.normal(size=(STEPS, 3)),
@@ -169,15 +174,16 @@ def test_gates_at_their_ends_singular_noise_and_tiny_r(alpha, beta, q, r, rank, 
             )
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "form"), pairs(METHODS, FORMS, lambda *way: way in (CORE[0], CORE[3]))
+)
 def test_one_step(method, form):
     problem = make_problem("deltaproduct", steps=1)
     results = everything(problem.lgssm, problem.emissions, method, form)
     assert_equals_oracle(results, kalman(*problem.dense, problem.emissions))
 
 
-@pytest.mark.parametrize("steps", [2, 4, 5, 10])
+@pytest.mark.parametrize("steps", cases([2, 4, 5, 10], 5))
 def test_chunks_of_any_number(steps):
     problem = make_problem("kda", steps=steps, d=2, m=1)
     posterior = ssmlin.matrix_lgssm_smoother(problem.lgssm, problem.emissions, method="chunked")
@@ -197,7 +203,7 @@ def test_a_long_sequence_by_every_driver():
         np.testing.assert_allclose(other.filtered_covariances, one.filtered_covariances, atol=1e-9)
 
 
-@pytest.mark.parametrize("method", METHODS[1:])
+@pytest.mark.parametrize("method", [slow("associative"), "chunked"])
 def test_gradients_of_the_parallel_drivers(method):
     problem = make_problem("gated_deltanet", "none", steps=4, deterministic=True)
     y = problem.emissions.copy()

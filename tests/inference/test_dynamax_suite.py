@@ -38,14 +38,14 @@ assert called == set(names), called
 sys.exit(code)
 """
 
-LONG = [pytest.mark.slow, pytest.mark.calibration]
+LONG = pytest.mark.calibration
 FILTER, SMOOTHER, SAMPLE = "lgssm_filter", "lgssm_smoother", "lgssm_posterior_sample"
 
 
 @pytest.mark.parametrize(
     ("module", "names"),
     [
-        ("inference_test", [SMOOTHER, SAMPLE]),
+        pytest.param("inference_test", [SMOOTHER, SAMPLE], marks=pytest.mark.slow),
         ("input_timing_test", [FILTER, SMOOTHER, SAMPLE]),
         # Nearly all of their time goes into compiling dynamax's own functions.
         pytest.param("info_inference_test", [FILTER, SMOOTHER], marks=LONG),

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import MECHANISMS, SIGNED, dynamax_without_jitter, kalman, random_tokens
 from problems import NOISES, make_problem
+from tiers import KINDS, cases, pairs
 
 import ssmlin
 
@@ -33,8 +34,11 @@ def assert_equals_dynamax(posterior, dense, row_cov, tolerance, smoothed_toleran
         close(full, getattr(dense, f"{name}_covariances"), f"{name}_covariances")
 
 
-@pytest.mark.parametrize("noise", NOISES)
-@pytest.mark.parametrize("name", MECHANISMS)
+# Every mechanism with one kind of noise, every kind of noise with two mechanisms; the rest is slow.
+@pytest.mark.parametrize(
+    ("name", "noise"),
+    pairs(MECHANISMS, NOISES, lambda name, noise: NOISES[MECHANISMS.index(name) % 6] == noise),
+)
 def test_equals_dynamax_and_numpy(name, noise):
     if name == "bayesian_memory" and noise == "write":
         noise = "isotropic"
@@ -70,6 +74,7 @@ def test_equals_dynamax_and_numpy(name, noise):
         assert worse < 10  # so that the comparison with dynamax means something
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from(MECHANISMS),
     st.integers(1, 5),
@@ -97,7 +102,7 @@ def test_any_shape_rank_and_missing_rows(name, steps, d, m, n_h, missing, seed):
         )
 
 
-@pytest.mark.parametrize("name", MECHANISMS)
+@pytest.mark.parametrize("name", cases(MECHANISMS, *KINDS))
 def test_deterministic_limit_is_the_linear_attention(name):
     problem = make_problem(name, deterministic=True)
     lgssm, y = problem.lgssm, jnp.asarray(problem.emissions)
@@ -118,7 +123,7 @@ def test_deterministic_limit_is_the_linear_attention(name):
     np.testing.assert_allclose(posterior.marginal_loglik, direct, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", MECHANISMS)
+@pytest.mark.parametrize("name", cases(MECHANISMS, *KINDS))
 def test_gradients_are_finite_differences_also_at_zero_noise(name):
     tokens = random_tokens(name, steps=4)
     y = np.random.default_rng(3).normal(size=(4, 2))

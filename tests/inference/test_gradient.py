@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from oracles import MECHANISMS
 from problems import make_problem, uniform
+from tiers import slow
 
 import ssmlin
 from ssmlin.inference.matrix import _adjoint as adjoint
@@ -97,7 +98,7 @@ def test_equals_autodiff(name, form):
     assert_same(gradients(lgssm, y, "adjoint", form), gradients(lgssm, y, "autodiff", "plain"))
 
 
-@pytest.mark.parametrize("noise", ["none", "write"])
+@pytest.mark.parametrize("noise", ["none", slow("write")])
 def test_equals_autodiff_without_noise_and_with_noise_of_low_rank(noise):
     problem = make_problem("deltaproduct", noise, steps=STEPS)
     lgssm = uniform(problem.lgssm, noise_diag=False, noise_rank=0 if noise == "none" else 2)
@@ -136,7 +137,7 @@ def test_second_derivatives():
     np.testing.assert_allclose(twice, exact, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("axis", [slow(0), 1])
 def test_under_vmap(axis):
     problems = [make_problem("vanilla", "none", seed=s, steps=5) for s in range(2)]
     lgssms = jax.tree.map(lambda *x: jnp.stack(x), *(p.lgssm for p in problems))

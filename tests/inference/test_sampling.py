@@ -7,6 +7,7 @@ import pytest
 from oracles import MECHANISMS
 from problems import make_problem
 from test_missing import diagonal_problem
+from tiers import KINDS, cases
 
 import ssmlin
 
@@ -23,7 +24,7 @@ def assert_moments(draws, means, covariances):
     assert (np.abs(np.cov(flat.T) - covariances) / scale).max() < 5
 
 
-@pytest.mark.parametrize("name", MECHANISMS)
+@pytest.mark.parametrize("name", cases(MECHANISMS, *KINDS[2:]))
 def test_posterior_paths_have_the_smoothed_moments(name):
     noise = "per_column" if name == "bayesian_memory" else "write"  # both singular
     problem = make_problem(name, noise, steps=4)

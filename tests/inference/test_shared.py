@@ -12,6 +12,8 @@ from ssmlin.inference.dense import _problem as dense
 from ssmlin.inference.matrix import _driver as matrix_driver
 from ssmlin.inference.matrix import _problem as matrix
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize("length", [None, 1, 3, 20])
 def test_chunks_join_to_what_was_cut(length):

@@ -145,9 +145,9 @@ def saves(monkeypatch):
         ("walk", "working"),
         ("walk", "writing"),
         pytest.param("sgd", "working", marks=pytest.mark.slow),
-        pytest.param("em", "working", marks=[pytest.mark.slow, pytest.mark.calibration]),
-        pytest.param("nuts", "working", marks=[pytest.mark.slow, pytest.mark.calibration]),
-        pytest.param("smc", "working", marks=[pytest.mark.slow, pytest.mark.calibration]),
+        pytest.param("em", "working", marks=pytest.mark.calibration),
+        pytest.param("nuts", "working", marks=pytest.mark.calibration),
+        pytest.param("smc", "working", marks=pytest.mark.calibration),
     ],
 )
 def test_killed_work_ends_with_the_same_bits(work, moment, tmp_path, saves):

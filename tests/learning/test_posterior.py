@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
+from tiers import KINDS, cases, slow
 
 import ssmlin
 from ssmlin.learning import _nuts as nuts
@@ -76,39 +77,37 @@ def grid(problem):
     return moments, float(evidence)
 
 
-def test_nuts_and_smc_against_quadrature(problem, grid):
+@pytest.mark.parametrize("algorithm", [slow("nuts"), "smc"])
+def test_nuts_and_smc_against_quadrature(problem, grid, algorithm):
     moments, evidence = grid
     options = dict(variables=("alpha", "beta"), num_samples=500, num_warmup=300)
-    for algorithm in ("nuts", "smc"):
-        draws = sample(KEY, *problem[:2], *problem[2:], algorithm=algorithm, **options)
-        summary = draws.posterior.to_dataset()
-        for name, (mean, sd) in moments.items():
-            values = summary[name].values.reshape(-1)
-            # 2000 draws, at least a third of them effective.
-            assert abs(values.mean() - mean) < 5 * sd / np.sqrt(600)
-            assert abs(values.std() / sd - 1) < 0.12
-        if algorithm == "smc":
-            attributes = draws.posterior.attrs
-            assert abs(attributes["log_evidence"] - evidence) < 0.05
-            assert attributes["log_evidence_se"] < 0.05
+    draws = sample(KEY, *problem[:2], *problem[2:], algorithm=algorithm, **options)
+    summary = draws.posterior.to_dataset()
+    for name, (mean, sd) in moments.items():
+        values = summary[name].values.reshape(-1)
+        # 2000 draws, at least a third of them effective.
+        assert abs(values.mean() - mean) < 5 * sd / np.sqrt(600)
+        assert abs(values.std() / sd - 1) < 0.12
+    if algorithm == "smc":
+        attributes = draws.posterior.attrs
+        assert abs(attributes["log_evidence"] - evidence) < 0.05
+        assert attributes["log_evidence_se"] < 0.05
 
 
-def test_laplace_and_pathfinder_are_near_and_say_how_near(problem, grid):
+@pytest.mark.parametrize("algorithm", [slow("laplace"), "pathfinder"])
+def test_laplace_and_pathfinder_are_near_and_say_how_near(problem, grid, algorithm):
     moments, evidence = grid
-    for algorithm in ("laplace", "pathfinder"):
-        draws = sample(
-            KEY, *problem, algorithm=algorithm, variables=("alpha", "beta"), num_samples=500
-        )
-        weights = draws.sample_stats["log_weight"].values.reshape(-1)
-        share = np.exp(weights - np.logaddexp.reduce(weights))
-        for name, (mean, sd) in moments.items():
-            values = draws.posterior[name].values.reshape(-1)
-            assert abs(values.mean() - mean) < 0.5 * sd
-            # Weighted by importance they are the posterior's.
-            assert abs(np.sum(share * values) - mean) < 0.2 * sd
-        assert draws.posterior.attrs["pareto_k"] < 0.7
-        if algorithm == "laplace":
-            assert abs(draws.posterior.attrs["log_evidence"] - evidence) < 0.5
+    draws = sample(KEY, *problem, algorithm=algorithm, variables=("alpha", "beta"), num_samples=500)
+    weights = draws.sample_stats["log_weight"].values.reshape(-1)
+    share = np.exp(weights - np.logaddexp.reduce(weights))
+    for name, (mean, sd) in moments.items():
+        values = draws.posterior[name].values.reshape(-1)
+        assert abs(values.mean() - mean) < 0.5 * sd
+        # Weighted by importance they are the posterior's.
+        assert abs(np.sum(share * values) - mean) < 0.2 * sd
+    assert draws.posterior.attrs["pareto_k"] < 0.7
+    if algorithm == "laplace":
+        assert abs(draws.posterior.attrs["log_evidence"] - evidence) < 0.5
 
 
 def test_what_comes_back(problem):
@@ -149,6 +148,7 @@ def _log_jacobian(model, params, props, at):
     return sum(jnp.log(x) + jnp.log1p(-x) for x in values)
 
 
+@pytest.mark.slow
 def test_state_paths_and_predictions_have_the_smoothers_moments(problem):
     model, params, props, y, u = problem
     tight = sample(
@@ -191,6 +191,7 @@ def test_predictions_of_unseen_steps_continue_the_series(problem):
     assert not np.allclose(ahead["mean"][36:], changed["mean"][36:])
 
 
+@pytest.mark.slow
 def test_batches_and_missing_entries():
     model, params, props, u = make("mamba2", m=2)
     rng = np.random.default_rng(0)
@@ -213,7 +214,7 @@ def test_batches_and_missing_entries():
     assert draws.posterior_predictive["emissions"].shape == (2, 4, 3, T, 2)
 
 
-@pytest.mark.parametrize("name", list(ssmlin.MECHANISMS))
+@pytest.mark.parametrize("name", cases(ssmlin.MECHANISMS, *KINDS[2:]))
 def test_the_density_that_is_sampled(name):
     """For all trainable parameters of every mechanism: change of variables against a jacobian."""
     model = ssmlin.LinearAttentionSSM(name, 2, 1, 2, row_cov="full", num_steps=2)

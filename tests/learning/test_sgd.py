@@ -7,6 +7,7 @@ import optax
 import pytest
 from dynamax.parameters import ParameterProperties, from_unconstrained, to_unconstrained
 from tensorflow_probability.substrates.jax import bijectors as tfb
+from tiers import slow
 from walk import Walk
 
 import ssmlin
@@ -37,10 +38,10 @@ def problem():
     "optimizer",
     [
         None,
-        optax.adam(1e-2),
-        optax.adamw(1e-2),
-        optax.lbfgs(),
-        optax.sgd(optax.constant_schedule(0.05)),
+        slow(optax.adam(1e-2)),
+        slow(optax.adamw(1e-2)),
+        slow(optax.lbfgs()),
+        slow(optax.sgd(optax.constant_schedule(0.05))),
     ],
     ids=["default", "adam", "adamw", "lbfgs", "sgd"],
 )
@@ -355,6 +356,7 @@ def test_windows_learn_and_take_minibatches(walk):
     np.testing.assert_allclose(fitted["spread"], 0.4, atol=0.1)
 
 
+@pytest.mark.slow
 def test_memory_of_the_gradient_grows_with_the_window_only(problem):
     model, params, props, _, _ = problem
 

@@ -9,6 +9,8 @@ import pytest
 
 from ssmlin.lgssm import DPLR, DiagPlusLowRank, LowRank, Operator
 
+pytestmark = pytest.mark.quick
+
 
 def draw_dplr(rng, lead, d, k):
     return DPLR(

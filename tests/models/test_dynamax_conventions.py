@@ -13,6 +13,8 @@ from dynamax.ssm import SSM
 
 import ssmlin
 
+pytestmark = pytest.mark.quick
+
 T, M, D = 6, 2, 2
 CONVENTIONS = Path(__file__).parents[2] / "docs" / "conventions.md"
 #: Methods of dynamax's that do not take the same arguments, or are not there, in ours.

@@ -9,6 +9,7 @@ import pytest
 from dynamax.linear_gaussian_ssm import lgssm_filter
 from oracles import MECHANISMS, kalman
 from scipy import stats
+from tiers import KINDS, cases
 
 import ssmlin
 from ssmlin.models import IntegratedRegression, NoParams
@@ -36,7 +37,7 @@ def make(name="gated_deltanet", **options):
     return model, params._replace(tokens=tokens, regression=law), props, y, u
 
 
-@pytest.mark.parametrize("name", MECHANISMS)
+@pytest.mark.parametrize("name", cases(MECHANISMS, *KINDS))
 def test_the_law_of_the_emissions_is_that_of_the_memory_plus_that_of_the_regression(name):
     model, params, _, y, u = make(name)
     law, rows = params.regression, np.asarray(params.row_cov.covariance)
@@ -65,7 +66,7 @@ def test_the_law_of_the_emissions_is_that_of_the_memory_plus_that_of_the_regress
     np.testing.assert_allclose(model.filter(params, y, u).marginal_loglik, expected, rtol=1e-9)
 
 
-@pytest.mark.parametrize("name", MECHANISMS)
+@pytest.mark.parametrize("name", cases(MECHANISMS, *KINDS))
 def test_columns_are_appended_in_blocks(name):
     model, params, _, _, u = make(name)
     lgssm = model.to_lgssm(params, u)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
+from tiers import slow
 
 import ssmlin
 from ssmlin import learning
@@ -87,7 +88,7 @@ def test_missing_entries_masks_and_lengths():
     assert np.isfinite(full.marginal_log_prob(params, holes, u, missing="rows"))
 
 
-@both
+@pytest.mark.parametrize("row_cov", ["diagonal", slow("full")])
 def test_posterior_draws_have_the_moments_of_the_smoother(row_cov):
     model, params, _, y, u = make("integrated_" + row_cov)
     y = y.at[4:].set(jnp.nan)  # so that Σ stays uncertain
@@ -159,7 +160,7 @@ def test_one_step_predictions_are_calibrated_in_simulation(row_cov, feedback):
     assert df[0, 0, 0] == 3
 
 
-@both
+@pytest.mark.parametrize("row_cov", ["diagonal", slow("full")])
 def test_forecast_is_the_mixture_over_the_row_covariance(row_cov):
     model, params, _, y, u = make("integrated_" + row_cov)
     future = jnp.asarray(np.random.default_rng(0).normal(size=(3, M)))

@@ -11,6 +11,7 @@ from dynamax.linear_gaussian_ssm import lgssm_filter
 from dynamax.parameters import from_unconstrained, log_det_jac_constrain, to_unconstrained
 from dynamax.ssm import SSM
 from oracles import MECHANISMS
+from tiers import cases
 
 import ssmlin
 
@@ -31,7 +32,10 @@ def make(name, **options):
     return model, params, props, y, u
 
 
-@pytest.fixture(scope="module", params=MECHANISMS)
+@pytest.fixture(
+    scope="module",
+    params=cases(MECHANISMS, "gated_deltanet", "gated_deltaproduct", "bayesian_memory"),
+)
 def case(request):
     return make(request.param)
 

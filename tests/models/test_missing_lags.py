@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 from statsmodels.tsa.api import SARIMAX, VARMAX
+from tiers import cases, slow
 
 import ssmlin
 from ssmlin.learning import fit_sgd
@@ -41,7 +42,9 @@ KINDS = [
 ]
 
 
-@pytest.mark.parametrize("options", KINDS, ids=["gaussian", "student", "student of each row"])
+@pytest.mark.parametrize(
+    "options", [*KINDS[:2], slow(KINDS[2])], ids=["gaussian", "student", "student of each row"]
+)
 def test_draws_equal_a_sum_over_a_grid(options):
     """One entry is missing, in the middle; without it all is exactly the filter's."""
     model, params, y = make(**options)
@@ -113,7 +116,7 @@ def _statsmodels(weights, y):
     return found.forecasts.T, np.moveaxis(found.forecasts_error_cov, 2, 0)
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=cases(CASES, "AR(1)", "VAR(2)"))
 def autoregressive(request):
     """An attention that writes nothing: an autoregression; with its data."""
     weights = CASES[request.param]
@@ -282,6 +285,7 @@ def test_a_first_value_that_is_missing_is_as_wide_as_the_series():
     assert abs(float(ys[:, 0].mean()) - 2.0) < 0.1 and float(ys[:, 0].std()) < 0.3
 
 
+@pytest.mark.slow
 def test_what_is_masked_in_part_moves_nothing():
     model, params, y = make(m=2, num_lags=1, row_cov="full")
     gap = y.at[0, 1].set(jnp.nan)
@@ -332,6 +336,7 @@ def test_the_start_of_a_fit_does_not_see_the_part_it_is_judged_by():
         np.testing.assert_array_equal(x, z)
 
 
+@pytest.mark.slow
 def test_copies_of_a_series_weigh_as_much_as_one():
     model, _, y = make()
     u = model.compute_inputs(y)

@@ -24,6 +24,8 @@ from ssmlin.models import (
     ShrinkagePrior,
 )
 
+pytestmark = pytest.mark.quick
+
 T = 5
 
 

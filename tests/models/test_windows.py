@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from dynamax.parameters import ParameterProperties
+from tiers import cases
 
 import ssmlin
 from ssmlin.learning import fit_stream
@@ -53,7 +54,7 @@ def frozen(props):
 WITH_GRADIENT = ("all", "entries")
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", cases(CASES, "diagonal", "all", "entries", "approximate"))
 def test_windows_of_any_size_give_the_terms_of_the_whole_and_their_gradient(case):
     model, params, _, y, u = make(case)
     seen = model.given_missing(y)

@@ -5,6 +5,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiers import KINDS, cases
 
 from ssmlin.mechanisms import MECHANISMS
 from ssmlin.study import _capabilities as capabilities
@@ -70,7 +71,7 @@ def test_words_are_followed_and_too_few_reflections_are_refused():
                 state_tracking.tracking_error(group, needed - 1)
 
 
-@pytest.mark.parametrize("name", MECHANISMS)
+@pytest.mark.parametrize("name", cases(MECHANISMS, *KINDS))
 def test_what_is_said_to_count_counts(name):
     """And what is said not to has no eigenvalue of -1 for any gates: the argument, measured."""
     answers = state_tracking.tracked_groups(name)
@@ -114,6 +115,7 @@ def test_bounds_and_shapes_of_the_measures():
     assert capabilities.token_cost("bayesian_memory", (16, 64), repeats=1).flops > 6 * 256
 
 
+@pytest.mark.slow
 @pytest.mark.float32
 def test_the_page_is_what_the_program_says(monkeypatch):
     some = ("gated_deltanet", "rwkv7", "bayesian_memory")
