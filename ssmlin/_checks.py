@@ -46,6 +46,8 @@ def float_array(name: str, x: object) -> Array:
         raise TypeError(f"{expected}, got {describe(x)}") from error
     if dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise TypeError(f"{expected}, got a {describe(array)}")
+    if isinstance(array, Array):  # as it is, since what is known should stay so inside a trace
+        return array
     # Of an array of NumPy `jnp.asarray` would compile a program for each shape.
     put: Array = jax.device_put(array)
     return put

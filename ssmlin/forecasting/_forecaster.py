@@ -62,7 +62,7 @@ class Forecaster(Recipe):
         >>> import numpy as np, pandas as pd, ssmlin
         >>> months = pd.date_range("2020-01-01", periods=36, freq="MS", name="month")
         >>> sales = pd.Series(10 + np.sin(np.arange(36) * np.pi / 6), months, name="sales")
-        >>> forecaster = ssmlin.Forecaster(num_epochs=5).fit(sales)
+        >>> forecaster = ssmlin.Forecaster().fit(sales)
         >>> frame = forecaster.predict(2, levels=(80,))
         >>> list(frame.columns), frame["month"].dt.month.tolist()
         (['month', 'mean', 'lo-80', 'hi-80'], [1, 2])
@@ -346,7 +346,7 @@ def load(
 
     Example:
         >>> import pathlib, tempfile, numpy as np, ssmlin
-        >>> forecaster = ssmlin.Forecaster(lags=1, num_epochs=2).fit(np.sin(np.arange(30.0)))
+        >>> forecaster = ssmlin.Forecaster(lags=1).fit(np.sin(np.arange(30.0)))
         >>> path = pathlib.Path(tempfile.mkdtemp()) / "forecaster.safetensors"
         >>> forecaster.save(path)
         >>> ssmlin.load(path).predict(3).equals(forecaster.predict(3))
