@@ -89,6 +89,7 @@ def test_the_order_is_found_where_hardly_a_step_has_all_its_lags():
     assert choose_num_lags(Observed.of(with_gaps(series(np.zeros(1), 400), 0.4)), 4) == 0
 
 
+@pytest.mark.slow
 def test_the_transformation_is_found_where_hardly_a_step_has_all_its_lags():
     """Every second value missing; with all of them it is the logarithm, too."""
     walk = np.cumsum(0.2 * np.random.default_rng(0).normal(size=(300, 1)), axis=0)

@@ -37,6 +37,7 @@ HEADINGS = ["Leaderboard", "Failed", "Warnings", "Predictions", "Where the diffe
             "What was run"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_browser_shows_all_of_it_and_asks_for_nothing(comparison, report, tmp_path):
     script = Path(__file__).with_name("browser.py")
     starts = [sys.executable, "-c", "import PyQt6.QtWebEngineWidgets"]

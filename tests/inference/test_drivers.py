@@ -192,6 +192,7 @@ def test_chunks_of_any_number(steps):
     np.testing.assert_allclose(posterior.smoothed_covariances, oracle["sc"], atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_long_sequence_by_every_driver():
     problem = make_problem("gated_deltanet", steps=1000, m=1)
     one, *others = (

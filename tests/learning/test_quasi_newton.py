@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiers import slow
 
 import ssmlin
 from ssmlin import learning
@@ -63,7 +64,7 @@ def drifting_regression(seed, steps, scale):
     return jnp.asarray(scale * y), jnp.asarray(x)
 
 
-@pytest.mark.parametrize("scale", [0.5, 4.0])
+@pytest.mark.parametrize("scale", [slow(0.5), 4.0])
 def test_the_recipe_reaches_the_optimum(scale):
     """On all steps, from the regression on; Adam's 500 steps end ten nats below it."""
     y, u = drifting_regression(0, 160, scale)

@@ -227,7 +227,7 @@ def test_fitting_again_does_not_compile_again(problem):
     assert run_epochs._cache_size() == before
 
 
-@pytest.mark.parametrize("optimizer", [None, ssmlin.learning.lbfgs()])
+@pytest.mark.parametrize("optimizer", [slow(None), ssmlin.learning.lbfgs()])
 def test_series_of_nearby_lengths_share_a_program_and_nothing_else(problem, optimizer):
     """Padded with missing steps to a common length, each is fitted as it is by itself."""
     model, params, props, y, u = problem

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
-from tiers import slow
+from tiers import cases, slow
 
 import ssmlin
 from ssmlin import learning
@@ -289,7 +289,7 @@ def test_settings_and_errors():
     np.testing.assert_allclose(wide.row_cov.law(params.row_cov).scale, 4 * 0.05)
 
 
-@both
+@pytest.mark.parametrize("row_cov", cases(["diagonal", "full"], "full"))
 def test_fits_with_any_discount_share_a_program(row_cov):
     """And they are those of the model with the discount as a part of it."""
     sizes = []
