@@ -10,7 +10,6 @@ import typer
 from rich.table import Table
 
 import ssmlin
-from ssmlin import _compilation_cache
 from ssmlin.cli._comparing import compare
 from ssmlin.cli._fitting import fit, forecast, sample
 from ssmlin.cli._options import JsonOption, QuietOption, console, fail, prepare
@@ -167,6 +166,8 @@ def cache(
 
     Example: ssmlin cache --clear
     """
+    from ssmlin import _compilation_cache
+
     found = _compilation_cache.contents()
     if clear:
         if not found.is_ours:

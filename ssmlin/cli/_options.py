@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from ssmlin._compilation_cache import enable_compilation_cache
 from ssmlin._progress import waiting
 
 if TYPE_CHECKING:
@@ -92,6 +91,7 @@ def fail(message: str) -> NoReturn:
 def prepare(progress: bool) -> None:
     """Load what computes, and have it keep its compiled programs for the next command."""
     with waiting("loading JAX and the models", progress):
+        from ssmlin._compilation_cache import enable_compilation_cache
         from ssmlin.forecasting import Forecaster  # noqa: F401
 
         enable_compilation_cache()
