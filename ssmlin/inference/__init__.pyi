@@ -1,5 +1,6 @@
 from ssmlin.inference import dense as dense
 from ssmlin.inference import matrix as matrix
+from ssmlin.inference._gammas import log_gamma_ratio
 from ssmlin.inference._results import PosteriorMatrixLGSSM
 from ssmlin.inference._roots import symmetric_root
 from ssmlin.inference.dense import lgssm_filter, lgssm_posterior_sample, lgssm_smoother
@@ -17,6 +18,7 @@ from ssmlin.inference.matrix import (
 )
 
 __all__ = [
+    "log_gamma_ratio",
     "PosteriorMatrixLGSSM",
     "PosteriorRowCov",
     "RowCovLaw",

@@ -18,10 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
-from tensorflow_probability.substrates.jax import math as tfm
 
 from ssmlin._typing import AnyArray
-from ssmlin.inference import RowCovLaw, symmetric_root
+from ssmlin.inference import RowCovLaw, log_gamma_ratio, symmetric_root
 from ssmlin.lgssm import MatrixLGSSM
 from ssmlin.models._features import lagged_inputs
 from ssmlin.models._initial_state import StateLaw
@@ -324,7 +323,7 @@ def _complete(
         terms = -0.5 * (squares + jnp.log(2 * jnp.pi) * count) - log_dets
     else:
         terms = (
-            -tfm.log_gamma_difference(0.5 * count, 0.5 * df)
+            log_gamma_ratio(0.5 * df, 0.5 * count)
             - 0.5 * count * jnp.log(jnp.pi * df)
             - log_dets
             - 0.5 * (df + count) * jnp.log1p(squares / df)

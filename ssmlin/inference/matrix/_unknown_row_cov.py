@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from ssmlin import _checks
 from ssmlin._typing import AnyArray
+from ssmlin.inference._gammas import log_gamma_ratio
 from ssmlin.inference._missing import Length, observed_entries
 from ssmlin.inference._results import PosteriorMatrixLGSSM
 
@@ -377,27 +378,10 @@ def _remembered(
     return discount * before, last
 
 
-def _log_gamma_ratio(x: Array, h: float) -> Array:
-    """Log Γ(x + h) − log Γ(x) for x > 0, which would cancel where x is large.
-
-    Above eight by Stirling's series, whose terms are subtracted one by one; what is below is
-    brought there by Γ(x + 1) = x Γ(x).
-    """
-    shift = 8
-    steps = jnp.ones_like(x)
-    for i in range(shift):
-        steps = steps * ((x + i) / (x + h + i))
-    z = x + shift
-    series = jnp.zeros_like(x)
-    for k, c in ((1, 1 / 12), (3, -1 / 360), (5, 1 / 1260), (7, -1 / 1680), (9, 1 / 1188)):
-        series = series + c * ((z + h) ** -k - z**-k)
-    return jnp.log(steps) + (z - 0.5) * jnp.log1p(h / z) + h * jnp.log(z + h) - h + series
-
-
 def _log_density(df: Array, m: int, scales: Array, log_det: Array, ratios: Array) -> Array:
     """Log density of N(0, s Σ) over Σ ~ IW(ν, Ψ), given log |Ψ| and the ratio w' Ψ⁻¹ w."""
     half, rest = 0.5 * m, 0.5 * (df + 1 - m)
-    normalizer = _log_gamma_ratio(rest, half) - half * jnp.log(jnp.pi * scales)
+    normalizer = log_gamma_ratio(rest, half) - half * jnp.log(jnp.pi * scales)
     density: Array = normalizer - 0.5 * log_det - 0.5 * (df + 1) * jnp.log1p(ratios)
     return density
 
