@@ -1,0 +1,40 @@
+from ssmlin.comparison.collections._collection import (
+    Collection,
+    CollectionSeries,
+    hold_out,
+    hold_out_frame,
+    load_competition,
+)
+from ssmlin.comparison.collections._model import (
+    Attempt,
+    CollectionModel,
+    Forecasts,
+    each_series,
+    forecast_collection,
+)
+from ssmlin.comparison.collections._quantiles import (
+    QUANTILE_LEVELS,
+    normal_quantiles,
+    path_quantiles,
+)
+from ssmlin.comparison.collections._registry import MODELS
+from ssmlin.comparison.collections._storage import read_forecasts, write_forecasts
+
+__all__ = [
+    "Attempt",
+    "Collection",
+    "CollectionModel",
+    "CollectionSeries",
+    "Forecasts",
+    "MODELS",
+    "QUANTILE_LEVELS",
+    "each_series",
+    "forecast_collection",
+    "hold_out",
+    "hold_out_frame",
+    "load_competition",
+    "normal_quantiles",
+    "path_quantiles",
+    "read_forecasts",
+    "write_forecasts",
+]
