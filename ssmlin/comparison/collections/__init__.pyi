@@ -5,6 +5,7 @@ from ssmlin.comparison.collections._collection import (
     hold_out_frame,
     load_competition,
 )
+from ssmlin.comparison.collections._comparison import CollectionComparison, compare_collection
 from ssmlin.comparison.collections._model import (
     Attempt,
     CollectionModel,
@@ -18,16 +19,22 @@ from ssmlin.comparison.collections._quantiles import (
     path_quantiles,
 )
 from ssmlin.comparison.collections._registry import MODELS
+from ssmlin.comparison.collections._scores import CollectionScores, score_collection
 from ssmlin.comparison.collections._storage import read_forecasts, write_forecasts
+from ssmlin.comparison.collections._summary import Ranks
 
 __all__ = [
     "Attempt",
     "Collection",
+    "CollectionComparison",
     "CollectionModel",
+    "CollectionScores",
     "CollectionSeries",
     "Forecasts",
     "MODELS",
     "QUANTILE_LEVELS",
+    "Ranks",
+    "compare_collection",
     "each_series",
     "forecast_collection",
     "hold_out",
@@ -36,5 +43,6 @@ __all__ = [
     "normal_quantiles",
     "path_quantiles",
     "read_forecasts",
+    "score_collection",
     "write_forecasts",
 ]

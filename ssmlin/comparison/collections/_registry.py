@@ -19,3 +19,5 @@ MODELS: dict[str, CollectionModel] = {
     model.name: model
     for model in (CollectionModel(SEASONAL_NAIVE, _naive), *_statsforecast_models.MODELS)
 }
+#: What is compared unless models are named.
+DEFAULT = tuple(MODELS)
