@@ -1,3 +1,4 @@
+from ssmlin.comparison.collections._autoregression import AUTOREGRESSION
 from ssmlin.comparison.collections._collection import (
     Collection,
     CollectionSeries,
@@ -6,6 +7,8 @@ from ssmlin.comparison.collections._collection import (
     load_competition,
 )
 from ssmlin.comparison.collections._comparison import CollectionComparison, compare_collection
+from ssmlin.comparison.collections._forecaster_model import ForecastsFrames, forecaster_model
+from ssmlin.comparison.collections._lds import linear_dynamics
 from ssmlin.comparison.collections._model import (
     Attempt,
     CollectionModel,
@@ -22,8 +25,13 @@ from ssmlin.comparison.collections._registry import MODELS
 from ssmlin.comparison.collections._scores import CollectionScores, score_collection
 from ssmlin.comparison.collections._storage import read_forecasts, write_forecasts
 from ssmlin.comparison.collections._summary import Ranks
+from ssmlin.comparison.collections._switching_models import (
+    hidden_markov,
+    switching_autoregression,
+)
 
 __all__ = [
+    "AUTOREGRESSION",
     "Attempt",
     "Collection",
     "CollectionComparison",
@@ -31,18 +39,23 @@ __all__ = [
     "CollectionScores",
     "CollectionSeries",
     "Forecasts",
+    "ForecastsFrames",
     "MODELS",
     "QUANTILE_LEVELS",
     "Ranks",
     "compare_collection",
     "each_series",
     "forecast_collection",
+    "forecaster_model",
+    "hidden_markov",
     "hold_out",
     "hold_out_frame",
+    "linear_dynamics",
     "load_competition",
     "normal_quantiles",
     "path_quantiles",
     "read_forecasts",
     "score_collection",
+    "switching_autoregression",
     "write_forecasts",
 ]
