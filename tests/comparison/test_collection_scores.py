@@ -227,3 +227,26 @@ def test_the_figure_names_every_model(comparison):
     texts = " ".join(text.get_text() for text in axis.texts)
     assert all(model in texts for model in comparison.models)
     assert axis.get_title() == "MASE: average ranks over 6 series"
+
+
+def test_calibration_counts_values_below_each_quantile(comparison):
+    shares = comparison.calibration()["seasonal_naive"]
+    below = [(one.test[:, None] < seasonal_naive(one)).tolist() for one in comparison.collection]
+    np.testing.assert_allclose(shares, np.mean(np.concatenate(below), axis=0))
+    (axis,) = comparison.plot_calibration().axes
+    assert axis.get_legend_handles_labels()[1] == list(comparison.models)
+    np.testing.assert_allclose(axis.lines[1].get_ydata(), shares - QUANTILE_LEVELS)
+
+
+def test_forecasts_of_the_worst_series_are_drawn_first(comparison):
+    figure = comparison.plot_forecasts("seasonal_naive", "worst", 4)
+    mase = comparison.scores["seasonal_naive"].mase
+    worst = np.argsort(-mase)[:4]  # NaN comes last
+    titles = [axis.get_title() for axis in figure.axes]
+    names = [comparison.collection.series[place].name for place in worst]
+    assert [title.split(",")[0] for title in titles] == names
+    assert len(comparison.plot_forecasts("oracle", "worst", 20).axes) == 6  # no flat one
+    assert len(comparison.plot_forecasts("oracle", count=3).axes) == 4  # and one of them is empty
+    for wrong in ({"model": "none"}, {"which": "best"}, {"measure": "rank"}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            comparison.plot_forecasts(**({"model": "oracle"} | wrong))

@@ -3,14 +3,18 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from ssmlin._optional import require
-from ssmlin.comparison.collections._collection import Collection
-from ssmlin.comparison.collections._figures import plot_average_ranks
+from ssmlin.comparison.collections._collection import Collection, CollectionSeries
+from ssmlin.comparison.collections._figures import (
+    plot_average_ranks,
+    plot_calibration,
+    plot_forecasts,
+)
 from ssmlin.comparison.collections._model import CollectionModel, Forecasts, forecast_collection
 from ssmlin.comparison.collections._registry import DEFAULT, MODELS, SEASONAL_NAIVE
 from ssmlin.comparison.collections._scores import CollectionScores, score_collection
@@ -145,10 +149,72 @@ class CollectionComparison:
         title = f"{measure.upper()}: average ranks over {found.num_series} series"
         return plot_average_ranks(self.models, found, title)
 
+    def calibration(self) -> dict[str, Float[np.ndarray, " K"]]:
+        """By model, the share of values below the quantiles of each level of `QUANTILE_LEVELS`."""
+        values = np.concatenate([_test_values(one) for one in self.collection])
+        seen = np.isfinite(values)
+        return {
+            model: (values[:, None] < np.concatenate(made.quantiles))[seen].mean(axis=0)
+            for model, made in self.forecasts.items()
+        }
+
+    def plot_calibration(self) -> "Figure":
+        """Draw how much more often than they say values are below the quantiles of each model."""
+        return plot_calibration(self.calibration(), f"{len(self.collection)} series")
+
+    def plot_forecasts(
+        self,
+        model: str,
+        which: Literal["random", "worst"] = "random",
+        count: int = 10,
+        *,
+        measure: str = "mase",
+        seed: int = 0,
+    ) -> "Figure":
+        """Draw forecasts of single series with their intervals.
+
+        Args:
+            model: whose forecasts.
+            which: series drawn at random, or those where the model is worst.
+            count: how many at most.
+            measure: by which it is worst: mase, smape, crps or msis.
+            seed: of the series at random.
+
+        Returns:
+            A matplotlib figure.
+
+        Raises:
+            ValueError: an argument that is none of these.
+        """
+        if model not in self.models:
+            raise ValueError(f"model: expected one of {self.models}, got {model!r}")
+        if which not in ("random", "worst"):
+            raise ValueError(f"which: expected 'random' or 'worst', got {which!r}")
+        if measure not in LOSSES:
+            raise ValueError(f"measure: expected one of {', '.join(LOSSES)}, got {measure!r}")
+        n, losses = len(self.collection), getattr(self.scores[model], measure)
+        if which == "random":
+            places = np.sort(np.random.default_rng(seed).permutation(n)[:count])
+        else:
+            places = np.argsort(-losses)[: min(count, int(np.isfinite(losses).sum()))]
+        series = [self.collection.series[place] for place in places]
+        captions = [
+            f"{one.name}, {measure.upper()} {losses[place]:.2f}"
+            for one, place in zip(series, places, strict=True)
+        ]
+        quantiles = [self.forecasts[model].quantiles[place] for place in places]
+        return plot_forecasts(series, quantiles, captions)
+
     def _losses(self, measure: str) -> Float[np.ndarray, "n M"]:
         if measure not in LOSSES:
             raise ValueError(f"measure: expected one of {', '.join(LOSSES)}, got {measure!r}")
         return self.table(measure)
+
+
+def _test_values(one: CollectionSeries) -> Float[np.ndarray, " H"]:
+    """What came after the training part; it was scored, so it is known."""
+    assert one.test is not None
+    return one.test
 
 
 def compare_collection(
