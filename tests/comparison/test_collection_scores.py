@@ -35,7 +35,7 @@ def problem():
     rng = np.random.default_rng(1)
     values = {f"s{k}": 30 + rng.normal(size=25 + k).cumsum() for k in range(5)}
     collection = hold_out(values, HORIZON, PERIOD)
-    means = [one.test + rng.normal(size=HORIZON) for one in collection]
+    means = [one.test + rng.normal(scale=2, size=HORIZON) for one in collection]
     deviations = [rng.uniform(0.3, 2.0, size=HORIZON) for _ in collection]
     quantiles = [normal_quantiles(m, s) for m, s in zip(means, deviations, strict=True)]
     return collection, np.array(means), np.array(deviations), quantiles
@@ -199,6 +199,7 @@ def test_summaries_hold_means_failures_and_unscaled_series(comparison):
     assert summary.loc["oracle", "coverage_50"] == np.mean(comparison.scores["oracle"].coverage_50)
     seconds = summary.loc["oracle", ["seconds", "seconds_compiled"]]
     assert seconds.iloc[0] - seconds.iloc[1] == pytest.approx(0.5 / 7)
+    assert summary["processor_seconds"].notna().all()
 
 
 def test_relative_scores_and_ranks_leave_unscaled_series_out(comparison):

@@ -1,10 +1,13 @@
 """Collections, the quantiles that stand for every forecast, failures, files, and the baselines."""
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
+from ssmlin._optional import MissingPackage
 from ssmlin.comparison import collections
 from ssmlin.comparison.collections import (
     MODELS,
@@ -165,6 +168,13 @@ def test_a_model_that_raises_for_all_fails_for_each():
         forecast_collection(wrong, walks(2))
 
 
+def test_a_missing_package_is_no_failure_of_the_series(monkeypatch):
+    monkeypatch.delitem(sys.modules, "statsforecast.models", raising=False)
+    monkeypatch.setitem(sys.modules, "statsforecast", None)
+    with pytest.raises(MissingPackage, match=r"pip install 'ssmlin\[collections\]'"):
+        forecast_collection(MODELS["theta"], walks(2))
+
+
 def test_compiling_is_what_a_first_run_takes_longer(monkeypatch):
     clock = iter([0.0, 5.0, 10.0, 12.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
@@ -180,6 +190,7 @@ def test_files_hold_forecasts_whole(tmp_path):
     assert read_forecasts(path, collection) is None
     made = forecast_collection(MODELS["seasonal_naive"], collection)
     made = made._replace(failures=("", "because", ""), seconds=2.5, compile_seconds=0.5)
+    (tmp_path / ".x.npz.0123.npz").write_text("of a writer that was killed")
     write_forecasts(path, collection, made)
     found = read_forecasts(path, collection)
     assert found[1:] == made[1:]

@@ -67,8 +67,8 @@ class CollectionComparison:
         Returns:
             Columns: the fields of :class:`CollectionScores`; `failures`, the number of series that
             seasonal naive forecast instead; `unscaled`, the number of series without a scale,
-            which scaled means leave out; `seconds`, a series, compiling included, and
-            `seconds_compiled`, without it.
+            which scaled means leave out; `seconds`, a series, compiling included,
+            `seconds_compiled`, without it, and `processor_seconds`, see :class:`Forecasts`.
         """
         require("pandas")
         import pandas
@@ -86,6 +86,7 @@ class CollectionComparison:
                 "unscaled": int(np.isnan(scores.mase).sum()),
                 "seconds": made.seconds / n,
                 "seconds_compiled": (made.seconds - made.compile_seconds) / n,
+                "processor_seconds": made.processor_seconds / n,
             }
         return pandas.DataFrame.from_dict(rows, orient="index").rename_axis("model")
 
@@ -322,6 +323,7 @@ def _joined(name: str, parts: Sequence[CollectionComparison]) -> CollectionCompa
             tuple(x for one in made for x in one.failures),
             sum(one.seconds for one in made),
             sum(one.compile_seconds for one in made),
+            sum(one.processor_seconds for one in made),
         )
         columns = zip(*(part.scores[model] for part in parts), strict=True)
         scores[model] = CollectionScores(*(np.concatenate(column) for column in columns))

@@ -16,7 +16,7 @@ def load(module: str) -> Any:
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        if error.name != package:
+        if (error.name or "").split(".")[0] != package:
             raise
         raise MissingPackage(
             f"{package}: expected it to be installed; pip install 'ssmlin[collections]'",

@@ -52,12 +52,15 @@ class Forecasts(NamedTuple):
         failures: of each series, why it was forecast by seasonal naive; empty where it was not.
         seconds: that the model took, compiling included.
         compile_seconds: of these for compiling.
+        processor_seconds: that all threads of the process worked meanwhile, compiling included:
+            what other processes do changes it little. NaN where it is not known.
     """
 
     quantiles: tuple[Float[np.ndarray, "H K"], ...]
     failures: tuple[str, ...]
     seconds: float
     compile_seconds: float
+    processor_seconds: float = float("nan")
 
     @property
     def num_failures(self) -> int:
@@ -81,6 +84,8 @@ def each_series(
     def attempt(one: CollectionSeries) -> Outcome:
         try:
             return forecast(one)
+        except ImportError:  # no fault of the series
+            raise
         except Exception as error:  # whatever a library raises
             return error
 
@@ -96,7 +101,7 @@ def forecast_collection(
 
     A series for which the model raises, or gives quantiles that are not finite or of another
     shape, is forecast by seasonal naive instead, and the reason is kept. So is every series where
-    the model raises for the whole collection.
+    the model raises for the whole collection. A package that is missing is an error.
 
     Args:
         model: the model.
@@ -108,7 +113,7 @@ def forecast_collection(
     Returns:
         The forecasts.
     """
-    outcomes, compiling, seconds = _timed(model, collection, seed)
+    outcomes, compiling, seconds, processor = _timed(model, collection, seed)
     if compiling is None:
         compiling = max(0.0, seconds - _timed(model, collection, seed)[2]) if twice else 0.0
     quantiles, failures = [], []
@@ -116,24 +121,26 @@ def forecast_collection(
         reason = _failure(outcome, (one.horizon, len(QUANTILE_LEVELS)))
         failures.append(reason)
         quantiles.append(seasonal_naive(one) if reason else np.sort(np.asarray(outcome), axis=1))
-    return Forecasts(tuple(quantiles), tuple(failures), seconds, compiling)
+    return Forecasts(tuple(quantiles), tuple(failures), seconds, compiling, processor)
 
 
 def _timed(
     model: CollectionModel, collection: Collection, seed: int
-) -> tuple[Sequence[Outcome], float | None, float]:
-    """Outcomes, seconds of compiling if they are known, and seconds in all."""
-    begin = time.perf_counter()
+) -> tuple[Sequence[Outcome], float | None, float, float]:
+    """Outcomes, seconds of compiling if they are known, seconds in all, and of the processor."""
+    begin, work = time.perf_counter(), time.process_time()
     try:
         outcomes, compiling = model.forecast(collection, seed)
+    except ImportError:
+        raise
     except Exception as error:  # every series fails
         outcomes, compiling = [error] * len(collection), None
-    seconds = time.perf_counter() - begin
+    seconds, processor = time.perf_counter() - begin, time.process_time() - work
     if len(outcomes) != len(collection):
         raise ValueError(
             f"{model.name}: expected {len(collection)} outcomes, got {len(outcomes)}"
         )  # fmt: skip
-    return outcomes, compiling, seconds
+    return outcomes, compiling, seconds, processor
 
 
 def _failure(outcome: Outcome, shape: tuple[int, int]) -> str:

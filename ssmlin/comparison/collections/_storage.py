@@ -31,7 +31,7 @@ def write_forecasts(path: Path, collection: Collection, forecasts: Forecasts) ->
             horizons=np.array([one.horizon for one in collection]),
             quantiles=np.concatenate(forecasts.quantiles),
             failures=np.array(forecasts.failures),
-            seconds=np.array([forecasts.seconds, forecasts.compile_seconds]),
+            seconds=np.array(forecasts[2:]),
         )
 
 
@@ -62,10 +62,8 @@ def read_forecasts(path: Path, collection: Collection) -> Forecasts | None:
             f"grid, got others: {path}"
         )
     ends = np.cumsum(held["horizons"])[:-1]
-    seconds, compile_seconds = held["seconds"].tolist()
     return Forecasts(
         tuple(np.split(held["quantiles"], ends)),
         tuple(held["failures"].tolist()),
-        seconds,
-        compile_seconds,
+        *held["seconds"].tolist(),
     )
