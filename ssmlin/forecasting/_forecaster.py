@@ -243,7 +243,8 @@ class Forecaster(Recipe):
         Args:
             horizon: how many steps.
             num_samples: how many paths of each series.
-            future_inputs: as in :meth:`predict`, like `seed`.
+            future_inputs: as in :meth:`predict`.
+            seed: likewise.
 
         Returns:
             A row for each series, path and step: the series if there are several, `path`, the time,
@@ -300,7 +301,8 @@ class Forecaster(Recipe):
 
         Args:
             horizon: how many steps to forecast.
-            levels: as in :meth:`predict`, like `future_inputs`.
+            levels: as in :meth:`predict`.
+            future_inputs: likewise.
             num_steps: how many observed steps to show; default four times the horizon, at least 50.
 
         Returns:
