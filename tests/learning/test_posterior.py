@@ -17,7 +17,8 @@ import ssmlin
 from ssmlin.learning import _nuts as nuts
 from ssmlin.learning._log_posterior import Problem, Target, choose, paths
 
-T = 40
+T, SEEN = 40, 30
+LABELS = np.arange("2000-01", "2002-07", dtype="datetime64[M]")
 KEY = jax.random.key(7)
 
 
@@ -110,20 +111,26 @@ def test_laplace_and_pathfinder_are_near_and_say_how_near(problem, grid, algorit
         assert abs(draws.posterior.attrs["log_evidence"] - evidence) < 0.5
 
 
-def test_what_comes_back(problem):
+@pytest.fixture(scope="module")
+def laplace(problem):
+    """Draws that have seen the first 30 steps, but one, and everything that can be asked for."""
     model, params, props, y, u = problem
-    y = y.at[5].set(jnp.nan)
-    labels = np.arange("2000-01", "2003-05", dtype="datetime64[M]")
-    draws = sample(
-        KEY, model, params, props, y, u, variables=("alpha", "beta"), num_samples=10,
-        algorithm="laplace", num_chains=2, time=labels, states=True, posterior_predictive=True,
+    return sample(
+        KEY, model, params, props, y[:SEEN].at[5].set(jnp.nan), u[:SEEN],
+        variables=("alpha", "beta"), num_samples=10, algorithm="laplace", num_chains=2,
+        time=LABELS, states=True, posterior_predictive=True,
     )  # fmt: skip
+
+
+def test_what_comes_back(problem, laplace):
+    model, params, props, y, u = problem
+    y, u, draws = y[:SEEN].at[5].set(jnp.nan), u[:SEEN], laplace
     posterior = draws.posterior
     assert set(posterior.data_vars) == {"alpha", "beta", "alpha_t", "beta_t", "states"}
     assert posterior["alpha_t"].dims == ("chain", "draw", "time")
-    np.testing.assert_array_equal(posterior["time"], labels.astype(posterior["time"].dtype))
-    assert posterior["states"].shape == (2, 10, T, 1, 2)
-    assert draws.posterior_predictive["emissions"].shape == (2, 10, T, 1)
+    np.testing.assert_array_equal(posterior["time"], LABELS.astype(posterior["time"].dtype))
+    assert posterior["states"].shape == (2, 10, SEEN, 1, 2)
+    assert draws.posterior_predictive["emissions"].shape == (2, 10, SEEN, 1)
     np.testing.assert_array_equal(draws.observed_data["emissions"], y)
     every = ssmlin.posterior_params(params, draws)
     one = jax.tree.map(lambda x: x[1, 3], every)
@@ -178,12 +185,9 @@ def test_state_paths_and_predictions_have_the_smoothers_moments(problem):
     assert seen.all()
 
 
-def test_predictions_of_unseen_steps_continue_the_series(problem):
-    model, params, props, y, u = problem
-    draws = sample(
-        KEY, model, params, props, y[:30], u[:30], variables="beta", algorithm="laplace",
-        num_samples=5, num_chains=2,
-    )  # fmt: skip
+def test_predictions_of_unseen_steps_continue_the_series(problem, laplace):
+    model, params, _, y, u = problem
+    draws = laplace
     ahead = ssmlin.predict_one_step(KEY, model, params, draws, y, u)
     assert ahead["log_density"].shape == (T,)
     changed = ssmlin.predict_one_step(KEY, model, params, draws, y.at[35].add(9.0), u)
@@ -229,7 +233,7 @@ def test_the_density_that_is_sampled(name):
         np.testing.assert_allclose(a, b, rtol=1e-9)
 
     @jax.jit
-    def both(position):
+    def all_three(position, params):
         flat, unravel = jax.flatten_util.ravel_pytree(position)
 
         def constrained(x):
@@ -245,10 +249,10 @@ def test_the_density_that_is_sampled(name):
             return jnp.concatenate(free)
 
         jacobian = jnp.linalg.slogdet(jax.jacfwd(constrained)(flat))[1]
-        return target.log_density(position, problem), jacobian
+        density = model.log_prior(params) + model.marginal_log_prob(params, y[0], u[0])
+        return target.log_density(position, problem), jacobian, density
 
-    density, jacobian = both(position)
-    expected = model.log_prior(params) + model.marginal_log_prob(params, y[0], u[0])
+    density, jacobian, expected = all_three(position, params)
     np.testing.assert_allclose(density - jacobian, expected, rtol=1e-9, atol=1e-8)
 
 
