@@ -1,8 +1,6 @@
 """A comparison as one HTML file that needs nothing else: tables, figures, how to make it again."""
 
-import base64
 import html
-import io
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -14,6 +12,7 @@ import numpy as np
 from ssmlin._files import written_whole
 from ssmlin._optional import require
 from ssmlin.comparison import _figures as figures
+from ssmlin.comparison._html import image, page, table, text
 from ssmlin.comparison._scores import SUMMARY
 from ssmlin.comparison._tables import Comparison
 from ssmlin.comparison.plots import gate_figure, parameter_names, trace_figure
@@ -21,7 +20,6 @@ from ssmlin.forecasting import FittedAttention
 from ssmlin.mechanisms import MECHANISMS
 
 if TYPE_CHECKING:
-    import matplotlib.figure
     import pandas
     import xarray
 
@@ -29,33 +27,6 @@ _PACKAGES = ("ssmlin", "jax", "dynamax", "blackjax", "optax", "statsmodels", "sc
              "arviz", "numpy", "pandas")  # fmt: skip
 
 _SCORES = (*SUMMARY[:1], "difference", *SUMMARY[2:])  # a standard error goes with a difference
-
-_STYLE = """
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff;
-       max-width: 66rem; margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; } h3 { font-size: 1rem; }
-figure { margin: 1rem 0; } figcaption { color: #555; font-size: .9rem; }
-img { max-width: 100%; height: auto; }
-table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .5rem; text-align: right; border-bottom: 1px solid #ddd; }
-td { white-space: nowrap; } .text { white-space: normal; text-align: left; }
-th { background: #f5f5f5; vertical-align: bottom; overflow-wrap: normal; }
-td:first-child, th:first-child { text-align: left; }
-tr.ours td:first-child { font-weight: 600; }
-pre { background: #f5f5f5; padding: .7rem; white-space: pre-wrap; }
-.note { color: #555; }
-/* Where a table has no room its rows become cards, with the headings beside the numbers. */
-@media (max-width: 66rem) {
-  thead { display: none; } table, tbody { display: block; }
-  tr { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr));
-       column-gap: 1.5rem; padding: .5rem 0; border-bottom: 1px solid #ddd; }
-  td { display: flex; justify-content: space-between; gap: .5rem; padding: 0; border: 0;
-       white-space: normal; }
-  td:first-child { grid-column: 1 / -1; font-weight: 600; }
-  td:not(:first-child)::before { content: attr(data-label); color: #555; }
-}
-"""
 
 
 def write_report(
@@ -95,9 +66,9 @@ def write_report(
         >>> "persistence" in path.read_text()
         True
     """
-    text = _page(comparison, command, draws, drawn_from)
+    whole = _page(comparison, command, draws, drawn_from)
     with written_whole(Path(path), new=True) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(whole, encoding="utf-8")
 
 
 def _page(
@@ -117,16 +88,16 @@ def _page(
     columns = ", ".join(series.columns)
     parts = [
         f"<h1>{html.escape(series.name)}</h1>",
-        _text(f"{steps} steps of {columns}; the last {steps - split.num_train} were held out and "
-              "predicted one step ahead. Scores are in units of the training part's standard "
-              "deviation of each column." + _transformed(split.transformation)),
+        text(f"{steps} steps of {columns}; the last {steps - split.num_train} were held out and "
+             "predicted one step ahead. Scores are in units of the training part's standard "
+             "deviation of each column." + _transformed(split.transformation)),
         "<h2>Leaderboard</h2>",
         _leaderboard(frame, _SCORES, ours),
-        _text("log density: mean log p(y_t | all before) a step, higher is better; difference: to "
-              "the best model, step by step; CRPS, energy, RMSE: lower is better; coverage: the "
-              "share of values inside central intervals; PIT p: small for a model that is not "
-              "calibrated."),
-        _image(figures.leaderboard_figure(comparison), "Differences to the best model"),
+        text("log density: mean log p(y_t | all before) a step, higher is better; difference: to "
+             "the best model, step by step; CRPS, energy, RMSE: lower is better; coverage: the "
+             "share of values inside central intervals; PIT p: small for a model that is not "
+             "calibrated."),
+        image(figures.leaderboard_figure(comparison), "Differences to the best model"),
     ]  # fmt: skip
     of_paths = [name for name in frame.columns if name.startswith("path_")]
     if of_paths:
@@ -145,84 +116,33 @@ def _page(
     best = [next((name for name in scored if (name in ours) == is_ours), None)
             for is_ours in (True, False)]  # fmt: skip
     for name in [name for name in best if name is not None]:
-        parts.append(_image(figures.held_out_figure(comparison, name), f"Predictions of {name}"))
+        parts.append(image(figures.held_out_figure(comparison, name), f"Predictions of {name}"))
     if len(scored) > 1:
         parts += [
             "<h2>Where the difference was made</h2>",
-            _image(figures.gains_figure(comparison), "Log density gained, summed over steps"),
+            image(figures.gains_figure(comparison), "Log density gained, summed over steps"),
         ]
     parts += [
         "<h2>Calibration</h2>",
-        _text("Histograms of the probability integral transform with the band of a calibrated "
-              "model, and below each the shares of values inside the 50, 80 and 95 % intervals."),
-        _image(figures.calibration_figure(comparison), "PIT histograms"),
+        text("Histograms of the probability integral transform with the band of a calibrated "
+             "model, and below each the shares of values inside the 50, 80 and 95 % intervals."),
+        image(figures.calibration_figure(comparison), "PIT histograms"),
     ]  # fmt: skip
     for title, figure in (
         ("Gates over time", figures.gates_figure(comparison)),
         ("Weights of the average", figures.weights_figure(comparison)),
     ):
         if figure is not None:
-            parts += [f"<h2>{title}</h2>", _image(figure, title)]
+            parts += [f"<h2>{title}</h2>", image(figure, title)]
     if draws is not None:
         parts += _posterior(draws, drawn_from)
     parts += _provenance(comparison, command)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(series.name)}: comparison</title>\n<style>{_STYLE}</style>\n</head>\n"
-        "<body>\n" + "\n".join(parts) + "\n</body>\n</html>\n"
-    )
+    return page(f"{series.name}: comparison", parts)
 
 
 def _transformed(transformation: str) -> str:
     """A sentence on what the models saw, if it was not the values."""
     return f" Models see {transformation}." if transformation else ""
-
-
-def _text(text: str) -> str:
-    return f'<p class="note">{html.escape(text)}</p>'
-
-
-def _image(figure: "matplotlib.figure.Figure", title: str) -> str:
-    """A figure inside the file."""
-    require("matplotlib")
-    from matplotlib import rc_context
-
-    buffer = io.BytesIO()
-    with rc_context({"savefig.dpi": 110}):
-        figure.savefig(buffer, format="png")
-    data = base64.b64encode(buffer.getvalue()).decode()
-    label = html.escape(title)
-    return (
-        f'<figure><img alt="{label}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{label}</figcaption></figure>"
-    )
-
-
-def _table(headings: Sequence[str], rows: Sequence[tuple[str, Sequence[object]]]) -> str:
-    """A table whose rows have a class each; every cell knows its heading."""
-    head = "".join(f"<th{_kind(x)}>{html.escape(x)}</th>" for x in headings)
-    body = "".join(
-        f'<tr class="{kind}">' + "".join(map(_td, headings, cells)) + "</tr>"
-        for kind, cells in rows
-    )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _td(heading: str, x: object) -> str:
-    label, text = html.escape(heading), html.escape(_cell(x))
-    return f'<td data-label="{label}"{_kind(heading)}>{text}</td>'
-
-
-def _kind(heading: str) -> str:
-    """Columns of words are to the left, and may have several lines."""
-    return ' class="text"' if heading in ("", "setting") else ""
-
-
-def _cell(x: object) -> str:
-    if isinstance(x, float):
-        return "" if np.isnan(x) else f"{x:.3f}"
-    return str(x)
 
 
 def _leaderboard(frame: "pandas.DataFrame", columns: Sequence[str], ours: set[str]) -> str:
@@ -234,7 +154,7 @@ def _leaderboard(frame: "pandas.DataFrame", columns: Sequence[str], ours: set[st
         if abs(record["difference"]) > 0:  # not of the best, nor of one that failed
             record["difference"] = f"{record['difference']:.3f} ± {record['difference_se']:.3f}"
         rows.append((kind, [record[name] for name in shown]))
-    return _table([name.replace("_", " ") for name in shown], rows)
+    return table([name.replace("_", " ") for name in shown], rows)
 
 
 def _posterior(draws: "xarray.DataTree", drawn_from: str) -> list[str]:
@@ -253,11 +173,11 @@ def _posterior(draws: "xarray.DataTree", drawn_from: str) -> list[str]:
         facts += f"; {int(draws.sample_stats['diverging'].sum())} divergent transitions"
     if "log_evidence" in attributes:
         facts += f"; log evidence {float(np.mean(attributes['log_evidence'])):.2f}"
-    parts = ["<h2>Posterior of the gates</h2>", _text(facts)]
-    parts.append(_table(["parameter", *summary.columns], rows))
+    parts = ["<h2>Posterior of the gates</h2>", text(facts)]
+    parts.append(table(["parameter", *summary.columns], rows))
     if any(str(name).endswith("_t") for name in draws.posterior.data_vars):
-        parts.append(_image(gate_figure(draws), "Posterior of the gates over time"))
-    parts.append(_image(trace_figure(draws, names[:4]), "Densities and traces of the chains"))
+        parts.append(image(gate_figure(draws), "Posterior of the gates over time"))
+    parts.append(image(trace_figure(draws, names[:4]), "Densities and traces of the chains"))
     return parts
 
 
@@ -275,7 +195,7 @@ def _provenance(comparison: Comparison, command: str | None) -> list[str]:
         ("Python", platform.python_version()),
         *((name, version(name)) for name in _PACKAGES),
     ]
-    parts = ["<h2>What was run</h2>", _table(("", ""), [("", row) for row in rows])]
+    parts = ["<h2>What was run</h2>", table(("", ""), [("", row) for row in rows])]
     if command is not None:
         parts += ["<p>To make this file again:</p>", f"<pre>{html.escape(command)}</pre>"]
     return parts

@@ -15,9 +15,11 @@ from ssmlin.comparison.collections import (
     hold_out,
     normal_quantiles,
     score_collection,
+    write_collection_report,
 )
 from ssmlin.comparison.collections._figures import cliques
 from ssmlin.comparison.collections._naive import seasonal_naive
+from ssmlin.comparison.collections._quantiles import index_of
 from ssmlin.comparison.collections._scores import WEIGHTS, log_densities, season_scale
 from ssmlin.comparison.collections._summary import (
     average_ranks,
@@ -107,6 +109,16 @@ def test_a_density_of_any_quantiles_integrates_to_one():
             log_densities(np.broadcast_to(quantiles, (len(y), len(quantiles))), 2.0 * y, 2.0)
         )
         assert np.trapezoid(density, y) == pytest.approx(1, abs=2e-3)
+
+
+def test_tails_are_those_of_normal_laws_with_two_quantiles():
+    quantiles = stats.t.ppf(QUANTILE_LEVELS, 3)
+    y = np.array([8.0, -8.0])
+    found = log_densities(np.stack([quantiles, quantiles]), y, 1.0)
+    ends = quantiles[[index_of(0.9), index_of(0.995)]]
+    deviation = np.diff(ends)[0] / np.diff(stats.norm.ppf([0.9, 0.995]))[0]
+    mean = ends[0] - deviation * stats.norm.ppf(0.9)
+    np.testing.assert_allclose(found, stats.norm.logpdf(8.0, mean, deviation))
 
 
 def test_the_scale_falls_back_to_steps_and_then_to_none():
@@ -251,3 +263,19 @@ def test_forecasts_of_the_worst_series_are_drawn_first(comparison):
     for wrong in ({"model": "none"}, {"which": "best"}, {"measure": "rank"}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             comparison.plot_forecasts(**({"model": "oracle"} | wrong))
+
+
+def test_the_report_holds_tables_failures_and_figures(comparison, tmp_path):
+    path = tmp_path / "report.html"
+    write_collection_report(path, {"all": comparison}, command="ssmlin <this>")
+    whole = path.read_text()
+    for expected in (
+        "all: 7 series", "1 series never change", "oracle failed on 1 series, first: ValueError",
+        "Forecasts of oracle", "Ten series at random", "ssmlin &lt;this&gt;", "Calibration",
+    ):  # fmt: skip
+        assert expected in whole
+    ratio = comparison.relative("crps").loc["oracle"]
+    assert f"{ratio['ratio']:.3f} ({ratio['ratio_low']:.3f} to" in whole
+    assert whole.count("<img") == 3 + 1 + 2 and "http" not in whole
+    with pytest.raises(FileExistsError):
+        write_collection_report(path, {"all": comparison})

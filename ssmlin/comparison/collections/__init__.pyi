@@ -22,6 +22,7 @@ from ssmlin.comparison.collections._quantiles import (
     path_quantiles,
 )
 from ssmlin.comparison.collections._registry import MODELS
+from ssmlin.comparison.collections._report import write_collection_report
 from ssmlin.comparison.collections._scores import CollectionScores, score_collection
 from ssmlin.comparison.collections._storage import read_forecasts, write_forecasts
 from ssmlin.comparison.collections._summary import Ranks
@@ -57,5 +58,6 @@ __all__ = [
     "read_forecasts",
     "score_collection",
     "switching_autoregression",
+    "write_collection_report",
     "write_forecasts",
 ]
