@@ -21,7 +21,7 @@ from ssmlin.comparison.collections._quantiles import (
     normal_quantiles,
     path_quantiles,
 )
-from ssmlin.comparison.collections._registry import MODELS
+from ssmlin.comparison.collections._registry import DEFAULT, MODELS
 from ssmlin.comparison.collections._report import write_collection_report
 from ssmlin.comparison.collections._scores import CollectionScores, score_collection
 from ssmlin.comparison.collections._storage import read_forecasts, write_forecasts
@@ -39,6 +39,7 @@ __all__ = [
     "CollectionModel",
     "CollectionScores",
     "CollectionSeries",
+    "DEFAULT",
     "Forecasts",
     "ForecastsFrames",
     "MODELS",

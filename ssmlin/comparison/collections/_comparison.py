@@ -90,6 +90,32 @@ class CollectionComparison:
             }
         return pandas.DataFrame.from_dict(rows, orient="index").rename_axis("model")
 
+    def to_frame(self) -> "pandas.DataFrame":
+        """The scores of every series and model, a row for each.
+
+        Returns:
+            Columns: `series`, `group`, `model`, the fields of :class:`CollectionScores`, and
+            `failure`, why seasonal naive forecast instead, empty if it did not.
+        """
+        require("pandas")
+        import pandas
+
+        return pandas.concat(
+            [
+                pandas.DataFrame(
+                    {
+                        "series": [one.name for one in self.collection],
+                        "group": [one.group for one in self.collection],
+                        "model": model,
+                        **scores._asdict(),
+                        "failure": self.forecasts[model].failures,
+                    }
+                )
+                for model, scores in self.scores.items()
+            ],
+            ignore_index=True,
+        )
+
     def relative(
         self, measure: str = "crps", reference: str = SEASONAL_NAIVE, seed: int = 0
     ) -> "pandas.DataFrame":
