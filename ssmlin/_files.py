@@ -132,6 +132,23 @@ def remove_leftovers(path: Path) -> None:
                 other.unlink(missing_ok=True)
 
 
+def kind_of(path: Path) -> str | None:
+    """The kind of thing that a file of :func:`write_arrays` holds; None for other files.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path.stat()
+    try:
+        with safe_open(path, framework="numpy") as file:
+            kind = json.loads((file.metadata() or {})["ssmlin"])["kind"]
+    except (SafetensorError, KeyError, TypeError, ValueError):
+        return None
+    return str(kind)
+
+
 def read_arrays(name: str, path: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read a file that :func:`write_arrays` wrote.
 

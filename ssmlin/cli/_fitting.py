@@ -46,7 +46,7 @@ from ssmlin.cli._options import (
 if TYPE_CHECKING:
     import pandas
 
-    from ssmlin.forecasting import Forecaster, ForecasterState
+    from ssmlin.forecasting import CollectionState, Forecaster, ForecasterState
     from ssmlin.learning import Algorithm
 
 #: Text and Parquet files above this many bytes are streamed.
@@ -116,7 +116,7 @@ def fit(
     progress = not (quiet or as_json)
     prepare(progress)
 
-    from ssmlin.data import TableStream, describe_powers
+    from ssmlin.data import TableStream
     from ssmlin.forecasting import Forecaster
     from ssmlin.mechanisms import MECHANISMS
 
@@ -155,32 +155,15 @@ def fit(
         state = fitted(forecaster)
         kept = replace(reading, date_format=state.layout.date_format)
         forecaster.save(output, notes={"reading": kept.notes()})
-    model, power = forecaster.model_, next(iter(state.scalings.values())).power
-    (number,), (validation,) = state.num_parameters.values(), state.validation.values()
-    said = {
-        "output": str(output),
-        "mechanism": mechanism,
-        "num_lags": model.num_lags,
-        "power": dict(zip(target, power, strict=True)),
-        "num_parameters": number,
-        "validation_log_density": validation,
-    }
     if as_json:
-        typer.echo(json.dumps(said))
+        typer.echo(json.dumps({"output": str(output), **state.summary}))
         return
-    console.print(
-        f"{mechanism}, {model.num_lags} lags, {number} parameters; log density "
-        "a step of what the model sees, at the end of the series, fitted before it: "
-        f"{validation:.3f}",
-        highlight=False,
-    )
-    seen = describe_powers(target, power) or "the values as they are"
-    by = f", chosen on {state.chosen_on}" if transform in ("auto", "box-cox") and not log else ""
-    console.print(f"the model sees {seen}{by}", highlight=False)
+    for sentence in state.describe(was_chosen=transform in ("auto", "box-cox") and not log):
+        console.print(sentence, highlight=False)
     console.print(f"wrote {output}", highlight=False, soft_wrap=True)
 
 
-def fitted(forecaster: "Forecaster") -> "ForecasterState":
+def fitted(forecaster: "Forecaster") -> "ForecasterState | CollectionState":
     """What a forecaster knows once it is fitted."""
     assert forecaster.state_ is not None
     return forecaster.state_
@@ -249,7 +232,7 @@ def forecast(
     reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
     forecaster = _load(model_file, file, reading, to_fit=False, progress=progress)
     state = fitted(forecaster)
-    called = next(iter(state.fits.values())).model.mechanism.name
+    called = state.summary["mechanism"]
     with in_lines(), waiting(f"compiling and forecasting by {called}", progress):
         with as_options("future_inputs", "future"):
             plan = _read_future(future, state, reading)
@@ -269,7 +252,7 @@ def forecast(
 
 
 def _read_future(
-    future: Path | None, state: "ForecasterState", reading: Reading
+    future: Path | None, state: "ForecasterState | CollectionState", reading: Reading
 ) -> "pandas.DataFrame | None":
     """The table of the inputs to come, or None for a model without inputs."""
     layout = state.layout

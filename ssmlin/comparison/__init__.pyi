@@ -1,4 +1,5 @@
 from ssmlin.comparison import baselines as baselines
+from ssmlin.comparison import collections as collections
 from ssmlin.comparison import plots as plots
 from ssmlin.comparison._averaging import Weights, average, dynamic_weights
 from ssmlin.comparison._candidate import Candidate, Setting, describe_setting, grid

@@ -3,11 +3,17 @@ from ssmlin.data._future import future_inputs
 from ssmlin.data._grids import first_place, future_times, grid_step
 from ssmlin.data._lags import carried_forward, lagged
 from ssmlin.data._names import free_name
-from ssmlin.data._scaling import Scaling, box_cox, changes, describe_powers
+from ssmlin.data._scaling import Scaling, box_cox, changes, describe_powers, inverse_box_cox
 from ssmlin.data._series import Series
 from ssmlin.data._table_stream import TableStream
 from ssmlin.data._tables import read_table
-from ssmlin.data._times import Times, is_dates, parse_times
+from ssmlin.data._times import (
+    Times,
+    is_dates,
+    numbers_of_times,
+    parse_times,
+    times_of_numbers,
+)
 
 __all__ = [
     "Columns",
@@ -24,12 +30,15 @@ __all__ = [
     "future_inputs",
     "future_times",
     "grid_step",
+    "inverse_box_cox",
     "is_dates",
     "lagged",
     "numbers",
+    "numbers_of_times",
     "parse_times",
     "read_table",
     "select_columns",
     "select_panel",
     "series_ids",
+    "times_of_numbers",
 ]

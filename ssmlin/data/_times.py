@@ -2,8 +2,8 @@
 
 import datetime
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeGuard, Union
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeGuard, Union
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -366,3 +366,21 @@ def parse_times(column: "pandas.Series", date_format: str | None = None, offset:
                 f"{years[row] - 100} or {years[row]}"
             )
     return values
+
+
+def numbers_of_times(times: Times) -> tuple[np.ndarray, dict[str, Any]]:
+    """Times as numbers, for a file, and what else says what they are."""
+    if not is_dates(times):
+        return np.asarray(times), {}
+    return times.asi8, {"unit": times.unit, "zone": None if times.tz is None else str(times.tz)}
+
+
+def times_of_numbers(numbers: np.ndarray, label: Mapping[str, Any]) -> Times:
+    """The inverse of :func:`numbers_of_times`."""
+    if "unit" not in label:
+        return numbers
+    require("pandas")
+    import pandas as pd
+
+    dates = pd.DatetimeIndex(numbers.view(f"M8[{label['unit']}]"))
+    return dates if label["zone"] is None else dates.tz_localize("UTC").tz_convert(label["zone"])

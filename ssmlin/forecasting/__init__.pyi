@@ -1,4 +1,5 @@
 from ssmlin.forecasting._ahead import SeriesForecast
+from ssmlin.forecasting._collection import CollectionState
 from ssmlin.forecasting._discount import DISCOUNTS, best_discount
 from ssmlin.forecasting._fitting import FittedAttention, fit_attention
 from ssmlin.forecasting._forecaster import Forecaster, load
@@ -24,6 +25,7 @@ from ssmlin.forecasting._state import ForecasterState
 
 __all__ = [
     "Ahead",
+    "CollectionState",
     "DISCOUNTS",
     "Fit",
     "Fitted",

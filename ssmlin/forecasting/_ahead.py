@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from ssmlin import _checks
 from ssmlin.data import Columns, Scaling, Times, first_place, future_times
 from ssmlin.forecasting._fitting import FittedAttention
 from ssmlin.forecasting._recipe import scaled
@@ -36,6 +37,16 @@ class SeriesForecast(NamedTuple):
     lower: Float[np.ndarray, "levels H m"]
     upper: Float[np.ndarray, "levels H m"]
     paths: Float[np.ndarray, "num_samples H m"]
+
+
+def check_forecast(horizon: object, levels: Sequence[float | int], num_samples: object) -> None:
+    """Raise TypeError or ValueError unless so many steps and paths can be forecast."""
+    _checks.positive_int("horizon", horizon)
+    _checks.positive_int("num_samples", num_samples)
+    if not all(1 <= level < 100 for level in levels):
+        raise ValueError(
+            f"levels: expected percentages in [1, 100), such as 95, got {tuple(levels)}"
+        )
 
 
 def forecast_series(

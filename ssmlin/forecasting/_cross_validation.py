@@ -10,6 +10,7 @@ from jaxtyping import Float
 from ssmlin import _checks
 from ssmlin._optional import require
 from ssmlin.data import Columns
+from ssmlin.forecasting._collection import CollectionState
 from ssmlin.forecasting._recipe import Recipe
 from ssmlin.forecasting._state import ForecasterState, fit_panel
 from ssmlin.forecasting._tables import cutoff_rows
@@ -71,7 +72,7 @@ def cut(panel: Mapping[str, Columns], horizon: int, num_windows: int, step: int)
 
 def cross_validate(
     recipe: Recipe,
-    state: ForecasterState,
+    state: ForecasterState | CollectionState,
     windows: Sequence[Window],
     horizon: int,
     levels: Sequence[float | int],

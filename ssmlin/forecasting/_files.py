@@ -8,8 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ssmlin._optional import require
-from ssmlin.data import Columns, Scaling, Times, is_dates
+from ssmlin.data import Columns, Scaling, numbers_of_times, times_of_numbers
+from ssmlin.forecasting._collection import CollectionState
+from ssmlin.forecasting._collection_files import (
+    is_collection,
+    read_collection,
+    write_collection,
+)
 from ssmlin.forecasting._fitting import FittedAttention
 from ssmlin.forecasting._layout import Layout
 from ssmlin.forecasting._recipe import Recipe
@@ -18,13 +23,16 @@ from ssmlin.mechanisms import Mechanism, get_mechanism
 from ssmlin.models import load, load_arrays, load_notes, save
 
 
-def write(path: Path, recipe: Recipe, fitted: ForecasterState) -> None:
+def write(path: Path, recipe: Recipe, fitted: ForecasterState | CollectionState) -> None:
     """Write a fitted forecaster; its file is also one of its (first) model.
 
     Raises:
         ValueError: a mechanism that a file cannot hold.
         OSError: the file cannot be written.
     """
+    if isinstance(fitted, CollectionState):
+        write_collection(path, _recipe_notes(recipe), fitted)
+        return
     first, *others = fitted.fits.items()
     arrays: dict[str, np.ndarray] = {}
     for number, (_, attention) in enumerate(others, 1):
@@ -33,7 +41,7 @@ def write(path: Path, recipe: Recipe, fitted: ForecasterState) -> None:
     for number, columns in enumerate(fitted.history.values()):
         arrays[f"history.{number}.values"] = columns.values
         arrays[f"history.{number}.inputs"] = columns.inputs
-        arrays[f"history.{number}.times"], label = _from_times(columns.times)
+        arrays[f"history.{number}.times"], label = numbers_of_times(columns.times)
         labels.append(label | {"date_format": columns.date_format})
     layout = fitted.layout
     notes = dict(fitted.notes) | {
@@ -53,13 +61,16 @@ def write(path: Path, recipe: Recipe, fitted: ForecasterState) -> None:
     save(path, first[1].model, first[1].params, notes=notes, arrays=arrays)
 
 
-def read(path: Path) -> tuple[Recipe, ForecasterState]:
+def read(path: Path) -> tuple[Recipe, ForecasterState | CollectionState]:
     """Read what :func:`write` wrote.
 
     Raises:
         OSError: the file cannot be read.
         ValueError: it is damaged or holds something else.
     """
+    if is_collection(path):
+        settings, collection = read_collection(path)
+        return Recipe(**settings | {"discounts": tuple(settings["discounts"])}), collection
     model, params, _ = load(path)
     notes, arrays = load_notes(path), load_arrays(path)
     if not is_forecaster(notes):
@@ -80,7 +91,7 @@ def read(path: Path) -> tuple[Recipe, ForecasterState]:
         values, inputs, times = (
             arrays[f"history.{number}.{part}"] for part in ("values", "inputs", "times")
         )
-        history[name] = Columns(values, inputs, _to_times(times, label), layout.targets,
+        history[name] = Columns(values, inputs, times_of_numbers(times, label), layout.targets,
                                 layout.inputs, label["date_format"])  # fmt: skip
     settings = dict(notes.get("recipe", {}))
     if "discounts" in settings:
@@ -121,21 +132,3 @@ def _from_bytes(data: np.ndarray) -> FittedAttention:
         path.write_bytes(data.tobytes())
         model, params, _ = load(path)
     return FittedAttention(model, params)
-
-
-def _from_times(times: Times) -> tuple[np.ndarray, dict[str, Any]]:
-    """Times as numbers, and what else says what they are."""
-    if not is_dates(times):
-        return np.asarray(times), {}
-    return times.asi8, {"unit": times.unit, "zone": None if times.tz is None else str(times.tz)}
-
-
-def _to_times(numbers: np.ndarray, label: Mapping[str, Any]) -> Times:
-    """The inverse of :func:`_from_times`."""
-    if "unit" not in label:
-        return numbers
-    require("pandas")
-    import pandas as pd
-
-    dates = pd.DatetimeIndex(numbers.view(f"M8[{label['unit']}]"))
-    return dates if label["zone"] is None else dates.tz_localize("UTC").tz_convert(label["zone"])

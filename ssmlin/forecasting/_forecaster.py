@@ -1,6 +1,6 @@
 """The recipe as one class: a series or a frame in, forecasts out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ssmlin import _checks
 from ssmlin.data import TableStream
 from ssmlin.forecasting._ahead import SeriesForecast
+from ssmlin.forecasting._collection import CollectionState
+from ssmlin.forecasting._collection_files import is_collection
 from ssmlin.forecasting._cross_validation import cross_validate, cut
 from ssmlin.forecasting._files import is_forecaster, read, write
 from ssmlin.forecasting._layout import ID, TARGET, TIME, Names, tabulate, tabulate_like
@@ -15,7 +17,13 @@ from ssmlin.forecasting._plot import forecast_figure
 from ssmlin.forecasting._recipe import Recipe
 from ssmlin.forecasting._state import ForecasterState, fit_panel, fit_stream
 from ssmlin.forecasting._tables import forecast_table, paths_table
-from ssmlin.models import LinearAttentionSSM, ParamsLinearAttentionSSM, load_notes
+from ssmlin.models import (
+    HierarchicalRegression,
+    LinearAttentionSSM,
+    ParamsHierarchicalRegression,
+    ParamsLinearAttentionSSM,
+    load_notes,
+)
 from ssmlin.models import load as load_model
 
 if TYPE_CHECKING:
@@ -40,8 +48,11 @@ class Forecaster(Recipe):
             (:func:`ssmlin.forecasting.season_of`) if the criterion wants it; None for none.
         transform: "auto" for values, square roots or logarithms, chosen by the likelihood; "none",
             "log", "box-cox", or a power >= 0, see :func:`ssmlin.forecasting.choose_powers`.
-        pooling: "separate" for a model for each series, "shared" for one model whose parameters all
-            series share; "auto" shares them if there are several series.
+        pooling: "separate" for a model for each series; "shared" for one model whose parameters all
+            series share; "hierarchical" for a population of regressions on the series' own past,
+            each of which deviates and drifts (:class:`ssmlin.models.HierarchicalRegression`), which
+            has its own lags, season and mixture of transformations. "auto" is hierarchical from
+            ten series on where the mechanism is `bayesian_memory`, and else shared.
         key_dim: d, except of `bayesian_memory`, whose keys are the inputs.
         difference: model changes over so many steps, 1 or the steps of a season; 0 for none.
         discounts: of Σ, to choose among.
@@ -70,7 +81,7 @@ class Forecaster(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.state_: ForecasterState | None = None
+        self.state_: ForecasterState | CollectionState | None = None
 
     def fit(
         self,
@@ -145,7 +156,7 @@ class Forecaster(Recipe):
 
         Args:
             data: all steps of the series, of any kind that :meth:`fit` takes, with the same names.
-            inputs: as in :meth:`fit`; of a frame the columns are known already.
+            inputs: as there; of a frame the columns are known already.
             to_fit: refuse data that no model could be fitted to: single rows and constant columns.
             date_format: how dates are written as text; default as in the data that were fitted.
 
@@ -160,17 +171,17 @@ class Forecaster(Recipe):
         return self
 
     @property
-    def model_(self) -> LinearAttentionSSM:
+    def model_(self) -> LinearAttentionSSM | HierarchicalRegression:
         """The fitted model; ValueError if there are several, or nothing is fitted."""
         return self._fitted.only_fit.model
 
     @property
-    def params_(self) -> ParamsLinearAttentionSSM:
+    def params_(self) -> ParamsLinearAttentionSSM | ParamsHierarchicalRegression:
         """Its parameters; ValueError if there are several models, or nothing is fitted."""
         return self._fitted.only_fit.params
 
     @property
-    def _fitted(self) -> ForecasterState:
+    def _fitted(self) -> ForecasterState | CollectionState:
         if self.state_ is None:
             raise ValueError("forecaster: expected a fitted one, call fit first")
         return self.state_
@@ -184,11 +195,8 @@ class Forecaster(Recipe):
         num_samples: int = 1000,
         seed: int | None = None,
     ) -> list[SeriesForecast]:
-        """Forecast each series, as arrays: means, intervals and paths; see :meth:`predict`."""
-        used = self.seed if seed is None else seed
-        return self._fitted.forecasts(
-            horizon, levels, future_inputs, num_samples=num_samples, seed=used
-        )
+        """Forecast each series, as arrays with paths; see :meth:`predict`."""
+        return list(_each(self, horizon, levels, future_inputs, num_samples, seed))
 
     def predict(
         self,
@@ -219,7 +227,7 @@ class Forecaster(Recipe):
             ValueError: an argument out of range, future inputs that are missing, or data that are
                 too short to go on from.
         """
-        found = self.forecasts(horizon, levels, future_inputs, num_samples=num_samples, seed=seed)
+        found = _each(self, horizon, levels, future_inputs, num_samples, seed)
         return forecast_table(found, self._fitted.layout)
 
     def sample_paths(
@@ -236,13 +244,13 @@ class Forecaster(Recipe):
             horizon: how many steps.
             num_samples: how many paths of each series.
             future_inputs: as in :meth:`predict`.
-            seed: of the paths; default that of the forecaster.
+            seed: likewise.
 
         Returns:
             A row for each series, path and step: the series if there are several, `path`, the time,
             and a column for each target.
         """
-        found = self.forecasts(horizon, (), future_inputs, num_samples=num_samples, seed=seed)
+        found = list(_each(self, horizon, (), future_inputs, num_samples, seed))
         return paths_table(found, self._fitted.layout)
 
     def cross_validation(
@@ -275,9 +283,10 @@ class Forecaster(Recipe):
         Raises:
             ValueError: an argument out of range, or series that are too short.
         """
-        windows = cut(self._fitted.panel, horizon, num_windows, step)
+        state = self._fitted
+        windows = cut(state.panel, horizon, num_windows, step)
         return cross_validate(
-            self, self._fitted, windows, horizon, levels, refit=refit, num_samples=num_samples
+            self, state, windows, horizon, levels, refit=refit, num_samples=num_samples
         )
 
     def plot(
@@ -293,7 +302,7 @@ class Forecaster(Recipe):
         Args:
             horizon: how many steps to forecast.
             levels: as in :meth:`predict`.
-            future_inputs: as in :meth:`predict`.
+            future_inputs: likewise.
             num_steps: how many observed steps to show; default four times the horizon, at least 50.
 
         Returns:
@@ -327,6 +336,15 @@ class Forecaster(Recipe):
         return forecaster
 
 
+def _each(
+    forecaster: Forecaster, horizon: int, levels: Sequence[float | int], future: object, num: int,
+    seed: int | None,
+) -> Iterable[SeriesForecast]:  # fmt: skip
+    """Forecasts one after another, so that the paths of all series need not be held at once."""
+    state, used = forecaster._fitted, forecaster.seed if seed is None else seed
+    return state.forecasts(horizon, levels, future, num_samples=num, seed=used)
+
+
 def load(
     path: str | Path,
 ) -> Forecaster | tuple[LinearAttentionSSM, ParamsLinearAttentionSSM, ParamsLinearAttentionSSM]:
@@ -352,6 +370,6 @@ def load(
         >>> ssmlin.load(path).predict(3).equals(forecaster.predict(3))
         True
     """
-    if is_forecaster(load_notes(path)):
+    if is_collection(Path(path)) or is_forecaster(load_notes(path)):
         return Forecaster.load(path)
     return load_model(path)

@@ -14,6 +14,7 @@ from ssmlin._optional import require
 from ssmlin._typing import AnyArray
 from ssmlin.forecasting._forecaster import Forecaster
 from ssmlin.forecasting._sequences import lacks_lags, padded, with_lags
+from ssmlin.forecasting._state import ForecasterState
 from ssmlin.learning import Algorithm, sample_posterior
 from ssmlin.models import LinearAttentionSSM, ParamsLinearAttentionSSM
 
@@ -140,11 +141,15 @@ def draw_parameters(
     Raises:
         ValueError: several models, or no history.
     """
-    model, params = forecaster.model_, forecaster.params_
+    state = forecaster.state_
+    if not isinstance(state, ForecasterState):
+        raise ValueError(
+            "forecaster: expected one fitted with shared or separate pooling, got "
+            f"{'a hierarchical one' if state else 'none that is fitted'}"
+        )
+    model, params = state.only_fit.model, state.only_fit.params
     gates = [name for name, gate in model.mechanism.gates.items()
              if gate.kind != "key" and gate.trainable]  # fmt: skip
-    state = forecaster.state_
-    assert state is not None
     observed = list(state.observed().values())
     time: list[object] | None = None
     if len(observed) == 1:

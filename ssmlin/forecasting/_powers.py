@@ -62,7 +62,7 @@ def choose_powers(
     Source: Box and Cox (1964), Journal of the Royal Statistical Society B 26.
     """
     m = several[0].values.shape[1]
-    fixed = _fixed_power(transform)
+    fixed = fixed_power(transform)
     if fixed is not None:
         return tuple([fixed] * m)
     powers = _POWERS if transform == "auto" else _FINE_POWERS
@@ -83,7 +83,7 @@ def choose_powers(
     return tuple(chosen)
 
 
-def _fixed_power(transform: str | float | int) -> float | None:
+def fixed_power(transform: str | float | int) -> float | None:
     """The power that is asked for; None where it is to be chosen."""
     if transform in ("auto", "box-cox"):
         return None

@@ -18,6 +18,9 @@ from ssmlin.forecasting._season import season_of, with_season
 from ssmlin.forecasting._sequences import padded
 from ssmlin.mechanisms import Mechanism, get_mechanism
 
+#: From so many series on "auto" pools them hierarchically.
+_MANY_SERIES = 10
+
 
 @dataclass(eq=False)
 class Recipe:
@@ -42,12 +45,18 @@ class Recipe:
         _auto_or_int("lags", self.lags, 0)
         if self.season is not None:
             _auto_or_int("season", self.season, 2)
-        if self.pooling == "hierarchical":
+        _checks.one_of("pooling", self.pooling, ("auto", "separate", "shared", "hierarchical"))
+        if self.pooling == "hierarchical" and self.writes_values:
             raise ValueError(
-                "pooling: expected 'auto', 'separate' or 'shared', got 'hierarchical', which this "
-                "version does not have"
+                "pooling: expected 'auto', 'separate' or 'shared' for a mechanism that writes "
+                "values, since hierarchical regressions are of 'bayesian_memory'; got "
+                f"'hierarchical' for {get_mechanism(self.mechanism).name!r}"
             )
-        _checks.one_of("pooling", self.pooling, ("auto", "separate", "shared"))
+        if self.pooling == "hierarchical" and self.difference:
+            raise ValueError(
+                "difference: expected 0 with hierarchical pooling, which models changes by "
+                f"itself, got {self.difference}"
+            )
         _checks.positive_int("key_dim", self.key_dim)
         _checks.positive_int("difference", self.difference, minimum=0)
         if self.num_epochs is not None:
@@ -56,9 +65,22 @@ class Recipe:
             raise ValueError("discounts: expected at least one number in [0.75, 1], got none")
 
     @property
+    def writes_values(self) -> bool:
+        """Whether the mechanism writes values, as all but `bayesian_memory` do."""
+        return get_mechanism(self.mechanism).writes_values
+
+    def pooling_of(self, num_series: int) -> str:
+        """How so many series are pooled: what is asked for, or what "auto" makes of it."""
+        if self.pooling != "auto":
+            return self.pooling
+        is_regression = not (self.writes_values or self.difference)
+        many = is_regression and num_series >= _MANY_SERIES
+        return "hierarchical" if many else "shared"
+
+    @property
     def used_key_dim(self) -> int | None:
         """d, or None where the keys are the inputs themselves, as of `bayesian_memory`."""
-        return self.key_dim if get_mechanism(self.mechanism).writes_values else None
+        return self.key_dim if self.writes_values else None
 
     @property
     def folder(self) -> Path | None:
@@ -109,7 +131,7 @@ def fit_group(panel: Mapping[str, Columns], recipe: Recipe, folder: Path | None)
                 f"{_of(name)}lags: expected fewer than the {len(one.values)} steps, got "
                 f"{recipe.lags}"
             )
-    period = _period(panel, recipe)
+    period = period_of(panel, recipe)
     given = [Observed(one.values, one.inputs) for one in panel.values()]
     power = choose_powers(given, recipe.transform, period, recipe.difference)
     scalings = {}
@@ -178,7 +200,7 @@ def scaling_of_new(name: str, columns: Columns, like: Scaling) -> Scaling:
     return Scaling.fit(columns, like.power, like.difference)
 
 
-def _period(panel: Mapping[str, Columns], recipe: Recipe) -> int | None:
+def period_of(panel: Mapping[str, Columns], recipe: Recipe) -> int | None:
     """Steps a season: what is asked for, or what the times of all series say."""
     if recipe.season is None or isinstance(recipe.season, int):
         return recipe.season

@@ -8,15 +8,27 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ssmlin import _checks
 from ssmlin._progress import waiting
-from ssmlin.data import Columns, Scaling, TableStream
-from ssmlin.forecasting._ahead import SeriesForecast, forecast_series
+from ssmlin.data import Columns, Scaling, TableStream, describe_powers
+from ssmlin.forecasting._ahead import SeriesForecast, check_forecast, forecast_series
+from ssmlin.forecasting._collection import (
+    MOST_STEPS,
+    CollectionState,
+    fit_collection,
+    powers_to_mix,
+)
 from ssmlin.forecasting._fitting import FittedAttention
 from ssmlin.forecasting._future import future_panel
 from ssmlin.forecasting._interface import Observed
 from ssmlin.forecasting._layout import Layout
-from ssmlin.forecasting._recipe import GroupFit, Recipe, fit_group, scaled, scaling_of_new
+from ssmlin.forecasting._recipe import (
+    GroupFit,
+    Recipe,
+    fit_group,
+    period_of,
+    scaled,
+    scaling_of_new,
+)
 from ssmlin.forecasting._streams import ROWS_TO_CHOOSE, choose_stream_powers, fit_table_stream
 from ssmlin.mechanisms import get_mechanism
 
@@ -60,6 +72,37 @@ class ForecasterState:
             raise ValueError(f"pooling: expected one model, got {len(self.fits)}, one for each "
                              "series; state_.fits has them by series")  # fmt: skip
         return next(iter(self.fits.values()))
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What was chosen and fitted, of the first model."""
+        model, power = (
+            next(iter(self.fits.values())).model,
+            next(iter(self.scalings.values())).power,
+        )
+        return {
+            "mechanism": model.mechanism.name,
+            "num_lags": model.num_lags,
+            "power": dict(zip(self.layout.targets, power, strict=True)),
+            "num_parameters": next(iter(self.num_parameters.values())),
+            "validation_log_density": next(iter(self.validation.values())),
+        }
+
+    def describe(self, *, was_chosen: bool = True) -> list[str]:
+        """The summary as sentences.
+
+        Args:
+            was_chosen: whether the transformation was chosen, so that it matters on what.
+        """
+        said = self.summary
+        seen = describe_powers(self.layout.targets, tuple(said["power"].values()))
+        by = f", chosen on {self.chosen_on}" if was_chosen else ""
+        return [
+            f"{said['mechanism']}, {said['num_lags']} lags, {said['num_parameters']} parameters; "
+            "log density a step of what the model sees, at the end of the series, fitted before "
+            f"it: {said['validation_log_density']:.3f}",
+            f"the model sees {seen or 'the values as they are'}{by}",
+        ]
 
     def fit_of(self, name: str) -> FittedAttention:
         """The model of a series.
@@ -133,12 +176,7 @@ class ForecasterState:
         Raises:
             ValueError: as :meth:`ssmlin.Forecaster.predict`.
         """
-        _checks.positive_int("horizon", horizon)
-        _checks.positive_int("num_samples", num_samples)
-        if not all(1 <= level < 100 for level in levels):
-            raise ValueError(
-                f"levels: expected percentages in [1, 100), such as 95, got {tuple(levels)}"
-            )
+        check_forecast(horizon, levels, num_samples)
         known = future if isinstance(future, Mapping) else None
         if known is None:
             known = future_panel(future, self.layout, self.panel, horizon)
@@ -152,8 +190,10 @@ class ForecasterState:
         ]  # fmt: skip
 
 
-def fit_panel(recipe: Recipe, panel: Mapping[str, Columns], layout: Layout) -> ForecasterState:
-    """Fit series in memory: one model for all, or one for each.
+def fit_panel(
+    recipe: Recipe, panel: Mapping[str, Columns], layout: Layout
+) -> ForecasterState | CollectionState:
+    """Fit series in memory: one model for all, one for each, or a population.
 
     Args:
         recipe: the settings.
@@ -163,7 +203,18 @@ def fit_panel(recipe: Recipe, panel: Mapping[str, Columns], layout: Layout) -> F
     Raises:
         ValueError: data that the recipe cannot use.
     """
-    is_separate = recipe.pooling == "separate" and len(panel) > 1
+    pooling = recipe.pooling_of(len(panel))
+    if pooling == "hierarchical":
+        date_format = next(iter(panel.values())).date_format
+        return fit_collection(
+            panel, replace(layout, date_format=date_format),
+            period=period_of(panel, recipe),
+            num_lags=recipe.lags if isinstance(recipe.lags, int) else None,
+            powers=powers_to_mix(recipe.transform), seed=recipe.seed,
+            num_steps=recipe.num_epochs or MOST_STEPS, folder=recipe.folder,
+            progress=recipe.progress,
+        )  # fmt: skip
+    is_separate = pooling == "separate" and len(panel) > 1
     groups = {name: {name: one} for name, one in panel.items()} if is_separate else {_ALL: panel}
     found = {}
     for number, (name, group) in enumerate(groups.items()):

@@ -1,6 +1,6 @@
 """Frames of forecasts, of sampled paths and of cross-validation, with the caller's names."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,22 +14,29 @@ if TYPE_CHECKING:
     import pandas
 
 
-def forecast_table(forecasts: Sequence[SeriesForecast], layout: Layout) -> "pandas.DataFrame":
+def forecast_table(forecasts: Iterable[SeriesForecast], layout: Layout) -> "pandas.DataFrame":
     """A row for each series, target and step: names, time, mean, and ends of the intervals."""
     require("pandas")
     import pandas as pd
 
-    return pd.concat(
-        [_rows(one, layout, i) for one in forecasts for i in range(len(one.targets))],
-        ignore_index=True,
-    )
+    parts = [_rows(one, layout, i) for one in forecasts for i in range(len(one.targets))]
+    # A frame for each series would take longer than the forecasts of thousands.
+    table = {name: _joined([one[name] for one in parts]) for name in parts[0]}
+    return pd.DataFrame(table)
 
 
-def _rows(forecast: SeriesForecast, layout: Layout, target: int) -> "pandas.DataFrame":
-    """The rows of one target of one series."""
-    require("pandas")
-    import pandas as pd
+def _joined(columns: Sequence[Any]) -> Any:
+    """Columns of the same kind, one after another."""
+    first = columns[0]
+    if isinstance(first, list):
+        return [x for column in columns for x in column]
+    if isinstance(first, np.ndarray):
+        return np.concatenate(columns)
+    return first.append(list(columns[1:]))
 
+
+def _rows(forecast: SeriesForecast, layout: Layout, target: int) -> dict[Hashable, Any]:
+    """The columns of one target of one series."""
     table: dict[Hashable, Any] = {}
     if layout.series is not None:
         table[layout.series] = [layout.label(forecast.name)] * len(forecast.means)
@@ -43,7 +50,7 @@ def _rows(forecast: SeriesForecast, layout: Layout, target: int) -> "pandas.Data
         table[layout.free(f"lo-{forecast.levels[i]:g}")] = forecast.lower[i][:, target]
     for i in order:
         table[layout.free(f"hi-{forecast.levels[i]:g}")] = forecast.upper[i][:, target]
-    return pd.DataFrame(table)
+    return table
 
 
 def paths_table(forecasts: Sequence[SeriesForecast], layout: Layout) -> "pandas.DataFrame":
@@ -86,7 +93,7 @@ def cutoff_rows(
     last = layout.times(times[cutoff - 1 : cutoff])[0]
     parts = []
     for i in range(len(forecast.targets)):
-        rows = _rows(forecast, layout, i)
+        rows = pd.DataFrame(_rows(forecast, layout, i))
         place = list(rows.columns).index(layout.free("mean"))
         rows.insert(place, layout.free("cutoff"), [last] * len(rows))
         observed = columns.values[cutoff : cutoff + len(forecast.means), i]

@@ -5,10 +5,15 @@ from ssmlin.inference._results import PosteriorMatrixLGSSM
 from ssmlin.inference._roots import symmetric_root
 from ssmlin.inference.dense import lgssm_filter, lgssm_posterior_sample, lgssm_smoother
 from ssmlin.inference.matrix import (
+    DynamicRegressions,
     PosteriorRowCov,
+    RegressionLaw,
     RowCovLaw,
+    batch_options,
+    dynamic_regressions,
     integrate_row_cov,
     integrate_row_covs,
+    integrate_variances,
     matrix_lgssm_approximate_filter,
     matrix_lgssm_filter,
     matrix_lgssm_posterior_sample,
@@ -19,11 +24,16 @@ from ssmlin.inference.matrix import (
 
 __all__ = [
     "log_gamma_ratio",
+    "DynamicRegressions",
     "PosteriorMatrixLGSSM",
     "PosteriorRowCov",
+    "RegressionLaw",
     "RowCovLaw",
+    "batch_options",
+    "dynamic_regressions",
     "integrate_row_cov",
     "integrate_row_covs",
+    "integrate_variances",
     "lgssm_filter",
     "lgssm_posterior_sample",
     "lgssm_smoother",

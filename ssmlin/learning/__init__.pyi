@@ -1,3 +1,4 @@
+from ssmlin.learning._batches import BatchFit, fit_batches
 from ssmlin.learning._checkpoint import Checkpoint, digest
 from ssmlin.learning._datatree import posterior_params
 from ssmlin.learning._em import fit_em
@@ -13,12 +14,14 @@ from ssmlin.learning._sgd import FitHistory, default_optimizer, fit_sgd
 
 __all__ = [
     "Algorithm",
+    "BatchFit",
     "Checkpoint",
     "FitHistory",
     "QuasiNewton",
     "StepwiseModel",
     "default_optimizer",
     "digest",
+    "fit_batches",
     "fit_em",
     "fit_sgd",
     "fit_stream",

@@ -10,6 +10,11 @@ from ssmlin.models._features import ParamsGate, ParamsProjection, lagged_inputs
 from ssmlin.models._files import load, load_arrays, load_notes, mechanism_fields, save
 from ssmlin.models._forecast import Forecast, mix_states, simulate
 from ssmlin.models._gaps import PathStarts
+from ssmlin.models._hierarchical_regression import (
+    HierarchicalRegression,
+    ParamsHierarchicalRegression,
+    RegressionStates,
+)
 from ssmlin.models._initial_state import InitialState, ParamsInitial, StateLaw
 from ssmlin.models._linear_attention_ssm import LinearAttentionSSM
 from ssmlin.models._missing_lags import has_missing_lags, run_particles
@@ -56,6 +61,7 @@ __all__ = [
     "Forecast",
     "GAIN",
     "IdentityRowCov",
+    "HierarchicalRegression",
     "InitialState",
     "IntegratedRegression",
     "IntegratedRowCov",
@@ -70,6 +76,7 @@ __all__ = [
     "OneStepPrediction",
     "PROCESS_NOISES",
     "ParamsGate",
+    "ParamsHierarchicalRegression",
     "ParamsInitial",
     "ParamsIntegratedRegression",
     "ParamsLinearAttentionSSM",
@@ -89,6 +96,7 @@ __all__ = [
     "REGRESSIONS",
     "ROW_COVS",
     "Regression",
+    "RegressionStates",
     "RowCov",
     "RowCovName",
     "ScaledNoise",

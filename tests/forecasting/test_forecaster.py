@@ -307,7 +307,8 @@ def test_a_stream_is_fitted_and_gone_on_from(tmp_path, monkeypatch):
     [
         ({"lags": -1}, "lags: expected 'auto' or an integer >= 0, got -1"),
         ({"season": 1}, "season: expected 'auto' or an integer >= 2, got 1"),
-        ({"pooling": "hierarchical"}, "pooling: expected .*'hierarchical', which this version"),
+        ({"pooling": "hierarchical", "mechanism": "mamba2"}, "pooling: expected .* got 'hierarch"),
+        ({"pooling": "hierarchical", "difference": 1}, "difference: expected 0 with hierarchical"),
         ({"pooling": "all"}, "pooling: expected one of"),
         ({"mechanism": "mamba"}, "mechanism: expected"),
         ({"difference": -1}, "difference: expected"),

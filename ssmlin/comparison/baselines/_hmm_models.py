@@ -52,16 +52,22 @@ def fit_gaussian_hmm(train: Observed, seed: int, *, num_states: int) -> Fitted:
         ArithmeticError: no start gave a finite likelihood.
     """
     y = without_gaps(train)
-    rng, m = np.random.default_rng(seed), y.shape[1]
-    centres = np.stack([_kmeans(y, num_states, rng) for _ in range(_STARTS)])
-    starts = _starts(rng, centres[..., None], np.eye(m))
+    m = y.shape[1]
+    starts = gaussian_starts(y, seed, num_states)
     params = fit_switching(
         starts, y, np.ones((len(y), 1)), gaussian_prior(m), _EM_ITERATIONS, max(_NUM_STATES)
     )
-    return _fitted(params, None, max(_NUM_STATES))
+    return fitted_switching(params, None, max(_NUM_STATES))
 
 
-def fit_arhmm(train: Observed, seed: int, *, num_states: int, num_lags: int) -> Fitted:
+def fit_arhmm(
+    train: Observed,
+    seed: int,
+    *,
+    num_states: int,
+    num_lags: int,
+    prior: EmissionPrior | None = None,
+) -> Fitted:
     """Fit the model of dynamax's ARHMM by EM, from starts around the least-squares autoregression.
 
     With exogenous inputs it is that of the LinearRegressionHMM on lagged values and inputs.
@@ -71,6 +77,7 @@ def fit_arhmm(train: Observed, seed: int, *, num_states: int, num_lags: int) -> 
         seed: for the starts.
         num_states: the number of states.
         num_lags: the order of the autoregressions.
+        prior: of their coefficients and variances; default none, as in dynamax.
 
     Returns:
         The fitted forecaster.
@@ -80,6 +87,29 @@ def fit_arhmm(train: Observed, seed: int, *, num_states: int, num_lags: int) -> 
         ArithmeticError: no start gave a finite likelihood.
     """
     y = without_gaps(train)
+    starts = autoregressive_starts(train, seed, num_states, num_lags)
+    # The first steps serve as lags only, as in the autoregression.
+    params = fit_switching(
+        starts, y[num_lags:], regressors(train, num_lags)[num_lags:],
+        EmissionPrior() if prior is None else prior,
+        _EM_ITERATIONS, max(_ARHMM_STATES),
+    )  # fmt: skip
+    return fitted_switching(params, num_lags, max(_ARHMM_STATES))
+
+
+def gaussian_starts(
+    values: Float[np.ndarray, "T m"], seed: int, num_states: int
+) -> SwitchingParams:
+    """Starts of a hidden Markov model with Gaussian emissions, around centres by k-means."""
+    rng = np.random.default_rng(seed)
+    centres = np.stack([_kmeans(values, num_states, rng) for _ in range(_STARTS)])
+    return _starts(rng, centres[..., None], np.eye(values.shape[1]))
+
+
+def autoregressive_starts(
+    train: Observed, seed: int, num_states: int, num_lags: int
+) -> SwitchingParams:
+    """Starts of a switching autoregression, around that by least squares."""
     coefficients, residuals = least_squares(train, num_lags)
     p, m = coefficients.shape
     rng = np.random.default_rng(seed)
@@ -88,15 +118,9 @@ def fit_arhmm(train: Observed, seed: int, *, num_states: int, num_lags: int) -> 
     for start in weights:
         start[..., :-1] = rng.normal(size=(num_states, m, p - 1))
         start[..., -1] = rng.normal(size=(num_states, m))
-    starts = _starts(
+    return _starts(
         rng, coefficients.T + spread * weights, residual_covariance(coefficients, residuals)
     )
-    # The first steps serve as lags only, as in the autoregression.
-    params = fit_switching(
-        starts, y[num_lags:], _regressors(train, num_lags)[num_lags:], EmissionPrior(),
-        _EM_ITERATIONS, max(_ARHMM_STATES),
-    )  # fmt: skip
-    return _fitted(params, num_lags, max(_ARHMM_STATES))
 
 
 def _starts(
@@ -143,7 +167,7 @@ def _kmeans(
     return min((run() for _ in range(_KMEANS_STARTS)), key=lambda one: one[0])[1]
 
 
-def _regressors(observed: Observed, num_lags: int | None) -> Float[np.ndarray, "T p"]:
+def regressors(observed: Observed, num_lags: int | None) -> Float[np.ndarray, "T p"]:
     """Lagged values, inputs and a one; the one alone without lags."""
     ones = np.ones((len(observed.values), 1))
     return ones if num_lags is None else np.hstack([lags_and_inputs(observed, num_lags), ones])
@@ -173,17 +197,17 @@ def switching_predictive(
     return Predictive(probs, means, np.broadcast_to(params.covs, (len(means), *params.covs.shape)))
 
 
-def _fitted(params: SwitchingParams, num_lags: int | None, slots: int) -> Fitted:
+def fitted_switching(params: SwitchingParams, num_lags: int | None, slots: int) -> Fitted:
     """The forecaster; without lags it has no inputs."""
 
     def predict(observed: Observed) -> Predictive:
         values = without_gaps(observed)
-        return switching_predictive(params, values, _regressors(observed, num_lags), slots)
+        return switching_predictive(params, values, regressors(observed, num_lags), slots)
 
     def simulate(observed: Observed, ahead: Ahead) -> Float[np.ndarray, "N n H m"]:
         seen = observed.until(int(ahead.origins.max()))
-        regressors = _regressors(seen, num_lags)
-        filtered = filter_states(params, without_gaps(seen), regressors, slots).filtered
+        known = regressors(seen, num_lags)
+        filtered = filter_states(params, without_gaps(seen), known, slots).filtered
         return simulate_switching(
             params.transition,
             filtered[ahead.origins - 1] @ params.transition,

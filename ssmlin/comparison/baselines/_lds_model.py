@@ -111,7 +111,7 @@ def lds_predictive(
     return Predictive.gaussian(means, h @ laws.predicted_covs @ h.T + cov)
 
 
-def _starts(
+def lds_starts(
     rng: np.random.Generator, count: int, state_dim: int, m: int, width: int
 ) -> ParamsLGSSM:
     """Stacked starts; but for the weights they are those of dynamax."""
@@ -163,16 +163,22 @@ def fit_lds(
     with jax.enable_x64(True):
         if method == "em":
             starts = resized(
-                _starts(rng, _STARTS, state_dim, *shape),
+                lds_starts(rng, _STARTS, state_dim, *shape),
                 shared_size(state_dim, max(_STATE_DIMS), len(y)),
             )
             fitted, log_likelihood = em_program(starts, series, _EM_ITERATIONS)
         else:
-            starts = _starts(rng, _STARTS // 2, state_dim, *shape)
+            starts = lds_starts(rng, _STARTS // 2, state_dim, *shape)
             fitted, log_likelihood = sgd_program(starts, series, _SGD_EPOCHS)
     if not np.isfinite(float(log_likelihood)):
         raise ArithmeticError("no start gave a finite likelihood")
     params = resized(fitted, state_dim)
+
+    return fitted_lds(params)
+
+
+def fitted_lds(params: ParamsLGSSM) -> Fitted:
+    """The forecaster with these parameters, in NumPy."""
 
     def predict(observed: Observed) -> Predictive:
         return lds_predictive(params, without_gaps(observed), observed.inputs)

@@ -19,7 +19,7 @@ from jax.lax.linalg import triangular_solve
 from jaxtyping import Array, Bool, Float, Int
 
 from ssmlin._buckets import bucket
-from ssmlin._typing import Scalar
+from ssmlin._typing import AnyArray, Scalar
 from ssmlin.comparison.baselines._padding import padded, padded_length, run_steps, shared_size
 
 #: dynamax's prior of the initial law and of every transition is Dirichlet(1.1).
@@ -144,9 +144,39 @@ def fit_switching(
     Raises:
         ArithmeticError: no start gave a finite likelihood.
     """
-    (steps, p), m, num_states = regressors.shape, values.shape[1], starts.initial.shape[1]
-    slots, length = shared_size(num_states, slots, steps), padded_length(steps)
+    (steps, p), num_states = regressors.shape, starts.initial.shape[1]
+    slots = shared_size(num_states, slots, steps)
     width = p if p == 1 else shared_size(p, bucket(max(p, _NARROWEST)), steps)
+    problem = padded_problem(starts, values, regressors, prior, slots, padded_length(steps), width)
+    with jax.enable_x64(True):
+        best, log_likelihood = fit_program(*problem, prior, num_iterations)
+    return unpadded(best, float(log_likelihood), num_states, p)
+
+
+def padded_problem(
+    starts: SwitchingParams,
+    values: Float[np.ndarray, "T m"],
+    regressors: Float[np.ndarray, "T p"],
+    prior: EmissionPrior,
+    slots: int,
+    length: int,
+    width: int,
+) -> tuple[SwitchingParams, tuple[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]:
+    """What :func:`fit_program` takes before the prior: starts, series and sizes, padded.
+
+    Args:
+        starts: where to start, stacked.
+        values: y.
+        regressors: x, which ends in a one.
+        prior: of the emissions.
+        slots: the number of states to pad to.
+        length: the number of steps.
+        width: the number of regressors.
+
+    Returns:
+        The arguments.
+    """
+    (steps, p), m, num_states = regressors.shape, values.shape[1], starts.initial.shape[1]
     stacked = SwitchingParams(
         padded(starts.initial, slots),
         padded(starts.transition, slots, slots),
@@ -156,17 +186,21 @@ def fit_switching(
     stacked.covs[:, num_states:] = np.eye(m)
     precision = np.where(np.arange(width) < p, 0.0, 1.0)
     precision[p - 1] = prior.precision
-    with jax.enable_x64(True):
-        best, log_likelihood = _fit_program(
-            stacked,
-            (padded(values, length, m), padded(regressors, length, width), steps),
-            (np.arange(slots) < num_states, precision),
-            prior,
-            num_iterations,
-        )
-    if not np.isfinite(float(log_likelihood)):
+    series = padded(values, length, m), padded(regressors, length, width), steps
+    return stacked, series, (np.arange(slots) < num_states, precision)
+
+
+def unpadded(
+    params: tuple[Float[AnyArray, "..."], ...], log_likelihood: float, num_states: int, p: int
+) -> SwitchingParams:
+    """What :func:`fit_program` found, without what was padded.
+
+    Raises:
+        ArithmeticError: no start gave a finite likelihood.
+    """
+    if not np.isfinite(log_likelihood):
         raise ArithmeticError("no start gave a finite likelihood")
-    initial, transition, weights, covs = (np.asarray(x)[:num_states] for x in best)
+    initial, transition, weights, covs = (np.asarray(x)[:num_states] for x in params)
     return SwitchingParams(initial, transition[:, :num_states], weights[:, :, :p], covs)
 
 
@@ -299,7 +333,7 @@ type _State = tuple[_Params, Float[Array, ""]]
 
 
 @jax.jit
-def _fit_program(
+def fit_program(
     starts: tuple[Array, Array, Array, Array],
     series: tuple[Array, Array, Array],
     sizes: tuple[Array, Array],

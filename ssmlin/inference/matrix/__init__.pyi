@@ -1,4 +1,11 @@
 from ssmlin.inference.matrix._approximate import matrix_lgssm_approximate_filter
+from ssmlin.inference.matrix._dynamic_regression import (
+    DynamicRegressions,
+    RegressionLaw,
+    batch_options,
+    dynamic_regressions,
+    integrate_variances,
+)
 from ssmlin.inference.matrix._filter import matrix_lgssm_filter
 from ssmlin.inference.matrix._sampling import matrix_lgssm_posterior_sample, matrix_lgssm_sample
 from ssmlin.inference.matrix._smoother import matrix_lgssm_smoother
@@ -11,10 +18,15 @@ from ssmlin.inference.matrix._unknown_row_cov import (
 )
 
 __all__ = [
+    "DynamicRegressions",
     "PosteriorRowCov",
+    "RegressionLaw",
     "RowCovLaw",
+    "batch_options",
+    "dynamic_regressions",
     "integrate_row_cov",
     "integrate_row_covs",
+    "integrate_variances",
     "matrix_lgssm_approximate_filter",
     "matrix_lgssm_filter",
     "matrix_lgssm_posterior_sample",

@@ -253,7 +253,7 @@ def row_cov_laws(
         ValueError: as :func:`integrate_row_covs`.
     """
     arrays = _residual_arrays(posterior, emissions, prior, None, None)
-    white, seen, _ = _standardised(*arrays)
+    white, seen, _ = standardised(*arrays)
     factor = jax.lax.stop_gradient(jnp.asarray(discount))
     if prior.is_diagonal:
         counts, terms, known = jnp.broadcast_to(seen, white.shape), white**2, seen
@@ -339,13 +339,13 @@ def _integrate(
     store: Store,
 ) -> PosteriorRowCov:
     """Standardise the residuals and integrate."""
-    white, seen, scales = _standardised(emissions, means, scales, observed)
+    white, seen, scales = standardised(emissions, means, scales, observed)
     if prior.is_diagonal:
         return _independent(white, seen, scales, prior, store, discount)
     return _joint(white, seen[:, 0], scales[:, 0], prior, store, discount)
 
 
-def _standardised(
+def standardised(
     emissions: Array, means: Array, scales: Array, observed: Array
 ) -> tuple[Array, Array, Array]:
     """Residuals, zero where missing; what was observed, as numbers; and the scales there."""
@@ -390,17 +390,21 @@ def _independent(
     white: Array, seen: Array, scales: Array, prior: RowCovLaw, store: Store, discount: Array | None
 ) -> PosteriorRowCov:
     """A diagonal Σ: every row by itself."""
+    terms, last, laws = by_rows(white, seen, scales, prior, discount)
+    kept = laws if store == "all" else None
+    log_predictive = jnp.sum(terms, axis=1)
+    return PosteriorRowCov(log_predictive.sum(), log_predictive, last, kept)
+
+
+def by_rows(
+    white: Array, seen: Array, scales: Array, prior: RowCovLaw, discount: Array | None
+) -> tuple[Array, RowCovLaw, RowCovLaw]:
+    """Log densities of every row, and the laws after the last step and before every step."""
     squares, counts = white**2, jnp.broadcast_to(seen, white.shape)
     dfs, last_df = _remembered(prior.df, counts, counts, discount)
     sums, last_scale = _remembered(prior.scale, squares, counts, discount)
-    laws = RowCovLaw(dfs, sums)
-    ratios = squares / laws.scale
-    terms = _log_density(laws.df, 1, scales, jnp.log(laws.scale), ratios)
-    log_predictive = jnp.sum(terms * seen, axis=1)
-    kept = laws if store == "all" else None
-    return PosteriorRowCov(
-        log_predictive.sum(), log_predictive, RowCovLaw(last_df, last_scale), kept
-    )
+    terms = _log_density(dfs, 1, scales, jnp.log(sums), squares / sums)
+    return terms * seen, RowCovLaw(last_df, last_scale), RowCovLaw(dfs, sums)
 
 
 def _joint(

@@ -1,0 +1,329 @@
+"""Models compared over a collection: forecasts, scores, and their summaries as frames."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from ssmlin._optional import require
+from ssmlin.comparison.collections._collection import Collection, CollectionSeries
+from ssmlin.comparison.collections._figures import (
+    plot_average_ranks,
+    plot_calibration,
+    plot_forecasts,
+)
+from ssmlin.comparison.collections._model import CollectionModel, Forecasts, forecast_collection
+from ssmlin.comparison.collections._registry import DEFAULT, MODELS, SEASONAL_NAIVE
+from ssmlin.comparison.collections._scores import CollectionScores, score_collection
+from ssmlin.comparison.collections._storage import read_forecasts, write_forecasts
+from ssmlin.comparison.collections._summary import Ranks, average_ranks, relative, win_rates
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+#: Scores that are never negative, and the lower the better: ratios and ranks make sense of them.
+LOSSES = ("mase", "smape", "crps", "msis")
+
+
+@dataclass(frozen=True)
+class CollectionComparison:
+    """Forecasts of several models for one collection, and their scores.
+
+    Args:
+        collection: the series.
+        forecasts: by model, of these series.
+        scores: by model, of these series.
+    """
+
+    collection: Collection
+    forecasts: dict[str, Forecasts]
+    scores: dict[str, CollectionScores]
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names of the models."""
+        return tuple(self.scores)
+
+    def table(self, measure: str) -> Float[np.ndarray, "n M"]:
+        """A measure of every series that has it, a column for each model.
+
+        Args:
+            measure: a field of :class:`CollectionScores`.
+
+        Returns:
+            The table, without the series that have no scale.
+        """
+        columns = np.stack([getattr(one, measure) for one in self.scores.values()], axis=1)
+        found: np.ndarray = columns[np.isfinite(columns).all(axis=1)]
+        return found
+
+    def summary(self) -> "pandas.DataFrame":
+        """Arithmetic means over series, failures and seconds, a row for each model.
+
+        Returns:
+            Columns: the fields of :class:`CollectionScores`; `failures`, the number of series that
+            seasonal naive forecast instead; `unscaled`, the number of series without a scale,
+            which scaled means leave out; `seconds`, a series, compiling included, and
+            `seconds_compiled`, without it.
+        """
+        require("pandas")
+        import pandas
+
+        n = len(self.collection)
+        rows = {}
+        for name, scores in self.scores.items():
+            made = self.forecasts[name]
+            rows[name] = {
+                **{
+                    measure: float(np.nanmean(values)) if np.isfinite(values).any() else np.nan
+                    for measure, values in scores._asdict().items()
+                },
+                "failures": made.num_failures,
+                "unscaled": int(np.isnan(scores.mase).sum()),
+                "seconds": made.seconds / n,
+                "seconds_compiled": (made.seconds - made.compile_seconds) / n,
+            }
+        return pandas.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+
+    def relative(
+        self, measure: str = "crps", reference: str = SEASONAL_NAIVE, seed: int = 0
+    ) -> "pandas.DataFrame":
+        """How much better than a reference, and how often better than the others.
+
+        Args:
+            measure: mase, smape, crps or msis.
+            reference: the model that the others are divided by.
+            seed: of the bootstrap over series.
+
+        Returns:
+            For each model: `ratio`, the geometric mean of the ratios of single series, clipped to
+            [0.01, 100]; `skill`, 1 minus it; `win_rate`; `rank`, on average. Columns that end in
+            `_low` and `_high` are the ends of 95 % intervals over series.
+
+        Raises:
+            ValueError: another measure, or a reference that was not compared.
+        """
+        require("pandas")
+        import pandas
+
+        table = self._losses(measure)
+        if reference not in self.models:
+            raise ValueError(f"reference: expected one of {self.models}, got {reference!r}")
+        ratio = relative(table, table[:, self.models.index(reference)], seed)
+        wins = win_rates(table, seed) if len(self.models) > 1 else None
+        columns = {
+            "ratio": ratio.estimate, "ratio_low": ratio.low, "ratio_high": ratio.high,
+            "skill": 1 - ratio.estimate, "skill_low": 1 - ratio.high, "skill_high": 1 - ratio.low,
+        }  # fmt: skip
+        if wins is not None:
+            columns |= {
+                "win_rate": wins.estimate, "win_rate_low": wins.low, "win_rate_high": wins.high,
+                "rank": average_ranks(table).ranks,
+            }  # fmt: skip
+        return pandas.DataFrame(columns, index=pandas.Index(self.models, name="model"))
+
+    def ranks(self, measure: str = "crps") -> Ranks:
+        """Average ranks with Friedman's test and Nemenyi's critical difference.
+
+        Args:
+            measure: mase, smape, crps or msis.
+
+        Returns:
+            The ranks, in the order of the models.
+
+        Raises:
+            ValueError: another measure, or a single model.
+        """
+        table = self._losses(measure)
+        if len(self.models) < 2:
+            raise ValueError("models: expected at least two to rank, got one")
+        return average_ranks(table)
+
+    def plot_ranks(self, measure: str = "crps") -> "Figure":
+        """Draw average ranks, models joined that the test does not distinguish."""
+        found = self.ranks(measure)
+        title = f"{measure.upper()}: average ranks over {found.num_series} series"
+        return plot_average_ranks(self.models, found, title)
+
+    def calibration(self) -> dict[str, Float[np.ndarray, " K"]]:
+        """By model, the share of values below the quantiles of each level of `QUANTILE_LEVELS`."""
+        values = np.concatenate([_test_values(one) for one in self.collection])
+        seen = np.isfinite(values)
+        return {
+            model: (values[:, None] < np.concatenate(made.quantiles))[seen].mean(axis=0)
+            for model, made in self.forecasts.items()
+        }
+
+    def plot_calibration(self) -> "Figure":
+        """Draw how much more often than they say values are below the quantiles of each model."""
+        return plot_calibration(self.calibration(), f"{len(self.collection)} series")
+
+    def plot_forecasts(
+        self,
+        model: str,
+        which: Literal["random", "worst"] = "random",
+        count: int = 10,
+        *,
+        measure: str = "mase",
+        seed: int = 0,
+    ) -> "Figure":
+        """Draw forecasts of single series with their intervals.
+
+        Args:
+            model: whose forecasts.
+            which: series drawn at random, or those where the model is worst.
+            count: how many at most.
+            measure: by which it is worst: mase, smape, crps or msis.
+            seed: of the series at random.
+
+        Returns:
+            A matplotlib figure.
+
+        Raises:
+            ValueError: an argument that is none of these.
+        """
+        if model not in self.models:
+            raise ValueError(f"model: expected one of {self.models}, got {model!r}")
+        if which not in ("random", "worst"):
+            raise ValueError(f"which: expected 'random' or 'worst', got {which!r}")
+        if measure not in LOSSES:
+            raise ValueError(f"measure: expected one of {', '.join(LOSSES)}, got {measure!r}")
+        n, losses = len(self.collection), getattr(self.scores[model], measure)
+        if which == "random":
+            places = np.sort(np.random.default_rng(seed).permutation(n)[:count])
+        else:
+            places = np.argsort(-losses)[: min(count, int(np.isfinite(losses).sum()))]
+        series = [self.collection.series[place] for place in places]
+        captions = [
+            f"{one.name}, {measure.upper()} {losses[place]:.2f}"
+            for one, place in zip(series, places, strict=True)
+        ]
+        quantiles = [self.forecasts[model].quantiles[place] for place in places]
+        return plot_forecasts(series, quantiles, captions)
+
+    def _losses(self, measure: str) -> Float[np.ndarray, "n M"]:
+        if measure not in LOSSES:
+            raise ValueError(f"measure: expected one of {', '.join(LOSSES)}, got {measure!r}")
+        return self.table(measure)
+
+
+def _test_values(one: CollectionSeries) -> Float[np.ndarray, " H"]:
+    """What came after the training part; it was scored, so it is known."""
+    assert one.test is not None
+    return one.test
+
+
+def compare_collection(
+    collection: Collection,
+    models: Sequence[str | CollectionModel] = DEFAULT,
+    seed: int = 0,
+    *,
+    folder: str | Path | None = None,
+    on_progress: Callable[[str], None] | None = None,
+) -> dict[str, CollectionComparison]:
+    """Forecast every group of a collection by every model, and score the forecasts.
+
+    Args:
+        collection: the series, with test values.
+        models: names in `MODELS`, or models. Seasonal naive is compared, too, named or not.
+        seed: of all that is random.
+        folder: where the forecasts of each model and group are kept, as
+            "COLLECTION-GROUP-MODEL.npz"; a call that was stopped goes on from there. The files know
+            the names of the series alone: after other changes take another folder.
+        on_progress: is told what begins and what is done.
+
+    Returns:
+        The comparison of each group and, if there are several, that of "all".
+
+    Raises:
+        ValueError: an unknown or repeated name, a file of other series, or a series without test
+            values.
+
+    Example:
+        >>> import numpy as np
+        >>> from ssmlin.comparison.collections import compare_collection, hold_out
+        >>> series = [np.random.default_rng(k).normal(size=30).cumsum() for k in range(5)]
+        >>> comparison = compare_collection(hold_out(series, horizon=3), ["seasonal_naive"])["all"]
+        >>> print(comparison.relative("mase").loc["seasonal_naive", "ratio"])
+        1.0
+    """
+    chosen = _chosen(models)
+    store = None if folder is None else Path(folder)
+    if store is not None:
+        store.mkdir(parents=True, exist_ok=True)
+    tell = on_progress or (lambda text: None)
+    found: dict[str, CollectionComparison] = {}
+    groups = collection.groups()
+    # Model by model, so that a quick one is done everywhere before a slow one begins.
+    forecasts: dict[str, dict[str, Forecasts]] = {group: {} for group in groups}
+    for model in chosen:
+        for group, part in groups.items():
+            forecasts[group][model.name] = _forecast(model, group, part, seed, store, tell)
+    for group, part in groups.items():
+        scores = {
+            name: score_collection(part, made.quantiles) for name, made in forecasts[group].items()
+        }
+        found[group] = CollectionComparison(part, forecasts[group], scores)
+    if len(found) > 1:
+        found["all"] = _joined(collection.name, list(found.values()))
+    return found
+
+
+def _chosen(models: Sequence[str | CollectionModel]) -> list[CollectionModel]:
+    """The models, seasonal naive first unless it is named."""
+    found: dict[str, CollectionModel] = {}
+    for asked in models:
+        if isinstance(asked, str) and asked not in MODELS:
+            raise ValueError(f"models: expected names among {', '.join(MODELS)}; got {asked!r}")
+        model = MODELS[asked] if isinstance(asked, str) else asked
+        if model.name in found:
+            raise ValueError(f"models: expected different names, got {model.name!r} twice")
+        found[model.name] = model
+    if SEASONAL_NAIVE not in found:
+        found = {SEASONAL_NAIVE: MODELS[SEASONAL_NAIVE]} | found
+    return list(found.values())
+
+
+def _forecast(
+    model: CollectionModel,
+    group: str,
+    collection: Collection,
+    seed: int,
+    store: Path | None,
+    tell: Callable[[str], None],
+) -> Forecasts:
+    """Forecasts of the series of a group: read, or made and written."""
+    what = f"{collection.name} {group}, {model.name}"
+    path = None if store is None else store / f"{collection.name}-{group}-{model.name}.npz"
+    if path is not None and (kept := read_forecasts(path, collection)) is not None:
+        return kept
+    tell(f"{what}: begins")
+    made = forecast_collection(model, collection, seed)
+    if path is not None:
+        write_forecasts(path, collection, made)
+    tell(
+        f"{what}: {len(collection)} series in {made.seconds:.1f} s, of them "
+        f"{made.compile_seconds:.1f} s compiling; {made.num_failures} failed"
+    )
+    return made
+
+
+def _joined(name: str, parts: Sequence[CollectionComparison]) -> CollectionComparison:
+    """One comparison of all series."""
+    forecasts, scores = {}, {}
+    for model in parts[0].models:
+        made = [part.forecasts[model] for part in parts]
+        forecasts[model] = Forecasts(
+            tuple(x for one in made for x in one.quantiles),
+            tuple(x for one in made for x in one.failures),
+            sum(one.seconds for one in made),
+            sum(one.compile_seconds for one in made),
+        )
+        columns = zip(*(part.scores[model] for part in parts), strict=True)
+        scores[model] = CollectionScores(*(np.concatenate(column) for column in columns))
+    series = tuple(one for part in parts for one in part.collection)
+    return CollectionComparison(Collection(name, series), forecasts, scores)

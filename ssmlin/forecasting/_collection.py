@@ -1,0 +1,492 @@
+r"""Forecasts of many series by one hierarchical regression, fitted to all of them.
+
+The change of each series, transformed and divided by the size of its changes, is regressed on its
+own past, see :class:`History`, by a :class:`ssmlin.models.HierarchicalRegression`. Where all values
+are positive there are two: of the values and of their logarithms. Each series mixes them, with
+weights proportional to the square roots of their likelihoods.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from ssmlin._buckets import bucket
+from ssmlin._progress import waiting
+from ssmlin.data import Columns, box_cox, first_place, future_times, inverse_box_cox
+from ssmlin.forecasting._ahead import SeriesForecast, check_forecast
+from ssmlin.forecasting._collection_paths import Starts, sample_paths
+from ssmlin.forecasting._future import future_panel
+from ssmlin.forecasting._history import History
+from ssmlin.forecasting._layout import Layout
+from ssmlin.forecasting._powers import fixed_power
+from ssmlin.inference import batch_options
+from ssmlin.learning import fit_batches
+from ssmlin.models import HierarchicalRegression, ParamsHierarchicalRegression, RegressionStates
+
+#: Series that are computed at once.
+_BATCH = 128
+#: Series that the parameters are fitted to, at most: many more than there are parameters.
+_MOST_FITTED = 4096
+#: Fewer positive series than this have no model of their logarithms.
+_LEAST_SERIES = 5
+#: Observed values that a series needs.
+_LEAST_VALUES = 4
+#: L-BFGS steps of a fit, at most.
+MOST_STEPS = 300
+#: The share of the likelihood in the weights: a model that is only nearly right is too sure.
+_TEMPER = 0.5
+
+
+def powers_to_mix(transform: str | float | int) -> tuple[float, ...]:
+    """The powers of the transformations that series mix, by the setting of a recipe."""
+    fixed = fixed_power(transform)
+    if fixed is not None:
+        return (fixed,)
+    return (1.0, 0.5, 0.0) if transform == "box-cox" else (1.0, 0.0)
+
+
+class Population(NamedTuple):
+    """One fitted model, of all series under one transformation.
+
+    Attributes:
+        power: λ of the Box-Cox transformation.
+        model: the model of the transformed changes.
+        params: its parameters.
+    """
+
+    power: float
+    model: HierarchicalRegression
+    params: ParamsHierarchicalRegression
+
+
+class InputScale(NamedTuple):
+    """Mean and standard deviation of each input over all series, which static ones differ by."""
+
+    mean: Float[np.ndarray, " p"]
+    deviation: Float[np.ndarray, " p"]
+
+    @classmethod
+    def of(cls, panel: Mapping[str, Columns]) -> "InputScale":
+        """Those of a panel; an input that never varies has the deviation 1."""
+        inputs = np.concatenate([one.inputs for one in panel.values()])
+        deviation = inputs.std(axis=0)
+        return cls(inputs.mean(axis=0), np.where(deviation > 0, deviation, 1.0))
+
+    def apply(self, inputs: Float[np.ndarray, "T p"]) -> Float[np.ndarray, "T p"]:
+        """Standardised inputs."""
+        scaled: Float[np.ndarray, "T p"] = (inputs - self.mean) / self.deviation
+        return scaled
+
+
+class _Member(NamedTuple):
+    """One column of one series, as one transformation shows it.
+
+    Attributes:
+        targets: the changes to predict, from the first predicted step to the last observed one.
+        regressors: of these steps.
+        last: the last L values before the next step, the latest first, in units of `scale`.
+        scale: the root mean square of the changes.
+        bounds: within which sampled paths are kept, in these units.
+        log_slope: log |dz/dy| summed over the observed targets.
+        num_missing: steps after the last observed one.
+        next_step: the number of the step after the last observed one.
+    """
+
+    targets: Float[np.ndarray, " T"]
+    regressors: Float[np.ndarray, "T d"]
+    last: Float[np.ndarray, " L"]
+    scale: float
+    bounds: tuple[float, float]
+    log_slope: float
+    num_missing: int
+    next_step: int
+
+
+def _member(
+    values: Float[np.ndarray, " T"],
+    inputs: Float[np.ndarray, "T p"],
+    start: int,
+    power: float,
+    history: History,
+) -> _Member:
+    """A series from its first observed value on; gaps in its past are filled by straight lines."""
+    there = np.flatnonzero(~np.isnan(values))
+    first, end = int(there[0]), int(there[-1]) + 1
+    seen = ~np.isnan(values[first:end])
+    y = values[first:end]
+    z = box_cox(y[:, None], (power,))[:, 0]
+    steps = np.arange(len(z))
+    z = np.interp(steps, steps[seen], z[seen])
+    changes = np.diff(z)
+    size = float(np.sqrt(np.mean(changes**2)))
+    # A series that hardly changes is not blown up to rounding errors.
+    scale = max(size, 1e-3 * float(np.sqrt(np.mean(z**2))), 1e-12)
+    z = z / scale
+    u = inputs[first:end]
+    regressors = np.concatenate(
+        [history.regressors(z, start + first), u, np.diff(u, axis=0, prepend=u[:1])], axis=1
+    )
+    begin = history.first_step(len(z))
+    targets = np.where(seen, np.diff(z, prepend=z[:1]), np.nan)[begin:]
+    kept = y[begin:][seen[begin:]]
+    slope = (power - 1) * float(np.log(kept).sum()) if power != 1 else 0.0
+    return _Member(
+        targets, regressors[begin:], history.before(z, len(z)), scale,
+        _bounds(y[seen], z, scale, power),
+        slope - len(kept) * float(np.log(scale)), len(values) - end, start + end,
+    )  # fmt: skip
+
+
+def _bounds(
+    values: Float[np.ndarray, " n"], z: Float[np.ndarray, " T"], scale: float, power: float
+) -> tuple[float, float]:
+    """Far from what was seen: three ranges beyond it and thirty times the usual change."""
+    low = float(z.min()) - 3 * float(np.ptp(z)) - 30.0
+    if power == 1:
+        return low, float(z.max()) + 3 * float(np.ptp(z)) + 30.0
+    usual = float(np.sqrt(np.mean(np.diff(values) ** 2))) if len(values) > 1 else 0.0
+    highest = float(values.max()) + 3 * float(np.ptp(values)) + 30 * usual
+    return low, float(box_cox(np.array([[highest]]), (power,))[0, 0]) / scale
+
+
+@dataclass(frozen=True)
+class CollectionState:
+    """What a forecaster of many series knows; see :class:`ssmlin.forecasting.ForecasterState`.
+
+    Args:
+        layout: the caller's names.
+        history: the series that forecasts go on from.
+        populations: the fitted models, one for each transformation.
+        regressors: what is made of the past.
+        input_scale: of the inputs.
+        converged: whether all fits had converged.
+        notes: further notes of the caller, which a file keeps.
+    """
+
+    layout: Layout
+    history: Mapping[str, Columns]
+    populations: tuple[Population, ...]
+    regressors: History
+    input_scale: InputScale
+    converged: bool = True
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def panel(self) -> Mapping[str, Columns]:
+        """The series that forecasts go on from."""
+        return self.history
+
+    @property
+    def only_fit(self) -> Population:
+        """The model, where there is one.
+
+        Raises:
+            ValueError: there are several.
+        """
+        if len(self.populations) > 1:
+            raise ValueError(
+                "transform: expected one model, got one of the values and one of their "
+                "logarithms; state_.populations has both"
+            )
+        return self.populations[0]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What was chosen and fitted."""
+        params = self.populations[0].params
+        return {
+            "mechanism": "bayesian_memory",
+            "pooling": "hierarchical",
+            "num_series": len(self.history),
+            "powers": [one.power for one in self.populations],
+            "period": self.regressors.period,
+            "num_parameters": sum(x.size for x in params) * len(self.populations),
+            "alpha": float(params.decay),
+            "converged": self.converged,
+        }
+
+    def describe(self, *, was_chosen: bool = True) -> list[str]:
+        """The summary as sentences."""
+        said, seen = self.summary, ["the values as they are"] * (1.0 in self.summary["powers"])
+        seen += ["their logarithms"] * (0.0 in said["powers"])
+        seen += [f"their power {p:g}" for p in said["powers"] if p not in (0.0, 1.0)]
+        return [
+            f"bayesian_memory, a population of {said['num_series']} series, "
+            f"{said['num_parameters']} parameters; α = {said['alpha']:.3f}",
+            f"the models see {' and '.join(seen)}, mixed for each series by their likelihoods",
+        ]
+
+    def with_panel(self, panel: Mapping[str, Columns], layout: Layout) -> "CollectionState":
+        """The same models after other data, of series that the fit need not have known."""
+        return replace(self, layout=layout, history=dict(panel))
+
+    def forecasts(
+        self,
+        horizon: int,
+        levels: Sequence[float | int],
+        future: Mapping[str, Float[np.ndarray, "H k"] | None] | object = None,
+        *,
+        num_samples: int,
+        seed: int,
+    ) -> Iterator[SeriesForecast]:
+        """Forecast each series, a batch at a time, as ``ForecasterState.forecasts`` does."""
+        check_forecast(horizon, levels, num_samples)
+        known = future if isinstance(future, Mapping) else None
+        if known is None:
+            known = future_panel(future, self.layout, self.panel, horizon)
+        parts = [(name, i) for name, one in self.panel.items() for i in range(len(one.targets))]
+        rng = np.random.default_rng(seed)
+        waiting_for: list[Float[np.ndarray, "n H"]] = []
+        for start in range(0, len(parts), _BATCH):
+            batch = parts[start : start + _BATCH]
+            paths = self._paths(batch, horizon, known, num_samples, rng)
+            for (name, i), drawn in zip(batch, paths, strict=True):
+                waiting_for.append(drawn)
+                if i + 1 == len(self.panel[name].targets):
+                    yield self._forecast(name, np.stack(waiting_for, axis=-1), levels)
+                    waiting_for = []
+
+    def _forecast(
+        self, name: str, paths: Float[np.ndarray, "n H m"], levels: Sequence[float | int]
+    ) -> SeriesForecast:
+        """Means and intervals of sampled paths."""
+        columns, horizon = self.panel[name], paths.shape[1]
+        shares = np.array(levels, float) / 100
+        lower, upper = (np.quantile(paths, 0.5 + side * shares / 2, axis=0) for side in (-1, 1))
+        steps = len(columns.values)
+        times = np.arange(steps, steps + horizon)
+        if self.layout.time is not None:
+            times = future_times(columns.times, horizon)
+        return SeriesForecast(
+            name, times, columns.targets, paths.mean(axis=0), tuple(levels), lower, upper, paths
+        )
+
+    def _paths(
+        self,
+        parts: Sequence[tuple[str, int]],
+        horizon: int,
+        future: Mapping[str, Float[np.ndarray, "H k"] | None],
+        num_samples: int,
+        rng: np.random.Generator,
+    ) -> Float[np.ndarray, "B n H"]:
+        """Paths of a batch of columns, each a mixture over the transformations."""
+        scores = np.full((len(self.populations), len(parts)), -np.inf)
+        drawn = np.full((len(self.populations), len(parts), num_samples, horizon), np.nan)
+        for k, population in enumerate(self.populations):
+            members = [
+                member_of(self.panel[name], i, population.power, self.regressors, self.input_scale)
+                for name, i in parts
+            ]
+            places = [j for j, one in enumerate(members) if one is not None]
+            usable = [one for one in members if one is not None]
+            if not usable:
+                continue
+            states = conditioned(population, usable)
+            likelihoods = np.asarray(states.log_likelihoods, np.float64)
+            scores[k, places] = likelihoods + [one.log_slope for one in usable]
+            inputs = [self._future_inputs(parts[j][0], future, horizon, usable[i].num_missing)
+                      for i, j in enumerate(places)]  # fmt: skip
+            paths = self._simulate(population, states, usable, inputs, horizon, num_samples, rng)
+            drawn[k, places] = paths
+        best = np.max(scores, axis=0)
+        weights = np.exp(_TEMPER * (scores - np.where(np.isfinite(best), best, 0.0)))
+        weights = np.where(np.isfinite(scores), weights, 0.0)
+        total = weights.sum(axis=0)
+        # One uniform number for all paths of a series: as many of each model as its weight says.
+        points = (np.arange(num_samples) + rng.random((len(parts), 1))) / num_samples
+        bounds = np.cumsum(weights, axis=0) / np.where(total > 0, total, 1.0)
+        which = np.minimum((points[None] >= bounds[:, :, None]).sum(axis=0), len(bounds) - 1)
+        rows, columns = np.indices(which.shape)
+        mixed: Float[np.ndarray, "B n H"] = drawn[which, rows, columns]
+        return mixed
+
+    def _future_inputs(
+        self,
+        name: str,
+        future: Mapping[str, Float[np.ndarray, "H k"] | None],
+        horizon: int,
+        num_missing: int,
+    ) -> Float[np.ndarray, "M k"]:
+        """Regressors by inputs of the steps after the last observed one."""
+        past = self.input_scale.apply(self.panel[name].inputs)
+        ahead = future[name]
+        if ahead is None:
+            ahead = np.zeros((horizon, past.shape[1]))
+        else:
+            ahead = self.input_scale.apply(np.asarray(ahead, np.float64))
+        known = np.concatenate([past, ahead])[len(past) - num_missing - 1 :]
+        return np.concatenate([known[1:], np.diff(known, axis=0)], axis=1)
+
+    def _simulate(
+        self,
+        population: Population,
+        states: RegressionStates,
+        members: Sequence[_Member],
+        inputs: Sequence[Float[np.ndarray, "M k"]],
+        horizon: int,
+        num_samples: int,
+        rng: np.random.Generator,
+    ) -> Float[np.ndarray, "B n H"]:
+        """Paths of the members in the units of the data, after what is missing at the end."""
+        steps = max(len(one) for one in inputs)
+        places = np.stack(
+            [self.regressors.places(one.next_step + np.arange(steps)) for one in members]
+        )
+        beside = np.stack([np.pad(x, ((0, steps - len(x)), (0, 0)), mode="edge") for x in inputs])
+        starts = Starts(
+            states.mean, states.cov, states.variance,
+            np.stack([one.last for one in members]),
+            np.array([one.bounds for one in members]),
+        )  # fmt: skip
+        paths = sample_paths(
+            population.model, population.params, self.regressors, starts,
+            np.concatenate([places, beside], axis=2), num_samples, int(rng.integers(2**31)),
+        )  # fmt: skip
+        scales = np.array([one.scale for one in members])
+        values = inverse_box_cox((paths * scales[:, None, None])[..., None], (population.power,))
+        return np.stack([
+            one[:, member.num_missing : member.num_missing + horizon]
+            for one, member in zip(values[..., 0], members, strict=True)
+        ])  # fmt: skip
+
+
+def member_of(
+    columns: Columns, target: int, power: float, history: History, scale: InputScale
+) -> _Member | None:
+    """A column of a series under a transformation, or None where it cannot be used so."""
+    values = columns.values[:, target]
+    seen = values[~np.isnan(values)]
+    if len(seen) < _LEAST_VALUES or (power != 1 and seen.min() <= 0):
+        return None
+    inputs = scale.apply(columns.inputs)
+    return _member(values, inputs, first_place(columns.times), power, history)
+
+
+def conditioned(population: Population, members: Sequence[_Member]) -> RegressionStates:
+    """What the model knows after each series; at most a batch of them."""
+    targets, regressors = _stacked(members, bucket(len(members)))
+    lengths = np.array([len(one.targets) for one in members])
+    lengths = np.pad(lengths, (0, len(targets) - len(lengths)), constant_values=1)
+    found = _condition()(population.model, population.params, targets, regressors, lengths)
+    cut: RegressionStates = jax.tree.map(lambda x: np.asarray(x)[: len(members)], found)
+    return cut
+
+
+@cache
+def _condition() -> Any:
+    """One program for each shape of a batch."""
+    return jax.jit(
+        HierarchicalRegression.condition, static_argnums=0, compiler_options=batch_options()
+    )
+
+
+def _stacked(
+    members: Sequence[_Member], size: int
+) -> tuple[Float[np.ndarray, "B T"], Float[np.ndarray, "B T d"]]:
+    """Targets and regressors of a batch, padded at the ends and with empty series."""
+    steps = _padded_length(max(len(one.targets) for one in members))
+    targets = np.full((size, steps), np.nan, np.float32)
+    regressors = np.zeros((size, steps, members[0].regressors.shape[1]), np.float32)
+    for i, one in enumerate(members):
+        targets[i, : len(one.targets)] = one.targets
+        regressors[i, : len(one.targets)] = one.regressors
+    return targets, regressors
+
+
+def _padded_length(steps: int) -> int:
+    """The next power of two: few lengths, so that there are few programs."""
+    return max(16, 1 << (steps - 1).bit_length())
+
+
+def _groups(members: Sequence[_Member]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """All members in batches, those of like length together: arrays (n, B, T) and (n, B, T, d)."""
+    by_length: dict[int, list[_Member]] = {}
+    for one in members:
+        by_length.setdefault(_padded_length(len(one.targets)), []).append(one)
+    found = []
+    for _, group in sorted(by_length.items()):
+        size = min(_BATCH, bucket(len(group)))
+        batches = [_stacked(group[i : i + size], size) for i in range(0, len(group), size)]
+        found.append((np.stack([y for y, _ in batches]), np.stack([h for _, h in batches])))
+    return found
+
+
+def fit_collection(
+    panel: Mapping[str, Columns],
+    layout: Layout,
+    *,
+    period: int | None,
+    num_lags: int | None,
+    powers: Sequence[float],
+    seed: int,
+    num_steps: int,
+    folder: Path | None,
+    progress: bool,
+) -> CollectionState:
+    """Fit the parameters that all series share.
+
+    Args:
+        panel: the series by name.
+        layout: the caller's names.
+        period: steps a season.
+        num_lags: see :class:`History`.
+        powers: transformations to mix; one that is not 1 is left out where few series are positive.
+        seed: of the choice of series, where there are more than are fitted.
+        num_steps: of each fit, at most.
+        folder: where the states of the fits are kept, if anywhere.
+        progress: show what is done.
+
+    Raises:
+        ValueError: no series can be used.
+
+    Warns:
+        RuntimeWarning: series that are too short, for which there are no forecasts; or a fit that
+            was still improving when it ended.
+    """
+    history, scale = History(period, num_lags), InputScale.of(panel)
+    parts = [(name, i) for name, one in panel.items() for i in range(len(one.targets))]
+    short = [
+        name for name, i in parts
+        if np.count_nonzero(~np.isnan(panel[name].values[:, i])) < _LEAST_VALUES
+    ]  # fmt: skip
+    if len(short) == len(parts):
+        raise ValueError(
+            f"data: expected a series of at least {_LEAST_VALUES} observed values, got none"
+        )
+    if short:
+        warnings.warn(
+            f"{len(short)} of {len(parts)} series have fewer than {_LEAST_VALUES} observed values "
+            f"and are not forecast: {', '.join(map(repr, short[:5]))}"
+            + (", ..." if len(short) > 5 else ""),
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    if len(parts) > _MOST_FITTED:
+        chosen = np.random.default_rng(seed).choice(len(parts), _MOST_FITTED, replace=False)
+        parts = [parts[i] for i in np.sort(chosen)]
+    populations, converged = [], True
+    for power in powers:
+        with waiting(f"reading {len(parts)} series", progress):
+            found = [member_of(panel[name], i, power, history, scale) for name, i in parts]
+        members = [one for one in found if one is not None]
+        if len(members) < (1 if len(powers) == 1 else _LEAST_SERIES) and power != 1:
+            continue
+        model = HierarchicalRegression(members[0].regressors.shape[1])
+        params, props = model.initialize()
+        counts = sum(int(np.count_nonzero(~np.isnan(one.targets))) for one in members)
+        params, fit = fit_batches(
+            model, params, props, _groups(members), counts, num_steps=num_steps,
+            compiler_options=batch_options(),
+            checkpoint_dir=None if folder is None else folder / f"power-{power:g}",
+            progress=progress,
+        )  # fmt: skip
+        converged = converged and fit.converged
+        populations.append(Population(power, model, params))
+    return CollectionState(layout, dict(panel), tuple(populations), history, scale, converged)

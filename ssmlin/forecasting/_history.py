@@ -1,0 +1,112 @@
+"""What of the past of a series predicts its next change: regressors linear in past values."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float
+
+#: Rates of the exponentially weighted averages.
+_RATES = (0.03, 0.1, 0.2, 0.4, 0.7)
+#: Latest changes.
+_CHANGES = 3
+#: Seasons back from which changes are taken.
+_SEASONS = 2
+_MAX_HARMONICS = 4
+#: Steps at the start of a series without a season whose past says too little.
+_LEAST_PAST = 3
+
+
+@dataclass(frozen=True)
+class History:
+    """Regressors of the change $z_t - z_{t-1}$, each a linear function of the past.
+
+    They are the latest changes; the distances of exponentially weighted averages from the last
+    value; with a season the changes of the same step one and two seasons ago, of the steps beside
+    it, the distance of the value a season ago and of the last season's mean; harmonics of long
+    seasons; and one. All but the last two kinds are zero for a series that is constant, so nothing
+    depends on a series' level.
+
+    Args:
+        period: steps a season; None for none.
+        num_lags: use so many latest changes, and no averages; None for the above.
+
+    Example:
+        >>> import numpy as np
+        >>> from ssmlin.forecasting._history import History
+        >>> history = History(num_lags=2)
+        >>> history.regressors(np.array([1.0, 2.0, 4.0])).tolist()
+        [[0.0, 0.0, 1.0], [0.0, 0.0, 1.0], [1.0, 0.0, 1.0]]
+    """
+
+    period: int | None = None
+    num_lags: int | None = None
+
+    @cached_property
+    def weights(self) -> Float[np.ndarray, "k L"]:
+        """Of the last L values, the latest first; rows sum to zero."""
+        period = self.period or 0
+        seasons = _SEASONS if period else 0
+        changes = _CHANGES if self.num_lags is None else self.num_lags
+        length = max(changes + 1, seasons * period + 2, 0 if self.num_lags is not None else 8)
+        eye = np.eye(length)
+        rows = [eye[j] - eye[j + 1] for j in range(changes)]
+        if self.num_lags is None:
+            for rate in _RATES:
+                decay = rate * (1 - rate) ** np.arange(length)
+                decay[-1] += 1 - decay.sum()
+                rows.append(decay - eye[0])
+        if period:
+            same = [eye[s * period - 1] - eye[s * period] for s in range(1, seasons + 1)]
+            beside = [eye[period - 1 + j] - eye[period + j] for j in (-1, 1) if period + j > 1]
+            season = np.zeros(length)
+            season[:period] = 1 / period
+            rows += [*same, *beside, eye[period - 1] - eye[0], season - eye[0]]
+        return np.stack(rows) if rows else np.zeros((0, length))
+
+    @property
+    def length(self) -> int:
+        """L, how many past values are needed."""
+        return int(self.weights.shape[1])
+
+    @property
+    def num_regressors(self) -> int:
+        """How many regressors there are, the harmonics and one included."""
+        return len(self.weights) + 1 + 2 * self._num_harmonics
+
+    @property
+    def _num_harmonics(self) -> int:
+        """Short seasons have none: their steps' own changes say the same."""
+        period = self.period or 0
+        return min(_MAX_HARMONICS, (period - 1) // 2) if period > _MAX_HARMONICS else 0
+
+    def places(self, steps: np.ndarray) -> Float[np.ndarray, "T k"]:
+        """What depends on the number of a step alone: one, and the harmonics."""
+        order = np.arange(1, self._num_harmonics + 1)
+        angle = 2 * np.pi * steps[:, None] * order / (self.period or 1)
+        return np.concatenate([np.ones((len(steps), 1)), np.cos(angle), np.sin(angle)], axis=1)
+
+    def before(self, values: Float[np.ndarray, " T"], step: int) -> Float[np.ndarray, " L"]:
+        """The last L values before a step, the latest first; the first value stands for earlier."""
+        past = values[max(0, step - self.length) : step][::-1]
+        return np.concatenate([past, np.full(self.length - len(past), values[0])])
+
+    def regressors(
+        self, values: Float[np.ndarray, " T"], start: int = 0
+    ) -> Float[np.ndarray, "T k"]:
+        """The regressors of every step.
+
+        Args:
+            values: a series without gaps.
+            start: the number of its first step, which says where in the season it begins.
+        """
+        early = np.full(self.length, values[0])
+        windows = np.lib.stride_tricks.sliding_window_view(
+            np.concatenate([early, values[:-1]]), self.length
+        )
+        past = windows[:, ::-1] @ self.weights.T
+        return np.concatenate([past, self.places(start + np.arange(len(values)))], axis=1)
+
+    def first_step(self, steps: int) -> int:
+        """The first step of a series of this length that is predicted, after a season or so."""
+        return min(self.period or _LEAST_PAST, max(1, steps - 3))

@@ -1,0 +1,205 @@
+"""Fitting the parameters that many sequences share, to batches of them.
+
+The loss is a sum over batches, so its gradient is one, too: memory holds the intermediate values of
+one batch. The parameters are few and the loss is not random, so L-BFGS needs some hundred passes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from dynamax.parameters import from_unconstrained, to_unconstrained
+from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, ArrayLike, Float
+from scipy import optimize
+
+from ssmlin import _checks
+from ssmlin._progress import progress_bar
+from ssmlin.learning._checkpoint import Checkpoint
+from ssmlin.learning._models import name_of
+
+#: The fit ends where a step lowers the loss, a mean over the observed values, by less than this.
+_TOLERANCE = 1e-6
+_MEMORY = 30
+
+
+@runtime_checkable
+class BatchModel[P](Protocol):
+    """A model that scores many sequences, which share its parameters, at once."""
+
+    def log_prior(self, params: P) -> Float[Array, ""]:
+        """Log density of the parameters."""
+
+    def log_likelihoods(self, params: P, *data: Any) -> Float[Array, " B"]:
+        """Log likelihood of each sequence of a batch; arrays have a leading axis B."""
+
+
+class BatchFit(NamedTuple):
+    """How a fit by :func:`fit_batches` went.
+
+    Attributes:
+        losses: minus the log posterior per observed value, after each step.
+        converged: whether the loss had stopped falling; False where `num_steps` were too few.
+    """
+
+    losses: Float[np.ndarray, " steps"]
+    converged: bool
+
+
+class _State(NamedTuple):
+    """What a checkpoint holds."""
+
+    point: np.ndarray
+    losses: np.ndarray
+
+
+def fit_batches[P](
+    model: BatchModel[P],
+    params: P,
+    props: P,
+    batches: Sequence[tuple[np.ndarray, ...]],
+    num_values: int,
+    *,
+    num_steps: int = 200,
+    compiler_options: Mapping[str, str] | None = None,
+    checkpoint_dir: str | Path | None = None,
+    progress: bool = True,
+) -> tuple[P, BatchFit]:
+    r"""Maximise the log posterior of shared parameters by L-BFGS, over batches of sequences.
+
+    The loss is $-\big(\log p(\theta) + \sum_i \log p(y_i \mid \theta)\big) / N$ over N observed
+    values. Batches are computed one after another, each on all local devices.
+
+    Args:
+        model: hashable, with ``log_prior(params)`` and ``log_likelihoods(params, *data)``.
+        params: where to start.
+        props: matching properties; all are fitted.
+        batches: groups of batches; the arrays of a group have leading axes (n, B), for n batches
+            of B sequences. A program is compiled for each shape of a group.
+        num_values: N.
+        num_steps: L-BFGS steps, at most.
+        compiler_options: of the programs of the batches, such as `inference.batch_options()`.
+        checkpoint_dir: a folder to keep the latest point in; the same call goes on from it.
+        progress: show a progress bar.
+
+    Returns:
+        The parameters with the highest posterior density, and how the fit went.
+
+    Raises:
+        ValueError: a loss that is not finite at the start, or a checkpoint of another call.
+
+    Source: Byrd, Lu, Nocedal and Zhu (1995), SIAM Journal on Scientific Computing 16.
+    """
+    _checks.positive_int("num_steps", num_steps)
+    start, _ = ravel_pytree(to_unconstrained(params, props))
+    groups = [_sharded(group) for group in batches]
+    arguments = {"model": model, "params": params, "batches": list(batches)}
+    checkpoint = Checkpoint(checkpoint_dir, "fit_batches", arguments)
+    state = _State(np.asarray(start, np.float64), np.zeros(0))
+    loaded = checkpoint.load(state)
+    state = state if loaded is None else jax.tree.map(np.asarray, loaded)
+    losses = list(state.losses)
+
+    of_prior, of_group = _programs(tuple((compiler_options or {}).items()))
+
+    def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
+        point = jax.device_put(np.asarray(x, start.dtype))
+        parts = [of_prior(model, point, params, props)]
+        parts += [of_group(model, point, params, props, group) for group in groups]
+        value = -sum(float(v) for v, _ in parts) / num_values
+        slope = -np.sum([np.asarray(g, np.float64) for _, g in parts], axis=0) / num_values
+        return value, slope
+
+    with progress_bar(progress) as bar:
+        task = bar.add_task(f"fit {name_of(model)}", total=num_steps, completed=len(losses),
+                            note="compiling")  # fmt: skip
+        first, _ = loss(state.point)
+        if not np.isfinite(first):
+            raise ValueError(
+                f"params: expected a finite loss at the start, got {first}; check params and data"
+            )
+        bar.update(task, note=f"loss {first:.4f}")
+
+        def report(intermediate_result: optimize.OptimizeResult) -> None:
+            losses.append(float(intermediate_result.fun))
+            bar.update(task, completed=len(losses), note=f"loss {losses[-1]:.4f}")
+            checkpoint.save(_State(np.array(intermediate_result.x), np.array(losses)))
+
+        left = num_steps - len(losses)
+        if left <= 0:
+            return _at(state.point, params, props), BatchFit(np.array(losses), False)
+        found = optimize.minimize(
+            loss, state.point, jac=True, method="L-BFGS-B", callback=report,
+            options={"maxiter": left, "maxfun": 4 * left, "maxcor": _MEMORY,
+                     "ftol": _TOLERANCE / max(abs(first), 1.0), "gtol": 1e-6},
+        )  # fmt: skip
+        if found.success:
+            bar.update(task, total=len(losses))
+    checkpoint.save(_State(np.asarray(found.x), np.array(losses)), force=True)
+    return _at(found.x, params, props), BatchFit(np.array(losses), bool(found.success))
+
+
+def _constrained[P](point: Float[Array, " n"], like: P, props: P) -> P:
+    """The parameters of a vector of unconstrained ones."""
+    unravel = ravel_pytree(to_unconstrained(like, props))[1]
+    params: P = from_unconstrained(unravel(point), props)
+    return params
+
+
+@jax.jit
+def _at[P](point: ArrayLike, like: P, props: P) -> P:
+    """The same, in one program."""
+    dtype = jax.tree.leaves(like)[0].dtype
+    return _constrained(jnp.asarray(point, dtype), like, props)
+
+
+@cache
+def _programs(
+    options: tuple[tuple[str, str], ...],
+) -> tuple[Callable[..., tuple[Array, Array]], Callable[..., tuple[Array, Array]]]:
+    """The log prior and the log likelihood of a group, each with its gradient."""
+
+    def prior[P](model: BatchModel[P], point: Array, like: P, props: P) -> Any:
+        return jax.value_and_grad(lambda x: model.log_prior(_constrained(x, like, props)))(point)
+
+    def likelihood[P](
+        model: BatchModel[P], point: Array, like: P, props: P, group: tuple[Array, ...]
+    ) -> Any:
+        def of_batch(point: Array, data: tuple[Array, ...]) -> Array:
+            return jnp.sum(model.log_likelihoods(_constrained(point, like, props), *data))
+
+        def add(
+            total: tuple[Array, Array], data: tuple[Array, ...]
+        ) -> tuple[tuple[Array, Array], None]:
+            # Value and gradient at once, so that nothing of a batch is kept for later.
+            value, slope = jax.value_and_grad(of_batch)(point, data)
+            return (total[0] + value, total[1] + slope), None
+
+        nothing = jnp.zeros((), point.dtype), jnp.zeros_like(point)
+        return jax.lax.scan(add, nothing, group)[0]
+
+    return (
+        jax.jit(prior, static_argnums=0),
+        jax.jit(likelihood, static_argnums=0, compiler_options=dict(options)),
+    )
+
+
+def _sharded(group: tuple[np.ndarray, ...]) -> tuple[Array, ...]:
+    """The arrays on all local devices, each with a part of every batch."""
+    devices = jax.local_devices()
+
+    mesh: Any = Mesh(np.array(devices), ("sequences",))
+    spec: Any = PartitionSpec
+    split = NamedSharding(mesh, spec(None, "sequences"))
+
+    def put(x: np.ndarray) -> Array:
+        whole = len(devices) == 1 or x.shape[1] % len(devices) > 0
+        placed: Array = jax.device_put(x, None if whole else split)
+        return placed
+
+    return tuple(map(put, group))
