@@ -17,6 +17,7 @@ BENCHMARKS = {
     "square_root": "the square-root form against the plain one",
     "stress": "errors in single precision where the problem is badly conditioned",
     "batches": "batches of sequences against single ones and against vmap",
+    "populations": "many series that share a law: gradients, fits, forecasts, memory",
     "learning": "a fit by Adam and draws by NUTS against dynamax",
     "dense": "the dense drop-in functions against dynamax's",
 }
