@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
     from ssmlin.comparison.collections import Collection, CollectionComparison
 
-#: Options of the other comparison, which this one has no use for.
-_OF_ONE_STEP = ("inputs", "test_fraction", "refits", "transform", "log", "draws", "evidence",
-                "workers")  # fmt: skip
 _MEANS = {"crps": "CRPS", "mase": "MASE", "smape": "sMAPE", "msis": "MSIS", "coverage_50": "50 %",
           "coverage_80": "80 %", "coverage_95": "95 %"}  # fmt: skip
 
@@ -58,17 +55,12 @@ class CollectionCall:
     as_json: bool
 
 
-def compare_over_series(context: typer.Context, call: CollectionCall) -> None:
+def compare_over_series(call: CollectionCall) -> None:
     """Forecast the ends of many series by several models, and say which is best.
 
     Args:
-        context: of the command, which knows the options that were given.
         call: the options.
     """
-    for option in _OF_ONE_STEP:
-        source = context.get_parameter_source(option)
-        if source is not None and source.name == "COMMANDLINE":
-            fail(f"--{option.replace('_', '-')}: expected none with --series and --horizon")
     if len(call.targets) != 1:
         fail(f"--target: expected one column with --series and --horizon, got {len(call.targets)}")
     if call.report is not None:

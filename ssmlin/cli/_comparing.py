@@ -1,5 +1,6 @@
 """`ssmlin compare`."""
 
+import inspect
 import json
 import shlex
 import sys
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
 
 
 def compare(
-    context: typer.Context,
     file: FileArgument,
     target: TargetOption,
     inputs: InputsOption = "",
@@ -131,12 +131,17 @@ def compare(
     two_files(output, "--output", report, "--report")
     reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
     if series is not None and horizon is not None:
+        of_one_step = {"inputs": inputs, "test_fraction": test_fraction, "refits": refits,
+                       "transform": transform, "log": log, "draws": draws, "evidence": evidence,
+                       "workers": workers}  # fmt: skip
+        for option, value in of_one_step.items():
+            if value != inspect.signature(compare).parameters[option].default:
+                fail(f"--{option.replace('_', '-')}: expected none with --series and --horizon")
         compare_over_series(
-            context,
             CollectionCall(
                 file, target, series, horizon, time, reading, names(models), period, output,
                 report, checkpoint, seed, wide, quiet, as_json,
-            ),
+            )
         )  # fmt: skip
         return
     transform = transform_of(transform, log)

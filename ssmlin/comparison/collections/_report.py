@@ -15,7 +15,7 @@ from ssmlin.comparison.collections._conclusions import conclusions
 if TYPE_CHECKING:
     import pandas
 
-_MEANS = {"mase": "MASE", "smape": "sMAPE", "crps": "CRPS", "msis": "MSIS",
+_MEANS = {"crps": "CRPS", "mase": "MASE", "smape": "sMAPE", "msis": "MSIS",
           "log_density": "log density", "failures": "failures",
           "seconds": "seconds a series"}  # fmt: skip
 _MEASURES = ("crps", "mase", "msis")
@@ -109,7 +109,7 @@ def _group(
     if several:
         parts += [
             image(comparison.plot_ranks("crps"), "Average ranks of CRPS"),
-            text("Models below one bar cannot be told apart at 5 % by Nemenyi's test."),
+            text("Models above one bar cannot be told apart at 5 % by Nemenyi's test."),
         ]
     nominal = ("nominal", 0.5, 0.8, 0.95)
     parts += [
