@@ -70,12 +70,14 @@ def main() -> None:
     parser.add_argument("competition", choices=("M1", "M3"))
     parser.add_argument("--models", nargs="+", choices=tuple(MODELS), default=tuple(MODELS))
     parser.add_argument("--folder", type=Path, help="where forecasts are kept")
+    parser.add_argument("--twice", action="store_true", help="second runs, to see what compiles")
     parser.add_argument("--figures", type=Path, help="folder for the figures of average ranks")
     arguments = parser.parse_args()
     found = compare_collection(
         load_competition(arguments.competition),
         arguments.models,
         folder=arguments.folder,
+        twice=arguments.twice,
         on_progress=_log,
     )
     print(harness.machine())

@@ -15,7 +15,7 @@ import numpy as np
 from dynamax.parameters import from_unconstrained, to_unconstrained
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 from scipy import optimize
 
 from ssmlin import _checks
@@ -152,7 +152,7 @@ def _constrained[P](point: Float[Array, " n"], like: P, props: P) -> P:
 
 
 @jax.jit
-def _at[P](point: np.ndarray, like: P, props: P) -> P:
+def _at[P](point: ArrayLike, like: P, props: P) -> P:
     """The same, in one program."""
     dtype = jax.tree.leaves(like)[0].dtype
     return _constrained(jnp.asarray(point, dtype), like, props)

@@ -128,11 +128,16 @@ class HierarchicalRegression:
             "decay": 0.98, "df": 6.0, "scale": 2.0, "discount": 0.98,
         }  # fmt: skip
         params = {name: jax.device_put(np.asarray(x, dtype)) for name, x in start.items()}
-        return ParamsHierarchicalRegression(**params), self.param_props
+        return ParamsHierarchicalRegression(**params), self.properties(dtype)
 
-    @property
-    def param_props(self) -> ParamsHierarchicalRegression:
-        """What is trainable, which is all, and its constrainer."""
+    def properties(self, dtype: type = np.float32) -> ParamsHierarchicalRegression:
+        """What is trainable, which is all, and its constrainer.
+
+        Args:
+            dtype: of the parameters, which bounds must have, too.
+        """
+        least_df, least_discount = np.asarray(_LEAST_DF, dtype), np.asarray(_LEAST_DISCOUNT, dtype)
+        one = np.asarray(1, dtype)
         positive = ParameterProperties(constrainer=tfb.Exp())
         free = ParameterProperties()
         return ParamsHierarchicalRegression(
@@ -141,9 +146,9 @@ class HierarchicalRegression:
             mixing=free,
             noise=positive,
             decay=ParameterProperties(constrainer=tfb.Sigmoid()),
-            df=ParameterProperties(constrainer=tfb.Softplus(low=_LEAST_DF)),
+            df=ParameterProperties(constrainer=tfb.Softplus(low=least_df)),
             scale=positive,
-            discount=ParameterProperties(constrainer=tfb.Sigmoid(low=_LEAST_DISCOUNT, high=1.0)),
+            discount=ParameterProperties(constrainer=tfb.Sigmoid(low=least_discount, high=one)),
         )
 
     def _priors(self, params: ParamsHierarchicalRegression) -> dict[str, Prior]:

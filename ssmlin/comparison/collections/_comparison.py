@@ -277,6 +277,7 @@ def compare_collection(
     seed: int = 0,
     *,
     folder: str | Path | None = None,
+    twice: bool = False,
     on_progress: Callable[[str], None] | None = None,
 ) -> dict[str, CollectionComparison]:
     """Forecast every group of a collection by every model, and score the forecasts.
@@ -288,6 +289,7 @@ def compare_collection(
         folder: where the forecasts of each model and group are kept, as
             "COLLECTION-GROUP-MODEL.npz"; a call that was stopped goes on from there. The files know
             the names of the series alone: after other changes take another folder.
+        twice: run models that do not know how long they compile a second time, to tell it.
         on_progress: is told what begins and what is done.
 
     Returns:
@@ -316,7 +318,9 @@ def compare_collection(
     forecasts: dict[str, dict[str, Forecasts]] = {group: {} for group in groups}
     for model in chosen:
         for group, part in groups.items():
-            forecasts[group][model.name] = _forecast(model, group, part, seed, store, tell)
+            forecasts[group][model.name] = _forecast(
+                model, group, part, seed, store, tell, twice=twice
+            )
     for group, part in groups.items():
         scores = {
             name: score_collection(part, made.quantiles) for name, made in forecasts[group].items()
@@ -349,6 +353,8 @@ def _forecast(
     seed: int,
     store: Path | None,
     tell: Callable[[str], None],
+    *,
+    twice: bool,
 ) -> Forecasts:
     """Forecasts of the series of a group: read, or made and written."""
     what = f"{collection.name} {group}, {model.name}"
@@ -356,7 +362,7 @@ def _forecast(
     if path is not None and (kept := read_forecasts(path, collection)) is not None:
         return kept
     tell(f"{what}: begins")
-    made = forecast_collection(model, collection, seed)
+    made = forecast_collection(model, collection, seed, twice=twice)
     if path is not None:
         write_forecasts(path, collection, made)
     tell(

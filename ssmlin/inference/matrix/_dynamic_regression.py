@@ -105,8 +105,11 @@ def dynamic_regressions(
     h = _checks.shaped("regressors", _checks.float_array("regressors", regressors),
                        ("B", "T", "d"), sizes)  # fmt: skip
     y = _checks.shaped("targets", _checks.float_array("targets", targets), ("B", "T"), sizes)
-    for name, x, dims in zip(law._fields, law, (("d",), ("d", "d"), (), ("d",)), strict=True):
-        _checks.shaped(f"law.{name}", _checks.float_array(f"law.{name}", x), dims, sizes)
+    dims = (("d",), ("d", "d"), (), ("d",))
+    law = RegressionLaw(*(
+        _checks.shaped(f"law.{name}", _checks.float_array(f"law.{name}", x), dim, sizes)
+        for name, x, dim in zip(law._fields, law, dims, strict=True)
+    ))  # fmt: skip
     _checks.finite("regressors", h)
     _checks.between("law.noise", law.noise, 0.0, np.inf)
     seen = ~jnp.isnan(y)
@@ -224,7 +227,7 @@ def _forward(law: RegressionLaw, series: _Series) -> tuple[_Out, object]:
     return out, (plain_law, plain_series, _Kept(out[0], out[1], carried, out[3]))
 
 
-def _backward(kept: object, cotangents: _Out) -> tuple[RegressionLaw, _Series]:
+def _backward(kept: object, cotangents: tuple[object, ...]) -> tuple[RegressionLaw, _Series]:
     """The adjoint recursion; of the plain scan where more is asked for."""
     given: Any = tuple(
         jnp.zeros(x.shape, x.dtype) if isinstance(x, SymbolicZero) else x for x in cotangents
