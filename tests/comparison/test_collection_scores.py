@@ -13,6 +13,7 @@ from ssmlin.comparison.collections import (
     QUANTILE_LEVELS,
     Attempt,
     Collection,
+    CollectionComparison,
     CollectionModel,
     compare_collection,
     conclusions,
@@ -269,8 +270,14 @@ def test_forecasts_of_the_worst_series_are_drawn_first(comparison):
             comparison.plot_forecasts(**({"model": "oracle"} | wrong))
 
 
-def test_the_report_holds_tables_failures_and_figures(comparison, tmp_path):
-    path = tmp_path / "report.html"
+def test_the_report_holds_tables_failures_and_figures(comparison, tmp_path, monkeypatch):
+    path, drawn, draw = tmp_path / "report.html", [], CollectionComparison.plot_forecasts
+
+    def drawing(self, model, which, **options):
+        drawn.append((model, which, options["measure"]))
+        return draw(self, model, which, **options)
+
+    monkeypatch.setattr(CollectionComparison, "plot_forecasts", drawing)
     write_collection_report(path, {"all": comparison}, command="ssmlin <this>")
     whole = path.read_text()
     for expected in (
@@ -279,6 +286,7 @@ def test_the_report_holds_tables_failures_and_figures(comparison, tmp_path):
         "ssmlin &lt;this&gt;", "Calibration", *(html.escape(x) for x in conclusions(comparison)),
     ):  # fmt: skip
         assert expected in whole
+    assert drawn == [("oracle", "random", "crps"), ("oracle", "worst", "crps")]
     ratio = comparison.relative("crps").loc["oracle"]
     assert f"{ratio['ratio']:.3f} ({ratio['ratio_low']:.3f} to" in whole
     means, _, coverage, run = (
