@@ -75,7 +75,8 @@ def compare_over_series(call: CollectionCall) -> None:
         write_collection_report,
     )
 
-    models = _models(call.models)
+    with waiting("loading the packages of the models", progress):
+        models = _models(call.models)
     with in_lines(), waiting(f"reading {call.file}", progress), as_options("horizon"):
         collection = hold_out_frame(
             call.reading.table_of(call.file, call.series), call.horizon, call.period,

@@ -365,7 +365,9 @@ def _forecast(
     made = forecast_collection(model, collection, seed, twice=twice)
     if path is not None:
         write_forecasts(path, collection, made)
-    compiling = f", of them {made.compile_seconds:.1f} s compiling" if made.compile_seconds else ""
+    compiling = (
+        f", of them {made.compile_seconds:.1f} s compiling" if made.compile_seconds > 0.05 else ""
+    )
     failed = f"; {made.num_failures} failed" if made.num_failures else ""
     tell(f"{what}: {len(collection)} series in {made.seconds:.1f} s{compiling}{failed}")
     return made
