@@ -19,8 +19,14 @@ from jaxtyping import Float
 
 from ssmlin._buckets import bucket
 from ssmlin._progress import waiting
-from ssmlin.data import Columns, box_cox, first_place, future_times, inverse_box_cox
+from ssmlin.data import Columns, future_times, inverse_box_cox
 from ssmlin.forecasting._ahead import SeriesForecast, check_forecast
+from ssmlin.forecasting._collection_members import (
+    LEAST_VALUES,
+    InputScale,
+    Member,
+    member_of,
+)
 from ssmlin.forecasting._collection_paths import Starts, sample_paths
 from ssmlin.forecasting._future import future_panel
 from ssmlin.forecasting._history import History
@@ -36,10 +42,8 @@ _BATCH = 128
 _MOST_FITTED = 4096
 #: Fewer positive series than this have no model of their logarithms.
 _LEAST_SERIES = 5
-#: Observed values that a series needs.
-_LEAST_VALUES = 4
 #: L-BFGS steps of a fit, at most.
-MOST_STEPS = 300
+MOST_STEPS = 1000
 #: The share of the likelihood in the weights: a model that is only nearly right is too sure.
 _TEMPER = 0.5
 
@@ -64,96 +68,6 @@ class Population(NamedTuple):
     power: float
     model: HierarchicalRegression
     params: ParamsHierarchicalRegression
-
-
-class InputScale(NamedTuple):
-    """Mean and standard deviation of each input over all series, which static ones differ by."""
-
-    mean: Float[np.ndarray, " p"]
-    deviation: Float[np.ndarray, " p"]
-
-    @classmethod
-    def of(cls, panel: Mapping[str, Columns]) -> "InputScale":
-        """Those of a panel; an input that never varies has the deviation 1."""
-        inputs = np.concatenate([one.inputs for one in panel.values()])
-        deviation = inputs.std(axis=0)
-        return cls(inputs.mean(axis=0), np.where(deviation > 0, deviation, 1.0))
-
-    def apply(self, inputs: Float[np.ndarray, "T p"]) -> Float[np.ndarray, "T p"]:
-        """Standardised inputs."""
-        scaled: Float[np.ndarray, "T p"] = (inputs - self.mean) / self.deviation
-        return scaled
-
-
-class _Member(NamedTuple):
-    """One column of one series, as one transformation shows it.
-
-    Attributes:
-        targets: the changes to predict, from the first predicted step to the last observed one.
-        regressors: of these steps.
-        last: the last L values before the next step, the latest first, in units of `scale`.
-        scale: the root mean square of the changes.
-        bounds: within which sampled paths are kept, in these units.
-        log_slope: log |dz/dy| summed over the observed targets.
-        num_missing: steps after the last observed one.
-        next_step: the number of the step after the last observed one.
-    """
-
-    targets: Float[np.ndarray, " T"]
-    regressors: Float[np.ndarray, "T d"]
-    last: Float[np.ndarray, " L"]
-    scale: float
-    bounds: tuple[float, float]
-    log_slope: float
-    num_missing: int
-    next_step: int
-
-
-def _member(
-    values: Float[np.ndarray, " T"],
-    inputs: Float[np.ndarray, "T p"],
-    start: int,
-    power: float,
-    history: History,
-) -> _Member:
-    """A series from its first observed value on; gaps in its past are filled by straight lines."""
-    there = np.flatnonzero(~np.isnan(values))
-    first, end = int(there[0]), int(there[-1]) + 1
-    seen = ~np.isnan(values[first:end])
-    y = values[first:end]
-    z = box_cox(y[:, None], (power,))[:, 0]
-    steps = np.arange(len(z))
-    z = np.interp(steps, steps[seen], z[seen])
-    changes = np.diff(z)
-    size = float(np.sqrt(np.mean(changes**2)))
-    # A series that hardly changes is not blown up to rounding errors.
-    scale = max(size, 1e-3 * float(np.sqrt(np.mean(z**2))), 1e-12)
-    z = z / scale
-    u = inputs[first:end]
-    regressors = np.concatenate(
-        [history.regressors(z, start + first), u, np.diff(u, axis=0, prepend=u[:1])], axis=1
-    )
-    begin = history.first_step(len(z))
-    targets = np.where(seen, np.diff(z, prepend=z[:1]), np.nan)[begin:]
-    kept = y[begin:][seen[begin:]]
-    slope = (power - 1) * float(np.log(kept).sum()) if power != 1 else 0.0
-    return _Member(
-        targets, regressors[begin:], history.before(z, len(z)), scale,
-        _bounds(y[seen], z, scale, power),
-        slope - len(kept) * float(np.log(scale)), len(values) - end, start + end,
-    )  # fmt: skip
-
-
-def _bounds(
-    values: Float[np.ndarray, " n"], z: Float[np.ndarray, " T"], scale: float, power: float
-) -> tuple[float, float]:
-    """Far from what was seen: three ranges beyond it and thirty times the usual change."""
-    low = float(z.min()) - 3 * float(np.ptp(z)) - 30.0
-    if power == 1:
-        return low, float(z.max()) + 3 * float(np.ptp(z)) + 30.0
-    usual = float(np.sqrt(np.mean(np.diff(values) ** 2))) if len(values) > 1 else 0.0
-    highest = float(values.max()) + 3 * float(np.ptp(values)) + 30 * usual
-    return low, float(box_cox(np.array([[highest]]), (power,))[0, 0]) / scale
 
 
 @dataclass(frozen=True)
@@ -288,7 +202,7 @@ class CollectionState:
             usable = [one for one in members if one is not None]
             if not usable:
                 continue
-            states = conditioned(population, usable)
+            states = conditioned(population, usable, *self._batch_shape)
             likelihoods = np.asarray(states.log_likelihoods, np.float64)
             scores[k, places] = likelihoods + [one.log_slope for one in usable]
             inputs = [self._future_inputs(parts[j][0], future, horizon, usable[i].num_missing)
@@ -307,13 +221,20 @@ class CollectionState:
         mixed: Float[np.ndarray, "B n H"] = drawn[which, rows, columns]
         return mixed
 
+    @property
+    def _batch_shape(self) -> tuple[int, int]:
+        """Series and steps of a batch, the same for all batches, so that they share programs."""
+        count = sum(len(one.targets) for one in self.panel.values())
+        longest = max(len(one.values) for one in self.panel.values())
+        return bucket(min(count, _BATCH)), _padded_length(longest)
+
     def _future_inputs(
         self,
         name: str,
         future: Mapping[str, Float[np.ndarray, "H k"] | None],
         horizon: int,
         num_missing: int,
-    ) -> Float[np.ndarray, "M k"]:
+    ) -> Float[np.ndarray, "M _"]:
         """Regressors by inputs of the steps after the last observed one."""
         past = self.input_scale.apply(self.panel[name].inputs)
         ahead = future[name]
@@ -328,8 +249,8 @@ class CollectionState:
         self,
         population: Population,
         states: RegressionStates,
-        members: Sequence[_Member],
-        inputs: Sequence[Float[np.ndarray, "M k"]],
+        members: Sequence[Member],
+        inputs: Sequence[Float[np.ndarray, "M _"]],
         horizon: int,
         num_samples: int,
         rng: np.random.Generator,
@@ -348,6 +269,7 @@ class CollectionState:
         paths = sample_paths(
             population.model, population.params, self.regressors, starts,
             np.concatenate([places, beside], axis=2), num_samples, int(rng.integers(2**31)),
+            self._batch_shape[0],
         )  # fmt: skip
         scales = np.array([one.scale for one in members])
         values = inverse_box_cox((paths * scales[:, None, None])[..., None], (population.power,))
@@ -357,21 +279,11 @@ class CollectionState:
         ])  # fmt: skip
 
 
-def member_of(
-    columns: Columns, target: int, power: float, history: History, scale: InputScale
-) -> _Member | None:
-    """A column of a series under a transformation, or None where it cannot be used so."""
-    values = columns.values[:, target]
-    seen = values[~np.isnan(values)]
-    if len(seen) < _LEAST_VALUES or (power != 1 and seen.min() <= 0):
-        return None
-    inputs = scale.apply(columns.inputs)
-    return _member(values, inputs, first_place(columns.times), power, history)
-
-
-def conditioned(population: Population, members: Sequence[_Member]) -> RegressionStates:
-    """What the model knows after each series; at most a batch of them."""
-    targets, regressors = _stacked(members, bucket(len(members)))
+def conditioned(
+    population: Population, members: Sequence[Member], size: int, steps: int
+) -> RegressionStates:
+    """What the model knows after each series of a batch, which is padded to this shape."""
+    targets, regressors = _stacked(members, size, steps)
     lengths = np.array([len(one.targets) for one in members])
     lengths = np.pad(lengths, (0, len(targets) - len(lengths)), constant_values=1)
     found = _condition()(population.model, population.params, targets, regressors, lengths)
@@ -388,10 +300,9 @@ def _condition() -> Any:
 
 
 def _stacked(
-    members: Sequence[_Member], size: int
+    members: Sequence[Member], size: int, steps: int
 ) -> tuple[Float[np.ndarray, "B T"], Float[np.ndarray, "B T d"]]:
     """Targets and regressors of a batch, padded at the ends and with empty series."""
-    steps = _padded_length(max(len(one.targets) for one in members))
     targets = np.full((size, steps), np.nan, np.float32)
     regressors = np.zeros((size, steps, members[0].regressors.shape[1]), np.float32)
     for i, one in enumerate(members):
@@ -405,15 +316,15 @@ def _padded_length(steps: int) -> int:
     return max(16, 1 << (steps - 1).bit_length())
 
 
-def _groups(members: Sequence[_Member]) -> list[tuple[np.ndarray, np.ndarray]]:
+def _groups(members: Sequence[Member]) -> list[tuple[np.ndarray, np.ndarray]]:
     """All members in batches, those of like length together: arrays (n, B, T) and (n, B, T, d)."""
-    by_length: dict[int, list[_Member]] = {}
+    by_length: dict[int, list[Member]] = {}
     for one in members:
         by_length.setdefault(_padded_length(len(one.targets)), []).append(one)
     found = []
-    for _, group in sorted(by_length.items()):
+    for steps, group in sorted(by_length.items()):
         size = min(_BATCH, bucket(len(group)))
-        batches = [_stacked(group[i : i + size], size) for i in range(0, len(group), size)]
+        batches = [_stacked(group[i : i + size], size, steps) for i in range(0, len(group), size)]
         found.append((np.stack([y for y, _ in batches]), np.stack([h for _, h in batches])))
     return found
 
@@ -454,15 +365,15 @@ def fit_collection(
     parts = [(name, i) for name, one in panel.items() for i in range(len(one.targets))]
     short = [
         name for name, i in parts
-        if np.count_nonzero(~np.isnan(panel[name].values[:, i])) < _LEAST_VALUES
+        if np.count_nonzero(~np.isnan(panel[name].values[:, i])) < LEAST_VALUES
     ]  # fmt: skip
     if len(short) == len(parts):
         raise ValueError(
-            f"data: expected a series of at least {_LEAST_VALUES} observed values, got none"
+            f"data: expected a series of at least {LEAST_VALUES} observed values, got none"
         )
     if short:
         warnings.warn(
-            f"{len(short)} of {len(parts)} series have fewer than {_LEAST_VALUES} observed values "
+            f"{len(short)} of {len(parts)} series have fewer than {LEAST_VALUES} observed values "
             f"and are not forecast: {', '.join(map(repr, short[:5]))}"
             + (", ..." if len(short) > 5 else ""),
             RuntimeWarning,
@@ -487,6 +398,13 @@ def fit_collection(
             checkpoint_dir=None if folder is None else folder / f"power-{power:g}",
             progress=progress,
         )  # fmt: skip
+        if not fit.converged:
+            warnings.warn(
+                f"num_epochs: the fit was still improving when it stopped after {num_steps} "
+                "epochs; give a larger num_epochs",
+                RuntimeWarning,
+                stacklevel=4,
+            )
         converged = converged and fit.converged
         populations.append(Population(power, model, params))
     return CollectionState(layout, dict(panel), tuple(populations), history, scale, converged)

@@ -42,6 +42,7 @@ def sample_paths(
     beside: Float[np.ndarray, "B H k"],
     num_samples: int,
     seed: int,
+    size: int,
 ) -> Float[np.ndarray, "B n H"]:
     """Draw coefficients and variances, then one step after another, fed back into the past.
 
@@ -53,12 +54,13 @@ def sample_paths(
         beside: the other regressors of the steps to come.
         num_samples: n, of each series.
         seed: of the draws.
+        size: series that the batch is padded to.
 
     Returns:
         Paths of values.
     """
     count, steps = beside.shape[:2]
-    size, length = bucket(count), bucket(steps)
+    length = bucket(steps)
     padding = [(0, size - count)]
 
     def padded(x: AnyArray) -> np.ndarray:

@@ -121,7 +121,8 @@ class Forecaster(Recipe):
         """
         names = Names(id_col, time_col, target_col)
         table, layout = tabulate(data, inputs, names, date_format)
-        self.state_ = fit_panel(self, layout.panel(table, to_fit=True), layout)
+        strict = self.pooling_of(layout.num_series(table)) != "hierarchical"
+        self.state_ = fit_panel(self, layout.panel(table, to_fit=strict), layout)
         return self
 
     def fit_stream(self, stream: TableStream, *, window: int = 2000) -> "Forecaster":
@@ -158,13 +159,10 @@ class Forecaster(Recipe):
             data: all steps of the series, of any kind that :meth:`fit` takes, with the same names.
             inputs: as there; of a frame the columns are known already.
             to_fit: refuse data that no model could be fitted to: single rows and constant columns.
-            date_format: how dates are written as text; default as in the data that were fitted.
+            date_format: of dates as text; default as in the data that were fitted.
 
         Returns:
-            The forecaster itself.
-
-        Raises:
-            ValueError: data that cannot be used.
+            The forecaster itself; ValueError for data that cannot be used.
         """
         table, layout = tabulate_like(self._fitted.layout, data, inputs, date_format)
         self.state_ = self._fitted.with_panel(layout.panel(table, to_fit=to_fit), layout)
@@ -302,15 +300,15 @@ class Forecaster(Recipe):
         Args:
             horizon: how many steps to forecast.
             levels: as in :meth:`predict`.
-            future_inputs: likewise.
+            future_inputs: as there.
             num_steps: how many observed steps to show; default four times the horizon, at least 50.
 
         Returns:
             A matplotlib figure, a panel for each series and target, at most twelve.
         """
-        found = self.forecasts(horizon, levels, future_inputs)
+        state, found = self._fitted, self.forecasts(horizon, levels, future_inputs)
         shown = max(4 * horizon, 50) if num_steps is None else num_steps
-        return forecast_figure(found, self._fitted.panel, self._fitted.layout, shown)
+        return forecast_figure(found, state.panel, state.layout, shown)
 
     def save(self, path: str | Path, notes: Mapping[str, Any] | None = None) -> None:
         """Write the fitted forecaster, with the data that it goes on from.

@@ -56,6 +56,10 @@ class Layout:
             to_fit=to_fit,
         )  # fmt: skip
 
+    def num_series(self, table: "pandas.DataFrame") -> int:
+        """How many series are in a table."""
+        return 1 if self.series is None else int(table[self.series].nunique())
+
     def label(self, name: str) -> Hashable:
         """The name of a target or a series as the caller has it."""
         return self.labels.get(name, name)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from dynamax.parameters import from_unconstrained, to_unconstrained
+from dynamax.parameters import from_unconstrained, log_det_jac_constrain, to_unconstrained
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, ArrayLike, Float
@@ -23,8 +23,9 @@ from ssmlin._progress import progress_bar
 from ssmlin.learning._checkpoint import Checkpoint
 from ssmlin.learning._models import name_of
 
-#: The fit ends where a step lowers the loss, a mean over the observed values, by less than this.
-_TOLERANCE = 1e-6
+#: The fit ends where so many steps together lower the loss, a mean over the observed values, by
+#: less than this. A single step may stand still far from the optimum.
+_STEPS, _TOLERANCE = 10, 1e-5
 _MEMORY = 30
 
 
@@ -73,7 +74,9 @@ def fit_batches[P](
     r"""Maximise the log posterior of shared parameters by L-BFGS, over batches of sequences.
 
     The loss is $-\big(\log p(\theta) + \sum_i \log p(y_i \mid \theta)\big) / N$ over N observed
-    values. Batches are computed one after another, each on all local devices.
+    values, with $p(\theta)$ the density of the unconstrained parameters: of a log-normal prior that
+    is highest at its median, while the density of the constrained parameter may be highest where
+    hardly any of its mass is. Batches are computed one after another, each on all local devices.
 
     Args:
         model: hashable, with ``log_prior(params)`` and ``log_likelihoods(params, *data)``.
@@ -129,6 +132,8 @@ def fit_batches[P](
             losses.append(float(intermediate_result.fun))
             bar.update(task, completed=len(losses), note=f"loss {losses[-1]:.4f}")
             checkpoint.save(_State(np.array(intermediate_result.x), np.array(losses)))
+            if _stands_still(losses):
+                raise StopIteration
 
         left = num_steps - len(losses)
         if left <= 0:
@@ -136,12 +141,18 @@ def fit_batches[P](
         found = optimize.minimize(
             loss, state.point, jac=True, method="L-BFGS-B", callback=report,
             options={"maxiter": left, "maxfun": 4 * left, "maxcor": _MEMORY,
-                     "ftol": _TOLERANCE / max(abs(first), 1.0), "gtol": 1e-6},
+                     "ftol": 0.0, "gtol": 1e-7},
         )  # fmt: skip
-        if found.success:
+        converged = bool(found.success) or _stands_still(losses)
+        if converged:
             bar.update(task, total=len(losses))
     checkpoint.save(_State(np.asarray(found.x), np.array(losses)), force=True)
-    return _at(found.x, params, props), BatchFit(np.array(losses), bool(found.success))
+    return _at(found.x, params, props), BatchFit(np.array(losses), converged)
+
+
+def _stands_still(losses: Sequence[float]) -> bool:
+    """Whether the last steps lowered the loss by nothing that matters."""
+    return len(losses) > _STEPS and bool(losses[-1 - _STEPS] - losses[-1] < _TOLERANCE)
 
 
 def _constrained[P](point: Float[Array, " n"], like: P, props: P) -> P:
@@ -165,7 +176,12 @@ def _programs(
     """The log prior and the log likelihood of a group, each with its gradient."""
 
     def prior[P](model: BatchModel[P], point: Array, like: P, props: P) -> Any:
-        return jax.value_and_grad(lambda x: model.log_prior(_constrained(x, like, props)))(point)
+        def density(point: Array) -> Array:
+            params = _constrained(point, like, props)
+            change: Array = log_det_jac_constrain(params, props)
+            return model.log_prior(params) + change
+
+        return jax.value_and_grad(density)(point)
 
     def likelihood[P](
         model: BatchModel[P], point: Array, like: P, props: P, group: tuple[Array, ...]

@@ -136,8 +136,8 @@ class HierarchicalRegression:
         Args:
             dtype: of the parameters, which bounds must have, too.
         """
-        least_df, least_discount = np.asarray(_LEAST_DF, dtype), np.asarray(_LEAST_DISCOUNT, dtype)
-        one = np.asarray(1, dtype)
+        bounds: list[np.ndarray] = [np.full((), x, dtype) for x in (_LEAST_DF, _LEAST_DISCOUNT, 1)]
+        least_df, least_discount, one = bounds
         positive = ParameterProperties(constrainer=tfb.Exp())
         free = ParameterProperties()
         return ParamsHierarchicalRegression(

@@ -77,12 +77,12 @@ def test_works_under_transformations_and_in_single_precision(name):
     function = CAUSAL[name]
     plain = function(q, k, v)
     np.testing.assert_allclose(jax.jit(function)(q, k, v), plain, atol=1e-12)
-    batched = jax.vmap(function)(*(jnp.stack([x, 2 * x]) for x in (q, k, v)))
+    batched = jax.jit(jax.vmap(function))(*(jnp.stack([x, 2 * x]) for x in (q, k, v)))
     np.testing.assert_allclose(batched[0], plain, atol=1e-12)
     np.testing.assert_allclose(batched[1], function(2 * q, 2 * k, 2 * v), atol=1e-12)
-    grads = jax.grad(lambda *x: jnp.sum(function(*x) ** 2), argnums=(0, 1, 2))(q, k, v)
+    grads = jax.jit(jax.grad(lambda *x: jnp.sum(function(*x) ** 2), argnums=(0, 1, 2)))(q, k, v)
     assert all(np.isfinite(g).all() for g in grads)
-    single = function(*(x.astype(jnp.float32) for x in (q, k, v)))
+    single = jax.jit(function)(*(x.astype(jnp.float32) for x in (q, k, v)))
     # About 10² roundings of numbers of order one.
     np.testing.assert_allclose(single, plain, atol=1e-5 * max(1.0, float(jnp.abs(plain).max())))
 
@@ -149,9 +149,8 @@ def slim_error(condition, dtype):
     found = slim_attention(split(x @ wq), split(x @ wk), slim_projection(wk, wv))
     exact = heads_problem(condition)
     x, wq, wk, wv = exact
-    expected = jax.vmap(softmax_attention, in_axes=1, out_axes=1)(
-        split(x @ wq), split(x @ wk), split(x @ wv)
-    )
+    every_head = jax.jit(jax.vmap(softmax_attention, in_axes=1, out_axes=1))
+    expected = every_head(split(x @ wq), split(x @ wk), split(x @ wv))
     return float(jnp.abs(found - expected).max())
 
 
@@ -207,9 +206,9 @@ def test_karat_learns_an_activation_through_all_its_parameters():
         found = jax.vmap(lambda s: karat_weights(params, s[None, None])[0, 0])(x)
         return jnp.mean((found - target) ** 2)
 
-    grad = jax.grad(loss)(params)
-    assert all(jnp.abs(g).max() > 1e-3 for g in grad)
     value = jax.jit(jax.value_and_grad(loss))
+    _, grad = value(params)
+    assert all(np.abs(g).max() > 1e-3 for g in grad)
     for _ in range(400):
         now, grad = value(params)
         params = jax.tree.map(lambda p, g: p - 0.2 * g, params, grad)
@@ -247,7 +246,7 @@ def test_multi_token_attention_equals_a_loop():
 def test_the_identity_of_multi_token_attention_is_attention():
     q, k, v = (jnp.stack([x, -x], axis=1) for x in tokens())
     found = multi_token_attention(init_multi_token(2, None), q, k, v)
-    expected = jax.vmap(softmax_attention, in_axes=1, out_axes=1)(q, k, v)
+    expected = jax.jit(jax.vmap(softmax_attention, in_axes=1, out_axes=1))(q, k, v)
     np.testing.assert_allclose(found, expected, atol=1e-12)
     with pytest.raises(ValueError, match="key_size: expected an odd number"):
         init_multi_token(2, None, key_size=4)

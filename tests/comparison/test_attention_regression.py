@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
+from tiers import cases
 
 from ssmlin.attention import karat_attention, slim_projection
 from ssmlin.comparison._registry import DEFAULT, forecasters
@@ -73,17 +74,18 @@ def softmax_problem():
 def test_the_softmax_regression_equals_a_loop_and_looks_back_only():
     params, y, u = softmax_problem()
     model = SoftmaxRegression()
-    means = np.asarray(model.means(params, jnp.asarray(y), jnp.asarray(u)))
+    means_of, terms_of = jax.jit(model.means), jax.jit(model.log_predictive)
+    means = np.asarray(means_of(params, y, u))
     assert np.allclose(means, loop_means(params, y, u), atol=1e-12)
     later = y.copy()
     later[9:] += 1
-    assert np.array_equal(means[:10], model.means(params, jnp.asarray(later), jnp.asarray(u))[:10])
-    terms = np.asarray(model.log_predictive(params, jnp.asarray(y), jnp.asarray(u)))
+    assert np.array_equal(means[:10], means_of(params, later, u)[:10])
+    terms = np.asarray(terms_of(params, y, u))
     law = stats.multivariate_normal(cov=np.asarray(params.noise))
     seen = np.isfinite(y).all(axis=1)
     assert np.allclose(terms[seen], law.logpdf((y - means)[seen]), atol=1e-10)
     assert terms[4] == 0
-    grad = jax.grad(lambda p: model.log_predictive(p, jnp.asarray(y), jnp.asarray(u)).sum())(params)
+    grad = jax.jit(jax.grad(lambda p: model.log_predictive(p, y, u).sum()))(params)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(grad))
 
 
@@ -245,7 +247,8 @@ def test_attentions_are_known_by_name():
         fit_attention_regression(train, 0, num_lags=1, attention="linear")
 
 
-@pytest.mark.parametrize("name", ATTENTIONS)
+# Of the others, whether the length plays a role is tested above, without a fit.
+@pytest.mark.parametrize("name", cases(ATTENTIONS, "softmax", "xattention"))
 def test_padding_a_short_series_changes_nothing(name, monkeypatch):
     rng = np.random.default_rng(8)
     series = Observed(np.cumsum(rng.normal(size=(45, 2)), axis=0) / 3, rng.normal(size=(45, 1)))

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from oracles import GATES, covariance_matrix, dense_operators, random_tokens
@@ -11,6 +12,12 @@ import ssmlin
 from ssmlin.lgssm import DPLR, DiagPlusLowRank, LowRank, MatrixLGSSM
 
 NOISES = ("none", "isotropic", "per_step", "per_column", "write", "low_rank")
+
+
+# One program, instead of one for every operation.
+matrix_lgssm = jax.jit(
+    ssmlin.matrix_lgssm, static_argnums=0, static_argnames=("negative_eigenvalues",)
+)
 
 
 class Problem(NamedTuple):
@@ -63,7 +70,7 @@ def make_problem(
     p0 = np.zeros((d, d)) if deterministic else covariance_matrix(rng, d)
     sigma = covariance_matrix(rng, m)
     m0, r = rng.normal(size=(m, d)), rng.uniform(0.1, 0.5, size=steps)
-    lgssm = ssmlin.matrix_lgssm(
+    lgssm = matrix_lgssm(
         name,
         **tokens,
         **kwargs,

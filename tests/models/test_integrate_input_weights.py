@@ -37,14 +37,19 @@ def make(name="gated_deltanet", **options):
     return model, params._replace(tokens=tokens, regression=law), props, y, u
 
 
+to_lgssm = jax.jit(ssmlin.LinearAttentionSSM.to_lgssm, static_argnums=0)
+run_filter = jax.jit(ssmlin.LinearAttentionSSM.filter, static_argnums=0)
+marginal_log_prob = jax.jit(ssmlin.LinearAttentionSSM.marginal_log_prob, static_argnums=0)
+
+
 @pytest.mark.parametrize("name", cases(MECHANISMS, *KINDS))
 def test_the_law_of_the_emissions_is_that_of_the_memory_plus_that_of_the_regression(name):
     model, params, _, y, u = make(name)
     law, rows = params.regression, np.asarray(params.row_cov.covariance)
     plain = ssmlin.LinearAttentionSSM(name, M, P, D, num_lags=1, row_cov="full", regression="none")
     without = params._replace(regression=NoParams())
-    lgssm = plain.to_lgssm(without, u)
-    a, b, q = (np.asarray(x) for x in lgssm.to_dense().values())
+    lgssm = to_lgssm(plain, without, u)
+    a, b, q = (np.asarray(x) for x in jax.jit(type(lgssm).to_dense)(lgssm).values())
     h, r = np.asarray(lgssm.readout), np.asarray(lgssm.emission_noise)
     # E[S_t] and Cov(S_s, S_t), step by step; only the columns' part, Σ is common to all.
     mean, cov = [np.zeros((M, D))], [np.asarray(lgssm.initial_cov)]
@@ -63,15 +68,16 @@ def test_the_law_of_the_emissions_is_that_of_the_memory_plus_that_of_the_regress
     between += np.diag(r)
     joint = stats.multivariate_normal(means.ravel(), np.kron(between, rows))
     expected = joint.logpdf(np.asarray(y).ravel())
-    np.testing.assert_allclose(model.filter(params, y, u).marginal_loglik, expected, rtol=1e-9)
+    found = run_filter(model, params, y, u).marginal_loglik
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", cases(MECHANISMS, *KINDS))
 def test_columns_are_appended_in_blocks(name):
     model, params, _, _, u = make(name)
-    lgssm = model.to_lgssm(params, u)
+    lgssm = to_lgssm(model, params, u)
     k = P + 1
-    a, b, q = lgssm.to_dense().values()
+    a, b, q = (np.asarray(x) for x in jax.jit(type(lgssm).to_dense)(lgssm).values())
     np.testing.assert_array_equal(a[:, D:, D:], np.broadcast_to(np.eye(k), (T, k, k)))
     assert not a[:, :D, D:].any() and not a[:, D:, :D].any() and not b[:, :, D:].any()
     np.testing.assert_allclose(q[:, D:, D:], np.broadcast_to(0.03 * np.eye(k), (T, k, k)))
@@ -84,12 +90,11 @@ def test_columns_are_appended_in_blocks(name):
 
 def test_filter_smoother_and_dynamax_agree():
     model, params, _, y, u = make()
-    lgssm = model.to_lgssm(params, u)
-    dense = lgssm.to_dense()
-    expected = kalman(
-        *(np.asarray(dense[x]) for x in "ABQ"), lgssm.readout, lgssm.emission_noise,
-        lgssm.initial_mean, lgssm.initial_cov, lgssm.row_cov, np.asarray(y),
-    )  # fmt: skip
+    lgssm = to_lgssm(model, params, u)
+    dense, dynamax = jax.jit(lambda lgssm: (lgssm.to_dense(), lgssm.to_dynamax()))(lgssm)
+    args = (*(dense[x] for x in "ABQ"), lgssm.readout, lgssm.emission_noise)
+    law = (lgssm.initial_mean, lgssm.initial_cov, lgssm.row_cov, y)
+    expected = kalman(*map(np.asarray, args + law))
     posterior = model.filter(params, y, u)
     np.testing.assert_allclose(posterior.filtered_means, expected["fm"], atol=1e-9)
     np.testing.assert_allclose(posterior.filtered_covariances, expected["fc"], atol=1e-9)
@@ -100,7 +105,7 @@ def test_filter_smoother_and_dynamax_agree():
     smoothed = model.smoother(params, y, u)
     np.testing.assert_allclose(smoothed.smoothed_means, expected["sm"], atol=1e-9)
     np.testing.assert_allclose(smoothed.smoothed_covariances, expected["sc"], atol=1e-9)
-    found = lgssm_filter(lgssm.to_dynamax(), y).marginal_loglik
+    found = lgssm_filter(dynamax, y).marginal_loglik
     np.testing.assert_allclose(posterior.marginal_loglik, found, atol=1e-6)
 
 
@@ -150,13 +155,13 @@ def test_coefficients_that_change_are_followed():
     silent = params.process_noise._replace(scale=jnp.asarray(0.0))
     initial = params.initial._replace(variances=jnp.zeros(2))
     params = params._replace(process_noise=silent, initial=initial)
-    states = model.filter(params, y, jnp.asarray(u)).filtered_means[:, :, 2:]
+    states = np.asarray(run_filter(model, params, y, u).filtered_means)[:, :, 2:]
     weights = states @ params.regression.basis
     np.testing.assert_allclose(weights[[140, 290], 0, 0], [1.0, -1.0], atol=0.15)
 
 
 def test_paths_and_forecasts_have_the_moments_of_the_filter():
-    model, params, _, y, u = make("mamba2", num_lags=0)
+    model, params, _, y, u = make(num_lags=0)
     states, emissions = model.sample(params, jax.random.key(0), T, u)
     assert states.shape == (T, M, D + P + 1) and emissions.shape == (T, M)
     future = u[:3] + 0.1
@@ -170,16 +175,16 @@ def test_paths_and_forecasts_have_the_moments_of_the_filter():
     assert (np.abs(paths.mean(axis=0) - exact.means) < 5 * scale / np.sqrt(20_000)).all()
     np.testing.assert_allclose(paths.std(axis=0), scale, rtol=0.05)
     # The law of one step is what the filter says of the next observation.
-    longer = model.filter(params, jnp.concatenate([y, y[:1]]), jnp.concatenate([u, future[:1]]))
+    longer = run_filter(model, params, np.concatenate([y, y[:1]]), np.concatenate([u, future[:1]]))
     np.testing.assert_allclose(exact.means[0], longer.emission_means[-1], atol=1e-9)
-    fed_back, *_ = make("mamba2")
+    fed_back, *_ = make()
     forecast = fed_back.forecast(params, y, u, 2, key=jax.random.key(0), num_samples=50)
     assert np.isfinite(forecast.means).all()
 
 
 def test_gradients_files_and_refusals(tmp_path):
     model, params, props, y, u = make()
-    grad = jax.grad(lambda p: model.marginal_log_prob(p, y, u))(params)
+    grad = jax.grad(lambda p: marginal_log_prob(model, p, y, u))(params)
     law = params.regression
 
     def moved(eps):
@@ -188,7 +193,7 @@ def test_gradients_files_and_refusals(tmp_path):
 
     eps = 1e-5
     slope = (
-        model.marginal_log_prob(moved(eps), y, u) - model.marginal_log_prob(moved(-eps), y, u)
+        marginal_log_prob(model, moved(eps), y, u) - marginal_log_prob(model, moved(-eps), y, u)
     ) / (2 * eps)
     np.testing.assert_allclose(grad.regression.noise, slope, rtol=1e-6)
     model.save(tmp_path / "model.safetensors", params, props)
@@ -214,7 +219,8 @@ def test_where_no_step_is_complete():
     x = np.concatenate([u, np.ones((T, 1))], axis=1) @ law.basis.T
     np.testing.assert_allclose(x.T @ x / T, np.eye(P + 1), atol=1e-6)
     assert law.noise == pytest.approx(1e-7)
-    grad = jax.grad(lambda p: model.marginal_log_prob(p, holes, u, missing="entries"))(params)
+    gradient = jax.jit(jax.grad(lambda p: model.marginal_log_prob(p, holes, u, missing="entries")))
+    grad = gradient(params)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(grad))
 
 

@@ -116,10 +116,9 @@ def _statsmodels(weights, y):
     return found.forecasts.T, np.moveaxis(found.forecasts_error_cov, 2, 0)
 
 
-@pytest.fixture(scope="module", params=cases(CASES, "AR(1)", "VAR(2)"))
-def autoregressive(request):
+def an_autoregression(name):
     """An attention that writes nothing: an autoregression; with its data."""
-    weights = CASES[request.param]
+    weights = CASES[name]
     m, num_lags = len(weights[0]), len(weights)
     model = ssmlin.LinearAttentionSSM(
         "mamba2",
@@ -140,6 +139,11 @@ def autoregressive(request):
         row_cov=params.row_cov._replace(covariance=jnp.eye(m)),
     )
     return weights, model, params, _series(weights, STEPS)
+
+
+@pytest.fixture(scope="module", params=cases(CASES, "AR(1)", "VAR(2)"))
+def autoregressive(request):
+    return an_autoregression(request.param)
 
 
 @pytest.mark.parametrize("kind", [0.05, 0.2, 0.5, "blocks", "end"])
@@ -181,19 +185,23 @@ def test_a_gap_at_the_end_is_a_longer_forecast(autoregressive):
     np.testing.assert_allclose(found.means, longer.means[-3:], atol=0.25)
 
 
+def _imputed(model, params, y):
+    """Of six steps each, so that all share a program."""
+    inputs = model.compute_inputs(y)
+    return model.impute(jax.random.key(0), params, y, inputs, 2000, num_particles=256)
+
+
 def test_imputed_values_have_the_law_given_both_neighbours():
     model, params, _ = _ar1()
-    y = jnp.array([[0.5], [1.0], [jnp.nan], [-1.0], [0.0]])
-    ys, us = model.impute(
-        jax.random.key(0), params, y, model.compute_inputs(y), 2000, num_particles=64
-    )
+    y = jnp.array([[0.5], [1.0], [jnp.nan], [-1.0], [0.0], [0.0]])
+    ys, us = _imputed(model, params, y)
     drawn, phi = np.asarray(ys)[:, 2, 0], 0.9
     variance = 1 / (1 + phi**2)
     assert abs(drawn.mean() - variance * phi * (1.0 - 1.0)) < 5 * np.sqrt(variance / 2000)
     np.testing.assert_allclose(drawn.var(), variance, rtol=0.15)
     np.testing.assert_array_equal(us[:, 3, 0], drawn)
     np.testing.assert_array_equal(
-        np.delete(ys, 2, 1), np.broadcast_to(np.delete(y, 2, 0), (2000, 4, 1))
+        np.delete(ys, 2, 1), np.broadcast_to(np.delete(y, 2, 0), (2000, 5, 1))
     )
 
 
@@ -213,8 +221,9 @@ def _ar1(phi=0.9):
 def test_what_follows_the_last_observation_stays_missing():
     model, params, _ = _ar1()
     y = jnp.array([[jnp.nan], [1.0], [jnp.nan], [-1.0], [jnp.nan], [jnp.nan]])
-    ys, us = model.impute(jax.random.key(0), params, y, model.compute_inputs(y))
-    assert np.isnan(np.asarray(ys)[0, :, 0]).tolist() == [False] * 4 + [True] * 2
+    ys, us = _imputed(model, params, y)
+    expected = np.broadcast_to([False] * 4 + [True] * 2, (2000, 6))
+    np.testing.assert_array_equal(np.isnan(ys)[..., 0], expected)
     assert not np.isnan(us).any()
 
 
@@ -223,7 +232,7 @@ def test_a_masked_emission_is_a_lag_alone():
     model, params, y = make()
     u, mask = model.compute_inputs(y), jnp.arange(T) >= 2
     by_mask = model.particle_filter(params, y, u, num_particles=8, mask=mask)
-    by_nan = model.log_predictive(params, y.at[:2].set(jnp.nan), u)
+    by_nan = jax.jit(model.log_predictive)(params, y.at[:2].set(jnp.nan), u)
     np.testing.assert_allclose(by_mask.log_predictive, by_nan, atol=1e-10)
     found = model.forecast(params, y, u, 2, mask=mask, key=jax.random.key(1))
     hidden = y.at[:2].set(jnp.nan)
@@ -240,14 +249,14 @@ def test_a_masked_emission_is_a_lag_alone():
 
 
 def test_forecast_under_jit_draws_what_may_be_missing():
-    model, params, _ = _ar1()
-    y = jnp.asarray(_gaps(_series(CASES["AR(1)"], 40), "end"))
+    _, model, params, whole = an_autoregression("AR(1)")
+    y = jnp.asarray(_gaps(whole, "end"))
 
     @jax.jit
     def forecast(y):
-        return model.forecast(params, y, model.compute_inputs(y), 2, num_samples=500).means
+        return model.forecast(params, y, model.compute_inputs(y), 3, num_samples=4000).means
 
-    eager = model.forecast(params, y, model.compute_inputs(y), 2, num_samples=500).means
+    eager = model.forecast(params, y, model.compute_inputs(y), 3, num_samples=4000).means
     np.testing.assert_allclose(forecast(y), eager, atol=1e-8)
 
 
@@ -265,7 +274,8 @@ def test_known_data_inside_jit_are_looked_at():
 def test_spread_numbers_are_normal_and_finite_in_single_precision():
     means = jnp.zeros((4096, 2), jnp.float32)
     keys = jax.random.split(jax.random.key(0), 200)
-    found = np.asarray(jax.vmap(lambda key: _spread_normal(key, means))(keys), np.float64)
+    spread = jax.jit(jax.vmap(lambda key: _spread_normal(key, means)))
+    found = np.asarray(spread(keys), np.float64)
     assert np.isfinite(found).all()
     np.testing.assert_allclose(found.mean(axis=1), 0, atol=2e-2)
     np.testing.assert_allclose(found.var(axis=1), 1, atol=2e-2)
@@ -280,8 +290,8 @@ def test_a_first_value_that_is_missing_is_as_wide_as_the_series():
     model, params, _ = _ar1(0.99)
     row_cov = jnp.array([1 - 0.99**2])
     params = params._replace(row_cov=params.row_cov._replace(covariance=row_cov))
-    y = jnp.array([[jnp.nan], [2.0], [2.0]])
-    ys, _ = model.impute(jax.random.key(0), params, y, model.compute_inputs(y), 500)
+    y = jnp.full((6, 1), 2.0).at[0].set(jnp.nan)
+    ys = np.asarray(_imputed(model, params, y)[0])
     assert abs(float(ys[:, 0].mean()) - 2.0) < 0.1 and float(ys[:, 0].std()) < 0.3
 
 
@@ -324,10 +334,10 @@ def test_a_start_sees_through_gaps_that_leave_no_pair_of_neighbours():
 
 
 def test_the_start_of_a_fit_does_not_see_the_part_it_is_judged_by():
-    y = _gaps(_series(CASES["AR(1)"], 100), 0.2)
+    y = _gaps(_series(CASES["AR(1)"], 2000), 0.2)  # as long as above: one program
     model, *_ = _ar1()
-    first = np.where(np.arange(100)[:, None] < 60, y, np.nan)
-    changed = np.where(np.arange(100)[:, None] < 60, y, 7 * y)
+    first = np.where(np.arange(2000)[:, None] < 60, y, np.nan)
+    changed = np.where(np.arange(2000)[:, None] < 60, y, 7 * y)
     starts = [
         model.initialize(emissions=jnp.asarray(first), inputs=model.compute_inputs(jnp.asarray(x)))
         for x in (y, changed)
