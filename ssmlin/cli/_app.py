@@ -10,7 +10,6 @@ import typer
 from rich.table import Table
 
 import ssmlin
-from ssmlin.cli._collections import compare_collection
 from ssmlin.cli._comparing import compare
 from ssmlin.cli._fitting import fit, forecast, sample
 from ssmlin.cli._options import JsonOption, QuietOption, console, fail, prepare
@@ -97,7 +96,7 @@ def demo(
         console.print(line, highlight=False, soft_wrap=True)
 
 
-for command in (compare, compare_collection, fit, forecast, sample):
+for command in (compare, fit, forecast, sample):
     app.command()(command)
 
 

@@ -1,162 +1,230 @@
-"""`ssmlin compare-collection`."""
+"""`ssmlin compare --series ... --horizon ...`: many series, all steps of the horizon at once."""
 
+import hashlib
 import json
 import shlex
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
-from ssmlin._progress import waiting
+from ssmlin._optional import require
+from ssmlin._progress import running, waiting
 from ssmlin.cli._options import (
-    CheckpointOption,
-    DateFormatOption,
-    DecimalOption,
-    EncodingOption,
-    FileArgument,
-    JsonOption,
-    QueryOption,
-    QuietOption,
     Reading,
-    SeedOption,
-    TableOption,
-    ThousandsOption,
-    TimeOption,
+    as_options,
     console,
     fail,
     in_lines,
-    names,
-    new_file,
+    no_result,
     prepare,
-    read,
     resumable,
-    two_files,
 )
+from ssmlin.cli._printing import cell, print_columns
 
 if TYPE_CHECKING:
     import pandas
 
-    from ssmlin.comparison.collections import CollectionComparison
+    from ssmlin.comparison.collections import Collection, CollectionComparison
 
-#: Columns of the printed table, as far as they have room in 80 characters, with their headings.
-_SHOWN = {"mase": "MASE", "crps": "CRPS", "ratio": "ratio", "win_rate": "wins",
-          "coverage_80": "80 %", "coverage_95": "95 %", "failures": "failed",
-          "seconds": "s/series"}  # fmt: skip
+_MEANS = {"crps": "CRPS", "mase": "MASE", "smape": "sMAPE", "msis": "MSIS", "coverage_50": "50 %",
+          "coverage_80": "80 %", "coverage_95": "95 %"}  # fmt: skip
 
 
-def compare_collection(
-    file: FileArgument,
-    target: Annotated[str, typer.Option("--target", "-y", help="The column to predict.")],
-    series: Annotated[str, typer.Option(help="Column that says which series a row is of.")],
-    horizon: Annotated[
-        int, typer.Option(min=1, help="Hold out so many steps of each series, and forecast them.")
-    ],
-    time: TimeOption = None,
-    query: QueryOption = None,
-    table_name: TableOption = None,
-    encoding: EncodingOption = None,
-    decimal: DecimalOption = None,
-    thousands: ThousandsOption = None,
-    date_format: DateFormatOption = None,
-    models: Annotated[str, typer.Option(help="Names separated by commas; default all.")] = "",
-    period: Annotated[
-        int | None, typer.Option(min=1, help="Steps a season, 1 for none; default by the times.")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Write the scores of every series to this new CSV file.")
-    ] = None,
-    report: Annotated[
-        Path | None, typer.Option(help="Write tables and figures to this new HTML file.")
-    ] = None,
-    checkpoint: CheckpointOption = None,
-    seed: SeedOption = 0,
-    quiet: QuietOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Find the model that forecasts the ends of many series best, all steps at once.
+@dataclass(frozen=True)
+class CollectionCall:
+    """What the command was asked for; see the options of `ssmlin compare`."""
 
-    Example: ssmlin compare-collection data.csv -y y --series id --horizon 12 --report all.html
+    file: Path
+    targets: Sequence[str]
+    series: str
+    horizon: int
+    time: str | None
+    reading: Reading
+    models: Sequence[str]
+    period: int | None
+    output: Path | None
+    report: Path | None
+    checkpoint: Path | None
+    seed: int
+    wide: bool
+    quiet: bool
+    as_json: bool
+
+
+def compare_over_series(call: CollectionCall) -> None:
+    """Forecast the ends of many series by several models, and say which is best.
+
+    Args:
+        call: the options.
     """
-    new_file(output, "--output")
-    new_file(report, "--report")
-    two_files(output, "--output", report, "--report")
-    progress = not (quiet or as_json)
+    if len(call.targets) != 1:
+        fail(f"--target: expected one column with --series and --horizon, got {len(call.targets)}")
+    if call.report is not None:
+        require("matplotlib")
+    progress = not (call.quiet or call.as_json)
     prepare(progress)
     from ssmlin._files import written_whole
     from ssmlin.comparison.collections import (
-        DEFAULT,
-        Collection,
         compare_collection,
-        hold_out,
+        conclusions,
+        hold_out_frame,
         write_collection_report,
     )
-    from ssmlin.forecasting import season_of
 
-    reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
-    with waiting(f"reading {file}", progress):
-        panel = read(file, (target,), (), time, series, reading, to_fit=False)
-    if period is None:
-        period = max((season_of(columns.times) or 1 for columns in panel.values()), default=1)
-    values = {name: columns.values[:, 0] for name, columns in panel.items()}
-    beside = output or report or Path(f"{file.stem}-comparison")
-    folder = checkpoint or beside.with_name(beside.name + ".checkpoint")
+    with waiting("loading the packages of the models", progress):
+        models = _models(call.models)
+    with in_lines(), waiting(f"reading {call.file}", progress), as_options("horizon"):
+        collection = hold_out_frame(
+            call.reading.table_of(call.file, call.series), call.horizon, call.period,
+            name=call.file.stem, id_col=call.series, time_col=call.time,
+            target_col=call.targets[0], date_format=call.reading.date_format,
+        )  # fmt: skip
+    beside = call.output or call.report or Path(f"{call.file.stem}-comparison")
+    folder = call.checkpoint or beside.with_name(beside.name + ".checkpoint")
+    with in_lines(), resumable(folder, keep=call.checkpoint is not None):
+        with running(progress) as lines:
+            task = lines.add_task("", total=None)
 
-    def tell(text: str) -> None:
-        if progress:
-            console.print(text, highlight=False)
+            def tell(text: str) -> None:
+                lines.reset(task, description=text)
+                if progress:
+                    typer.echo(text, err=True)
 
-    with in_lines(), resumable(folder, keep=checkpoint is not None):
-        collection: Collection = hold_out(values, horizon, period, name=file.stem)
-        found = compare_collection(
-            collection, names(models) or DEFAULT, seed, folder=folder, on_progress=tell
-        )
-        comparison = found["all"]
-        if output is not None:
-            with written_whole(output, new=True) as temporary:
-                comparison.to_frame().to_csv(temporary, index=False)
-        if report is not None:
+            found = compare_collection(
+                collection, models, call.seed, folder=folder / _fingerprint(collection, call.seed),
+                on_progress=tell,
+            )["all"]  # fmt: skip
+        said = conclusions(found, call.seed)
+        if call.output is not None:
+            with written_whole(call.output, new=True) as temporary:
+                found.to_frame().to_csv(temporary, index=False)
+        if call.report is not None:
             command = shlex.join(["ssmlin", *sys.argv[1:]])
-            write_collection_report(report, found, command=command)
-    frame = comparison.summary().join(comparison.relative("crps"))
-    if as_json:
-        typer.echo(json.dumps(json.loads(frame.reset_index().to_json(orient="records"))))
+            with waiting("drawing the figures of the report", progress):
+                write_collection_report(
+                    call.report, {"all": found}, command=command, seed=call.seed
+                )  # fmt: skip
+    if call.as_json:
+        typer.echo(json.dumps(_record(found, said, call.seed)))
+    else:
+        for sentence in said:
+            console.print(sentence, highlight=False, soft_wrap=True)
+        _print(found, call.wide, call.seed)
+        _print_failures(found)
+        for path in (call.output, call.report):
+            if path is not None:
+                console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    others = [made for model, made in found.forecasts.items() if model != "seasonal_naive"]
+    if others and all(made.num_failures == len(collection) for made in others):
+        no_result("expected one that can be fitted to a series, got none but seasonal_naive")
+
+
+def _models(asked: Sequence[str]) -> list[str]:
+    """The models to compare; those that are not installed are left out, or refused if named."""
+    from ssmlin.comparison.collections import MODELS, USUAL
+
+    for name in asked:
+        if name not in (*MODELS, "all"):
+            fail(f"--models: expected names among {', '.join(MODELS)}, or all; got {name!r}")
+    chosen = list(MODELS) if "all" in asked else list(dict.fromkeys(asked)) or list(USUAL)
+    why = {name: MODELS[name].what_is_missing() for name in chosen}
+    missing = [name for name in chosen if why[name]]
+    if missing and asked and "all" not in asked:
+        fail(f"--models: {missing[0]}: {why[missing[0]]}")
+    for reason in dict.fromkeys(why[name] for name in missing):
+        left_out = ", ".join(name for name in missing if why[name] == reason)
+        typer.echo(f"Left out: {left_out}; {reason}", err=True)
+    return [name for name in chosen if not why[name]]
+
+
+def _fingerprint(collection: "Collection", seed: int) -> str:
+    """What kept forecasts depend on beside the model, as the name of a folder."""
+    found = hashlib.sha256(str(seed).encode())
+    for one in collection:
+        found.update(repr((one.name, one.period, one.horizon, len(one.train))).encode())
+        found.update(one.train.tobytes())
+    return found.hexdigest()[:16]
+
+
+def _frame(found: "CollectionComparison", seed: int) -> "pandas.DataFrame":
+    """Means, ratios of CRPS with wins and ranks, and ratios of MASE; the best model first."""
+    of_mase = found.relative("mase", seed=seed)[["ratio", "ratio_low", "ratio_high"]]
+    frame = (
+        found.summary().join(found.relative("crps", seed=seed)).join(of_mase.add_prefix("mase_"))
+    )
+    return frame.loc[list(found.ordered())]
+
+
+def _record(
+    found: "CollectionComparison", said: Sequence[str], seed: int
+) -> dict[str, object]:  # fmt: skip
+    """All of it for `--json`."""
+    one = found.collection.series[0]
+    several = len(found.models) > 1
+    return {
+        "conclusions": list(said),
+        "series": len(found.collection),
+        "horizon": one.horizon,
+        "period": one.period,
+        "critical_difference": found.ranks().critical_difference if several else None,
+        "models": json.loads(_frame(found, seed).reset_index().to_json(orient="records")),
+    }
+
+
+def _print(found: "CollectionComparison", wide: bool, seed: int) -> None:
+    """The means, and what they are beside seasonal naive; with `wide` all columns at once."""
+    frame, one = _frame(found, seed), found.collection.series[0]
+    season = f"{one.period} steps a season" if one.period > 1 else "no season"
+    title = (
+        f"{found.collection.name}: {len(found.collection)} series, the last {one.horizon} steps "
+        f"held out, {season}"
+    )
+    models = {"model": list(frame.index)}
+    if wide:
+        print_columns(
+            models | {name: [cell(x) for x in frame[name]] for name in frame}, title, wide
+        )  # fmt: skip
         return
-    _print(frame, comparison)
-    for path in (output, report):
-        if path is not None:
-            console.print(f"wrote {path}", highlight=False, soft_wrap=True)
-    for model, made in comparison.forecasts.items():
-        if made.num_failures:
-            reason = next(reason for reason in made.failures if reason)
-            console.print(
-                f"{model} failed on {made.num_failures} of {len(collection)} series, "
-                f"forecast by seasonal_naive instead; first: {reason}",
-                highlight=False, soft_wrap=True,
-            )  # fmt: skip
-    if all(made.num_failures == len(collection) for made in comparison.forecasts.values()):
-        fail("models: expected one that forecasts a series, got none")
-
-
-def _print(frame: "pandas.DataFrame", comparison: "CollectionComparison") -> None:
-    """The most important columns, the model with the best ratio first."""
-    columns = {name: heading for name, heading in _SHOWN.items() if name in frame}
-    table = Table(
-        title=f"{comparison.collection.name}: {len(comparison.collection)} series",
-        title_justify="left", box=SIMPLE_HEAD,
+    print_columns(
+        models | {heading: [cell(x) for x in frame[name]] for name, heading in _MEANS.items()},
+        title, wide,
     )  # fmt: skip
-    table.add_column("model", no_wrap=True)
-    for heading in columns.values():
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name, row in frame.sort_values("ratio").iterrows():
-        cells = [f"{row[x]:.0f}" if x == "failures" else f"{row[x]:.3f}" for x in columns]
-        table.add_row(str(name), *cells)
-    console.print(table)
+    beside = {"CRPS to naive": _intervals(frame, "ratio")}
+    if "rank" in frame:
+        beside["rank"] = [f"{x:.2f}" for x in frame["rank"]]
+    beside |= {
+        "failed": [str(x) for x in frame["failures"]],
+        "s/series": [cell(x) for x in frame["seconds"]],
+        "MASE to naive": _intervals(frame, "mase_ratio"),
+    }
+    print_columns(models | beside, "beside seasonal_naive", wide)
     console.print(
-        "MASE, CRPS: in units of the mean change over a season; ratio: of CRPS to seasonal naive, "
-        "geometric mean; wins: how often better than another model; 80 %, 95 %: share of values "
-        "inside this interval",
+        "CRPS, MASE, MSIS: means over series, in units of the mean change over a season; "
+        "50, 80, 95 %: share of values inside this interval; to naive: geometric mean of ratios, "
+        "with its 95 % interval over series; rank: mean rank of CRPS; more columns: --wide",
         highlight=False,
     )
+
+
+def _intervals(frame: "pandas.DataFrame", column: str) -> list[str]:
+    """Estimates with the ends of their intervals."""
+    ends = (frame[f"{column}{end}"] for end in ("", "_low", "_high"))
+    return [f"{x:.2f} ({low:.2f} to {high:.2f})" for x, low, high in zip(*ends, strict=True)]
+
+
+def _print_failures(found: "CollectionComparison") -> None:
+    """How many series each model failed on, with the first one."""
+    for model, made in found.forecasts.items():
+        if not made.num_failures:
+            continue
+        first = next(i for i, reason in enumerate(made.failures) if reason)
+        console.print(
+            f"{model} failed on {made.num_failures} of {len(found.collection)} series, forecast by "
+            f"seasonal_naive instead; first on {found.collection.series[first].name}: "
+            f"{made.failures[first]}",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip

@@ -1,21 +1,18 @@
 """`ssmlin compare`."""
 
+import inspect
 import json
-import math
 import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
 
 from ssmlin._optional import require
 from ssmlin._progress import waiting
+from ssmlin.cli._collections import CollectionCall, compare_over_series
 from ssmlin.cli._options import (
     CheckpointOption,
     DateFormatOption,
@@ -40,12 +37,14 @@ from ssmlin.cli._options import (
     in_lines,
     names,
     new_file,
+    no_result,
     prepare,
     read,
     resumable,
     transform_of,
     two_files,
 )
+from ssmlin.cli._printing import cell, print_columns
 
 if TYPE_CHECKING:
     import pandas
@@ -66,17 +65,30 @@ def compare(
     thousands: ThousandsOption = None,
     date_format: DateFormatOption = None,
     models: Annotated[
-        str, typer.Option(help="Names separated by commas, or all; default fourteen models.")
+        str,
+        typer.Option(
+            help="Names separated by commas, or all; default fourteen models, or the usual ones "
+            "of many series."
+        ),
     ] = "",
     test_fraction: Annotated[float, typer.Option(help="The share of steps to hold out.")] = 0.3,
     horizon: Annotated[
-        int, typer.Option(min=1, help="Score sampled paths of so many steps, too.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Score sampled paths of so many steps, too. With --series: hold out so many steps "
+            "of each series, and compare forecasts of all of them at once.",
+        ),
+    ] = None,
     refits: Annotated[
         int, typer.Option(min=0, help="Fit anew so many times in the held-out part.")
     ] = 0,
     period: Annotated[
-        int | None, typer.Option(min=2, help="Steps a season, for seasonal models.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Steps a season, 1 for none; with --series and --horizon by default by the times.",
+        ),
     ] = None,
     transform: TransformOption = "auto",
     log: LogOption = False,
@@ -111,13 +123,30 @@ def compare(
     Example: ssmlin compare data.csv --target y --report report.html
 
     Example: ssmlin compare data.csv --target y --checkpoint done   # models may be added later
+
+    Example: ssmlin compare sales.csv --target y --series shop --time month --horizon 12
     """
     new_file(output, "--output")
     new_file(report, "--report")
     two_files(output, "--output", report, "--report")
+    reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
+    if series is not None and horizon is not None:
+        of_one_step = {"inputs": inputs, "test_fraction": test_fraction, "refits": refits,
+                       "transform": transform, "log": log, "draws": draws, "evidence": evidence,
+                       "workers": workers}  # fmt: skip
+        for option, value in of_one_step.items():
+            if value != inspect.signature(compare).parameters[option].default:
+                fail(f"--{option.replace('_', '-')}: expected none with --series and --horizon")
+        compare_over_series(
+            CollectionCall(
+                file, target, series, horizon, time, reading, names(models), period, output,
+                report, checkpoint, seed, wide, quiet, as_json,
+            )
+        )  # fmt: skip
+        return
     transform = transform_of(transform, log)
     if report is not None and series is not None:
-        fail("--report: expected a file of one series, got --series")
+        fail("--report: expected a file of one series, or --horizon, got --series alone")
     if report is not None:
         require("arviz", "matplotlib")
     progress = not (quiet or as_json)
@@ -126,12 +155,11 @@ def compare(
     from ssmlin.comparison import all_series, compare_series, pooled_frame
     from ssmlin.data import Series
 
-    reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
     with waiting(f"reading {file}", progress):
         panel = read(file, target, names(inputs), time, series, reading)
     several = [
         Series(name or file.name, columns.values, columns.times, columns.targets, str(file),
-               columns.inputs, period)
+               columns.inputs, None if period == 1 else period)
         for name, columns in panel.items()
     ]  # fmt: skip
     beside = output or report or Path(f"{file.stem}-comparison")
@@ -141,7 +169,7 @@ def compare(
             several,
             names(models) or None,
             test_fraction,
-            horizon=horizon,
+            horizon=horizon or 1,
             num_refits=refits,
             transform=transform,
             evidence=evidence,
@@ -151,7 +179,6 @@ def compare(
             progress=progress,
         )
         frame = pooled_frame(found) if series is not None else found[several[0].name].to_frame()
-        # Without a model that did not fail there is nothing to keep.
         none_left = bool((frame.failure != "").all())
         # Without a model that did not fail there is nothing to keep.
         if report is not None and not none_left:
@@ -174,9 +201,9 @@ def compare(
             if path is not None and not none_left:
                 console.print(f"wrote {path}", highlight=False, soft_wrap=True)
     if none_left:
-        _end("expected one that can be fitted and predicts the held-out part, got none")
+        no_result("expected one that can be fitted and predicts the held-out part, got none")
     if not len(shown):
-        _end("expected one that can be fitted to all series, got none")
+        no_result("expected one that can be fitted to all series, got none")
 
 
 def _seen(found: Mapping[str, "Comparison"]) -> str:
@@ -191,21 +218,9 @@ def _seen(found: Mapping[str, "Comparison"]) -> str:
 
 
 def _print(frame: "pandas.DataFrame", title: str, wide: bool, seen: str = "") -> None:
-    """All columns, or the first ones that fit; names and numbers are never cut."""
+    """All columns, or the first ones that fit."""
     columns = _every_column(frame) if wide else _main_columns(frame)
-    count = len(columns)
-    while True:
-        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-        for i, heading in enumerate(list(columns)[:count]):
-            table.add_column(heading, justify="right" if i else "left", no_wrap=True)
-        for row in zip(*list(columns.values())[:count], strict=True):
-            table.add_row(*row)
-        width = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
-        if wide or width <= console.width or count == 2:
-            break
-        count -= 1
-    Console(markup=False, width=max(width, console.width)).print(table)
-    shown = list(columns)[:count]
+    shown = print_columns(columns, title, wide)
     shares = [heading for heading in ("80 %", "95 %") if heading in shown]
     said = ["log p: mean log density a step"] if "log p" in shown else []
     said += [f"{', '.join(shares)}: share of values inside this interval"] if shares else []
@@ -224,7 +239,7 @@ def _main_columns(frame: "pandas.DataFrame") -> dict[str, list[str]]:
     ]
     shown = {"log p": "log_density", "paths": "path_crps", "80 %": "coverage_80", "CRPS": "crps",
              "RMSE": "rmse", "95 %": "coverage_95"}  # fmt: skip
-    cells = {heading: [_cell(x) for x in frame[name]]
+    cells = {heading: [cell(x) for x in frame[name]]
              for heading, name in shown.items() if name in frame}  # fmt: skip
     failed = frame["failure"] != ""
     log_p = ["failed" if fail else x for fail, x in zip(failed, cells.pop("log p"), strict=True)]
@@ -235,17 +250,10 @@ def _main_columns(frame: "pandas.DataFrame") -> dict[str, list[str]]:
 def _every_column(frame: "pandas.DataFrame") -> dict[str, list[str]]:
     """All columns, as text, but what is said below the table."""
     return {
-        name: [_cell(x) for x in frame[name]]
+        name: [cell(x) for x in frame[name]]
         for name in frame.columns
         if name not in ("failure", "warnings")
     }
-
-
-def _cell(x: Any) -> str:
-    """A number or a text; nothing where there is no number."""
-    if isinstance(x, float):
-        return "" if math.isnan(x) else f"{x:.3f}"
-    return str(x)
 
 
 def _print_complaints(frame: "pandas.DataFrame") -> None:
@@ -259,12 +267,6 @@ def _print_complaints(frame: "pandas.DataFrame") -> None:
                 where = f" on {len(rows)} of {count} series, first on {rows['series'].iloc[0]}"
             console.print(f"{model} {verb}{where}: {rows[column].iloc[0]}", highlight=False,
                           soft_wrap=True)  # fmt: skip
-
-
-def _end(message: str) -> NoReturn:
-    """End a comparison without a result: the call was right, what came of it was not."""
-    typer.echo(f"Error: models: {message}", err=True)
-    raise typer.Exit(1)
 
 
 def _write_report(

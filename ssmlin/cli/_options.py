@@ -88,6 +88,12 @@ def fail(message: str) -> NoReturn:
     raise typer.Exit(2)
 
 
+def no_result(message: str) -> NoReturn:
+    """End a comparison without a result: the call was right, what came of it was not."""
+    typer.echo(f"Error: models: {message}", err=True)
+    raise typer.Exit(1)
+
+
 def prepare(progress: bool) -> None:
     """Load what computes, and have it keep its compiled programs for the next command."""
     with waiting("loading JAX and the models", progress):

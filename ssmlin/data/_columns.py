@@ -178,8 +178,9 @@ def select_panel(
     if list(frame.columns).count(key) != 1 or key in map(
         str, (*targets, *inputs, *([] if time is None else [time]))
     ):
-        raise ValueError(f"series: expected a column of its own among {_known(frame.columns)}; got "
-                         f"{key!r}")  # fmt: skip
+        raise ValueError(
+            f"series: expected a column of its own among {_known(list(frame.columns))}; got {key!r}"
+        )
     if time is not None and date_format is None:
         # Of all series together, since the dates of one alone may be read in two ways.
         check_names([str(time)], list(frame.columns))

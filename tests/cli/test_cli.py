@@ -20,16 +20,7 @@ runner = CliRunner()
 def test_help_names_the_commands():
     result = runner.invoke(app, ["--help"])
     assert result.exit_code == 0
-    for command in (
-        "demo",
-        "compare",
-        "compare-collection",
-        "fit",
-        "forecast",
-        "sample",
-        "mechanisms",
-        "bench",
-    ):
+    for command in ("demo", "compare", "fit", "forecast", "sample", "mechanisms", "bench"):
         assert command in result.output
         assert runner.invoke(app, [command, "--help"]).exit_code == 0
 

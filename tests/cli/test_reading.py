@@ -9,7 +9,6 @@ from typer.testing import CliRunner
 
 from ssmlin import LinearAttentionSSM
 from ssmlin.cli._app import app
-from ssmlin.cli._collections import compare_collection
 from ssmlin.cli._comparing import compare
 from ssmlin.cli._fitting import _load, fit, forecast, sample
 from ssmlin.cli._options import Reading, read
@@ -23,12 +22,10 @@ runner = CliRunner()
 NAMES = ("encoding", "decimal", "thousands", "date_format", "query", "table_name")
 
 
-@pytest.mark.parametrize("command", [compare, compare_collection, fit, forecast, sample])
+@pytest.mark.parametrize("command", [compare, fit, forecast, sample])
 def test_every_command_that_reads_has_the_options(command):
     assert set(NAMES) <= set(inspect.signature(command).parameters)
-    help_text = runner.invoke(
-        app, [command.__name__.replace("_", "-"), "--help"], env={"COLUMNS": "200"}
-    ).output
+    help_text = runner.invoke(app, [command.__name__, "--help"], env={"COLUMNS": "200"}).output
     for name in NAMES:
         assert f"--{name.removesuffix('_name').replace('_', '-')}" in help_text
 

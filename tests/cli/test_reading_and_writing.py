@@ -16,6 +16,7 @@ import ssmlin
 from ssmlin import LinearAttentionSSM
 from ssmlin._files import written_whole
 from ssmlin.cli import _comparing as comparing
+from ssmlin.cli import _printing as printing
 from ssmlin.cli._app import app
 from ssmlin.comparison._frames import check_labels
 from ssmlin.data import Scaling, read_table, select_columns, select_panel
@@ -349,9 +350,15 @@ def scored(*names, failure=""):
     return pd.DataFrame([{"model": name} | row for name in names])
 
 
+def on_a_screen(monkeypatch, width):
+    """Whatever prints sees so many columns."""
+    for module in (comparing, printing):
+        monkeypatch.setattr(module, "console", Console(width=width, file=StringIO(), markup=False))
+
+
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
 def test_a_table_has_the_columns_that_fit_and_cuts_nothing(width, monkeypatch, capsys):
-    monkeypatch.setattr(comparing, "console", Console(markup=False, width=width, file=StringIO()))
+    on_a_screen(monkeypatch, width)
     names = ("multi_token_attention", "unobserved_components")
     comparing._print(scored(*names), "[a] title", wide=False)
     out = capsys.readouterr().out
@@ -363,7 +370,7 @@ def test_a_table_has_the_columns_that_fit_and_cuts_nothing(width, monkeypatch, c
 
 
 def test_wide_tables_have_all_columns(monkeypatch, capsys):
-    monkeypatch.setattr(comparing, "console", Console(markup=False, width=80, file=StringIO()))
+    on_a_screen(monkeypatch, 80)
     frame = scored("multi_token_attention")
     comparing._print(frame, "title", wide=True)
     out = capsys.readouterr().out

@@ -1,5 +1,8 @@
 """Scores of collections against other libraries and closed forms, and their summaries."""
 
+import html
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,8 +13,10 @@ from ssmlin.comparison.collections import (
     QUANTILE_LEVELS,
     Attempt,
     Collection,
+    CollectionComparison,
     CollectionModel,
     compare_collection,
+    conclusions,
     hold_out,
     normal_quantiles,
     score_collection,
@@ -265,17 +270,50 @@ def test_forecasts_of_the_worst_series_are_drawn_first(comparison):
             comparison.plot_forecasts(**({"model": "oracle"} | wrong))
 
 
-def test_the_report_holds_tables_failures_and_figures(comparison, tmp_path):
-    path = tmp_path / "report.html"
+def test_the_report_holds_tables_failures_and_figures(comparison, tmp_path, monkeypatch):
+    path, drawn, draw = tmp_path / "report.html", [], CollectionComparison.plot_forecasts
+
+    def drawing(self, model, which, **options):
+        drawn.append((model, which, options["measure"]))
+        return draw(self, model, which, **options)
+
+    monkeypatch.setattr(CollectionComparison, "plot_forecasts", drawing)
     write_collection_report(path, {"all": comparison}, command="ssmlin <this>")
     whole = path.read_text()
     for expected in (
         "all: 7 series", "1 series never change", "oracle failed on 1 series, first: ValueError",
-        "Forecasts of oracle", "Ten series at random", "ssmlin &lt;this&gt;", "Calibration",
+        "Forecasts of oracle", "Ten series at random", "The ten series with the largest CRPS",
+        "ssmlin &lt;this&gt;", "Calibration", *(html.escape(x) for x in conclusions(comparison)),
     ):  # fmt: skip
         assert expected in whole
+    assert drawn == [("oracle", "random", "crps"), ("oracle", "worst", "crps")]
     ratio = comparison.relative("crps").loc["oracle"]
     assert f"{ratio['ratio']:.3f} ({ratio['ratio_low']:.3f} to" in whole
-    assert whole.count("<img") == 3 + 1 + 2 and "http" not in whole
+    means, _, coverage, run = (
+        [re.findall("<t[hd][^>]*>([^<]*)", row) for row in re.findall("<tr.*?</tr>", table)]
+        for table in re.findall("<table.*?</table>", whole)
+    )
+    assert len(means[0]) == 8 and [row[0] for row in means[1:]] == ["oracle", "seasonal_naive"]
+    assert coverage[1] == ["nominal", "0.500", "0.800", "0.950"]
+    assert coverage[2][1:] == [
+        f"{getattr(comparison.scores['oracle'], f'coverage_{p}').mean():.3f}" for p in (50, 80, 95)
+    ]  # fmt: skip
+    assert ["steps per season", str(PERIOD)] in run
+    assert whole.count("<img") == 1 + 1 + 2 and "http" not in whole
     with pytest.raises(FileExistsError):
         write_collection_report(path, {"all": comparison})
+
+
+def test_a_report_of_several_groups_concludes_for_each(tmp_path):
+    values = {f"s{k}": np.random.default_rng(k).normal(size=20).cumsum() for k in range(6)}
+    groups = {name: "early" if name < "s3" else "late" for name in values}
+    model = CollectionModel(
+        "shifted", lambda collection, seed: Attempt([seasonal_naive(x) + 1 for x in collection])
+    )
+    found = compare_collection(hold_out(values, HORIZON, PERIOD, groups=groups), [model])
+    path = tmp_path / "report.html"
+    write_collection_report(path, found)
+    whole = path.read_text()
+    for group in found.values():
+        assert whole.count(html.escape(" ".join(conclusions(group)))) == 1
+    assert "<h2>early: 3 series</h2>" in whole and "<h2>all: 6 series</h2>" in whole

@@ -3,11 +3,12 @@ from ssmlin.comparison.collections._collection import (
     Collection,
     CollectionSeries,
     hold_out,
-    hold_out_frame,
     load_competition,
 )
 from ssmlin.comparison.collections._comparison import CollectionComparison, compare_collection
+from ssmlin.comparison.collections._conclusions import conclusions
 from ssmlin.comparison.collections._forecaster_model import ForecastsFrames, forecaster_model
+from ssmlin.comparison.collections._frames import hold_out_frame
 from ssmlin.comparison.collections._lds import linear_dynamics
 from ssmlin.comparison.collections._model import (
     Attempt,
@@ -21,7 +22,7 @@ from ssmlin.comparison.collections._quantiles import (
     normal_quantiles,
     path_quantiles,
 )
-from ssmlin.comparison.collections._registry import DEFAULT, MODELS
+from ssmlin.comparison.collections._registry import DEFAULT, MODELS, USUAL
 from ssmlin.comparison.collections._report import write_collection_report
 from ssmlin.comparison.collections._scores import CollectionScores, score_collection
 from ssmlin.comparison.collections._storage import read_forecasts, write_forecasts
@@ -45,7 +46,9 @@ __all__ = [
     "MODELS",
     "QUANTILE_LEVELS",
     "Ranks",
+    "USUAL",
     "compare_collection",
+    "conclusions",
     "each_series",
     "forecast_collection",
     "forecaster_model",

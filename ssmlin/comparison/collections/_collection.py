@@ -2,16 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from ssmlin import _checks
 from ssmlin.comparison.collections._libraries import load
-
-if TYPE_CHECKING:
-    import pandas
 
 #: The competitions that `load_competition` reads.
 COMPETITIONS = ("M1", "M3")
@@ -133,45 +130,6 @@ def hold_out(
             CollectionSeries(key, y[:-horizon], y[-horizon:], period, horizon, group)
         )  # fmt: skip
     return Collection(name, tuple(found))
-
-
-def hold_out_frame(
-    frame: "pandas.DataFrame",
-    horizon: int,
-    period: int = 1,
-    *,
-    name: str = "collection",
-    id_col: str = "unique_id",
-    time_col: str = "ds",
-    target_col: str = "y",
-    group_col: str | None = None,
-) -> Collection:
-    """A collection from a long frame, whose last steps are held out.
-
-    Args:
-        frame: a row for each series and step, in any order; no step may be left out.
-        horizon: how many steps at the end of each series are held out and forecast.
-        period: steps per season, 1 for none.
-        name: of the collection.
-        id_col: the column that says which series a row is of.
-        time_col: the column of times.
-        target_col: the column of values.
-        group_col: the column of groups, which is constant in each series; None for one group.
-
-    Returns:
-        The collection.
-
-    Raises:
-        ValueError: a column that is missing, or a series with no more than `horizon` steps.
-    """
-    for column in (id_col, time_col, target_col, *([] if group_col is None else [group_col])):
-        if column not in frame.columns:
-            raise ValueError(f"frame: expected a column {column!r}, got {list(frame.columns)}")
-    series, groups = {}, {}
-    for key, rows in frame.sort_values(time_col, kind="stable").groupby(id_col, sort=True):
-        series[str(key)] = rows[target_col].to_numpy(float)
-        groups[str(key)] = "all" if group_col is None else str(rows[group_col].iloc[0])
-    return hold_out(series, horizon, period, name=name, groups=groups)
 
 
 def load_competition(name: str) -> Collection:

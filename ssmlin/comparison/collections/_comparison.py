@@ -19,7 +19,13 @@ from ssmlin.comparison.collections._model import CollectionModel, Forecasts, for
 from ssmlin.comparison.collections._registry import DEFAULT, MODELS, SEASONAL_NAIVE
 from ssmlin.comparison.collections._scores import CollectionScores, score_collection
 from ssmlin.comparison.collections._storage import read_forecasts, write_forecasts
-from ssmlin.comparison.collections._summary import Ranks, average_ranks, relative, win_rates
+from ssmlin.comparison.collections._summary import (
+    Ranks,
+    average_ranks,
+    mean_ranks,
+    relative,
+    win_rates,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -232,10 +238,31 @@ class CollectionComparison:
         quantiles = [self.forecasts[model].quantiles[place] for place in places]
         return plot_forecasts(series, quantiles, captions)
 
+    def ordered(self, measure: str = "crps") -> tuple[str, ...]:
+        """The names of the models, the best average rank first.
+
+        Args:
+            measure: mase, smape, crps or msis.
+
+        Returns:
+            The names.
+
+        Raises:
+            ValueError: another measure.
+        """
+        order = np.argsort(mean_ranks(self._losses(measure)), kind="stable")
+        return tuple(self.models[place] for place in order)
+
     def _losses(self, measure: str) -> Float[np.ndarray, "n M"]:
         if measure not in LOSSES:
             raise ValueError(f"measure: expected one of {', '.join(LOSSES)}, got {measure!r}")
-        return self.table(measure)
+        found = self.table(measure)
+        if not len(found):
+            raise ValueError(
+                "collection: expected a series whose training part changes, since scores are in "
+                f"units of its changes; got none among {len(self.collection)}"
+            )
+        return found
 
 
 def _test_values(one: CollectionSeries) -> Float[np.ndarray, " H"]:
@@ -338,10 +365,11 @@ def _forecast(
     made = forecast_collection(model, collection, seed, twice=twice)
     if path is not None:
         write_forecasts(path, collection, made)
-    tell(
-        f"{what}: {len(collection)} series in {made.seconds:.1f} s, of them "
-        f"{made.compile_seconds:.1f} s compiling; {made.num_failures} failed"
+    compiling = (
+        f", of them {made.compile_seconds:.1f} s compiling" if made.compile_seconds > 0.05 else ""
     )
+    failed = f"; {made.num_failures} failed" if made.num_failures else ""
+    tell(f"{what}: {len(collection)} series in {made.seconds:.1f} s{compiling}{failed}")
     return made
 
 

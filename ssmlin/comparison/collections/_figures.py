@@ -80,7 +80,7 @@ def plot_calibration(shares: Mapping[str, Float[np.ndarray, " K"]], title: str) 
     Returns:
         A matplotlib figure; on the line at zero a model is calibrated.
     """
-    figure = new_figure(7.0, 4.0)
+    figure = new_figure(9.0, 4.0)
     axis = figure.subplots()
     axis.axhline(0.0, color="0.4", lw=1)
     for model, share in shares.items():
@@ -89,7 +89,7 @@ def plot_calibration(shares: Mapping[str, Float[np.ndarray, " K"]], title: str) 
         xlabel="level of the quantile", ylabel="share of values below it, minus the level",
         title=title,
     )  # fmt: skip
-    axis.legend(fontsize="small")
+    axis.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
@@ -113,8 +113,8 @@ def plot_forecasts(
     axes = figure.subplots(rows, 2, squeeze=False).ravel()
     for axis, one, forecast, caption in zip(axes, series, quantiles, captions, strict=False):
         shown = one.train[-max(4 * one.horizon, 2 * one.period) :]
-        ahead = np.arange(one.horizon)
-        axis.plot(np.arange(-len(shown), 0), shown, lw=1, color="0.3")
+        ahead = 1 + np.arange(one.horizon)
+        axis.plot(np.arange(1 - len(shown), 1), shown, lw=1, color="0.3")
         for low, high in ((0.025, 0.975), (0.25, 0.75)):
             band = [forecast[:, index_of(level)] for level in (low, 0.5, high)]
             plot_band(axis, ahead, band, color="C0")
@@ -124,4 +124,5 @@ def plot_forecasts(
         axis.tick_params(labelsize="x-small")
     for axis in axes[len(series) :]:
         axis.set_visible(False)
+    figure.supxlabel("steps after the last one seen", fontsize="small")
     return figure

@@ -1,5 +1,6 @@
 """`ssmlin.Forecaster`, or whatever has its methods, as a model of collections."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -9,7 +10,7 @@ from jaxtyping import Float
 
 from ssmlin._optional import require
 from ssmlin.comparison.collections._collection import Collection
-from ssmlin.comparison.collections._model import Attempt, CollectionModel
+from ssmlin.comparison.collections._model import Attempt, CollectionModel, Outcome
 from ssmlin.comparison.collections._quantiles import (
     INTERVALS,
     interval_quantiles,
@@ -48,7 +49,8 @@ def forecaster_model(
         num_paths: forecast by so many sampled paths; default by the intervals of `predict`.
 
     Returns:
-        The model. A group whose series differ in period or horizon fails as a whole.
+        The model. A group whose series differ in period or horizon fails as a whole. Series that
+        do not vary fail, and are not fitted to.
 
     Example:
         >>> import ssmlin
@@ -69,18 +71,28 @@ def _forecast(
     if len(kinds) > 1:
         raise ValueError(f"collection: expected one period and horizon, got {sorted(kinds)}")
     ((period, horizon),) = kinds
+    varying = [place for place, one in enumerate(collection) if np.nanstd(one.train) > 0]
+    outcomes: list[Outcome] = [ValueError("train: expected values that vary")] * len(collection)
+    if not varying:
+        return Attempt(outcomes)
+    fitted_to = Collection(collection.name, tuple(collection.series[place] for place in varying))
     forecaster = make(None if period == 1 else period)
-    forecaster.fit(_long_frame(collection))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of series that then fail
+        forecaster.fit(_long_frame(fitted_to))
+    made: list[Float[np.ndarray, "H K"]]
     if num_paths is not None:
         found = forecaster.sample_paths(horizon, num_samples=num_paths, seed=seed)
-        return Attempt(
-            [
-                path_quantiles(rows[_TARGET].to_numpy(float).reshape(-1, horizon))
-                for rows in _by_series(found, collection)
-            ]
-        )
-    found = forecaster.predict(horizon, levels=(_NARROW, *INTERVALS), seed=seed)
-    return Attempt([_quantiles(rows) for rows in _by_series(found, collection)])
+        made = [
+            path_quantiles(rows[_TARGET].to_numpy(float).reshape(-1, horizon))
+            for rows in _by_series(found, fitted_to)
+        ]
+    else:
+        found = forecaster.predict(horizon, levels=(_NARROW, *INTERVALS), seed=seed)
+        made = [_quantiles(rows) for rows in _by_series(found, fitted_to)]
+    for place, quantiles in zip(varying, made, strict=True):
+        outcomes[place] = quantiles
+    return Attempt(outcomes)
 
 
 def _long_frame(collection: Collection) -> "pandas.DataFrame":

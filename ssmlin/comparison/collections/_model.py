@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ssmlin.comparison.collections._collection import Collection, CollectionSeries
+from ssmlin.comparison.collections._libraries import load
 from ssmlin.comparison.collections._naive import seasonal_naive
 from ssmlin.comparison.collections._quantiles import QUANTILE_LEVELS
 
@@ -38,10 +39,21 @@ class CollectionModel:
     Args:
         name: in tables and figures.
         forecast: from a collection, usually one group of it, and a seed to an attempt.
+        module: of an optional package, which it imports; empty for none.
     """
 
     name: str
     forecast: Callable[[Collection, int], Attempt]
+    module: str = ""
+
+    def what_is_missing(self) -> str:
+        """Why the package that it needs cannot be imported; empty if it can."""
+        try:
+            if self.module:
+                load(self.module)
+        except ImportError as error:
+            return str(error)
+        return ""
 
 
 class Forecasts(NamedTuple):

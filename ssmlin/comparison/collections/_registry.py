@@ -42,3 +42,8 @@ MODELS: dict[str, CollectionModel] = {
 }
 #: What is compared unless models are named.
 DEFAULT = tuple(MODELS)
+#: What the command compares unless models are named; of statsforecast's, if it is installed.
+USUAL = (
+    SEASONAL_NAIVE, AUTOREGRESSION.name, "hierarchical",
+    *(model.name for model in _statsforecast_models.MODELS),
+)  # fmt: skip

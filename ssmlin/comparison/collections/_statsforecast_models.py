@@ -12,10 +12,12 @@ from ssmlin.comparison.collections._libraries import load
 from ssmlin.comparison.collections._model import Attempt, CollectionModel, each_series
 from ssmlin.comparison.collections._quantiles import INTERVALS, interval_quantiles
 
+_MODULE = "statsforecast.models"
+
 
 def _forecast(one: CollectionSeries, model: str) -> Float[np.ndarray, "H K"]:
     """Fit and forecast one series; the mean serves as median."""
-    fitter: Any = getattr(load("statsforecast.models"), model)(season_length=one.period)
+    fitter: Any = getattr(load(_MODULE), model)(season_length=one.period)
     found = fitter.forecast(y=one.train, h=one.horizon, level=list(INTERVALS))
     low, high = ({p: np.asarray(found[f"{end}-{p}"]) for p in INTERVALS} for end in ("lo", "hi"))
     return interval_quantiles(np.asarray(found["mean"]), low, high)
@@ -37,7 +39,7 @@ def _forecast_all(collection: Collection, seed: int, model: str) -> Attempt:
 
 
 MODELS = tuple(
-    CollectionModel(name, partial(_forecast_all, model=model))
+    CollectionModel(name, partial(_forecast_all, model=model), _MODULE)
     for name, model in (
         ("theta", "Theta"),
         ("optimized_theta", "DynamicOptimizedTheta"),

@@ -106,6 +106,12 @@ def win_rates(table: Float[np.ndarray, "n M"], seed: int = 0) -> Interval:
     return bootstrap_means((table.shape[1] - ranks) / (table.shape[1] - 1), seed)
 
 
+def mean_ranks(table: Float[np.ndarray, "n M"]) -> Float[np.ndarray, " M"]:
+    """Average ranks alone, also of a single model."""
+    found: np.ndarray = stats.rankdata(table, axis=1).mean(axis=0)
+    return found
+
+
 def average_ranks(table: Float[np.ndarray, "n M"]) -> Ranks:
     """Average ranks with Friedman's test and Nemenyi's critical difference.
 
@@ -118,12 +124,13 @@ def average_ranks(table: Float[np.ndarray, "n M"]) -> Ranks:
     Source: Demšar (2006), Journal of Machine Learning Research 7.
     """
     n, count = table.shape
+    ranks = mean_ranks(table)
     quantile = stats.studentized_range.ppf(0.95, count, np.inf) / np.sqrt(2)
     p_value = float("nan")
     if count > 2 and n > 1 and not (table == table[:, :1]).all():
         p_value = float(stats.friedmanchisquare(*table.T).pvalue)
     return Ranks(
-        stats.rankdata(table, axis=1).mean(axis=0),
+        ranks,
         float(quantile * np.sqrt(count * (count + 1) / (6 * n))),
         p_value,
         n,
