@@ -80,6 +80,12 @@ def fit(
     period: Annotated[
         int | None, typer.Option(min=2, help="Steps a season; default by the dates.")
     ] = None,
+    pooling: Annotated[
+        str,
+        typer.Option(
+            help="Of several series: separate, shared, hierarchical; auto by their number."
+        ),
+    ] = "auto",
     transform: TransformOption = "auto",
     log: LogOption = False,
     difference: Annotated[
@@ -87,7 +93,9 @@ def fit(
     ] = 0,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="Passes over the data, at most; default 2000, streamed 2."),
+        typer.Option(
+            min=1, help="Passes over the data, at most; default 2000, streamed 2, population 1000."
+        ),
     ] = None,
     window: Annotated[
         int | None,
@@ -105,7 +113,8 @@ def fit(
     """Fit a linear attention to a series, by the recommended recipe, and save it.
 
     Columns and units are kept in the model's file, so `ssmlin forecast` answers in them. Several
-    series (--series) share their parameters; each is standardised by itself.
+    series (--series) share their parameters; each is standardised by itself. Ten or more are a
+    population of which each deviates (--pooling hierarchical).
 
     Example: ssmlin fit data.csv --target sales --time month --output sales.safetensors
 
@@ -132,6 +141,7 @@ def fit(
             lags="auto" if lags is None else lags,
             season="auto" if period is None else period,
             transform=transform,
+            pooling=pooling,
             key_dim=key_dim,
             difference=difference,
             num_epochs=epochs,

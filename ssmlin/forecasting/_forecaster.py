@@ -56,7 +56,7 @@ class Forecaster(Recipe):
         key_dim: d, except of `bayesian_memory`, whose keys are the inputs.
         difference: model changes over so many steps, 1 or the steps of a season; 0 for none.
         discounts: of Σ, to choose among.
-        num_epochs: passes over the data, at most; default 2000, and 2 for a stream.
+        num_epochs: passes over the data, at most; default 2000 (stream 2, population 1000).
         seed: of all random starts and draws.
         progress: show a progress bar.
         checkpoint_dir: a folder to keep the state of the fit in; the same call goes on from there.

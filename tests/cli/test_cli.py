@@ -341,3 +341,23 @@ def test_mechanisms_as_json():
     rows = json.loads(run("mechanisms", "--json").output)
     assert [row["name"] for row in rows] == list(MECHANISMS)
     assert all(row["transition"] and row["source"] for row in rows)
+
+
+def test_many_series_are_fitted_as_a_population_and_forecast(tmp_path):
+    rng = np.random.default_rng(0)
+    days = pd.date_range("2024-01-01", periods=20, freq="D").strftime("%Y-%m-%d")
+    rows = [(f"shop {i}", day, 50 + i + x) for i in range(10)
+            for day, x in zip(days, rng.normal(size=20).cumsum(), strict=True)]  # fmt: skip
+    data, model, out = (tmp_path / name for name in ("shops.csv", "m.safetensors", "f.csv"))
+    pd.DataFrame(rows, columns=["shop", "day", "y"]).to_csv(data, index=False)
+    columns = ["-y", "y", "--series", "shop", "--time", "day"]
+    said = run("fit", data, *columns, "--epochs", 2, "--log", "--output", model, "--json")
+    assert "still improving" in said.stderr
+    assert json.loads(said.stdout)["pooling"] == "hierarchical"
+    run("forecast", model, data, "--horizon", 2, "--output", out)
+    found = pd.read_csv(out)
+    assert len(found) == 20 and set(found.day) == {"2024-01-21", "2024-01-22"}
+    refused = runner.invoke(
+        app, ["sample", str(model), str(data), "--output", str(tmp_path / "s.nc")]
+    )
+    assert refused.exit_code == 2 and "shared or separate pooling" in refused.output

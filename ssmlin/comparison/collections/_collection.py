@@ -110,8 +110,9 @@ def hold_out(
 
     Example:
         >>> collection = hold_out({"a": [1.0, 2.0, 3.0, 4.0]}, horizon=1)
-        >>> [(one.name, one.train.tolist(), one.test.tolist()) for one in collection]
-        [('a', [1.0, 2.0, 3.0], [4.0])]
+        >>> (one,) = collection
+        >>> one.name, one.train.tolist(), one.test.tolist()
+        ('a', [1.0, 2.0, 3.0], [4.0])
     """
     _checks.positive_int("horizon", horizon)
     named = (

@@ -68,8 +68,9 @@ def hold_out_frame(
         >>> from ssmlin.comparison.collections import hold_out_frame
         >>> months = pd.date_range("2024-01-01", periods=9, freq="MS")
         >>> frame = pd.DataFrame({"unique_id": "a", "ds": months, "y": range(9)})
-        >>> [(one.name, one.period, len(one.train)) for one in hold_out_frame(frame, horizon=2)]
-        [('a', 12, 7)]
+        >>> (one,) = hold_out_frame(frame, horizon=2)
+        >>> one.name, one.period, len(one.train)
+        ('a', 12, 7)
     """
     _checks.positive_int("horizon", horizon)
     if period is not None:
