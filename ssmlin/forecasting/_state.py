@@ -84,8 +84,8 @@ class ForecasterState:
             "mechanism": model.mechanism.name,
             "num_lags": model.num_lags,
             "power": dict(zip(self.layout.targets, power, strict=True)),
-            "num_parameters": next(iter(self.num_parameters.values())),
-            "validation_log_density": next(iter(self.validation.values())),
+            "num_parameters": next(iter(self.num_parameters.values()), None),
+            "validation_log_density": next(iter(self.validation.values()), None),
         }
 
     def describe(self, *, was_chosen: bool = True) -> list[str]:
