@@ -250,7 +250,7 @@ class CollectionState:
         population: Population,
         states: RegressionStates,
         members: Sequence[Member],
-        inputs: Sequence[Float[np.ndarray, "M _"]],
+        inputs: Sequence[Float[np.ndarray, "_ _"]],
         horizon: int,
         num_samples: int,
         rng: np.random.Generator,

@@ -71,7 +71,9 @@ def _made(
     z = box_cox(y[:, None], (power,))[:, 0]
     steps = np.arange(len(z))
     z = np.interp(steps, steps[seen], z[seen])
-    changes = np.diff(z)
+    # A change over a gap is no change over a step, and its line knows the value it leads to.
+    both = seen & np.concatenate([[False], seen[:-1]])
+    changes = np.diff(z)[both[1:]] if both.any() else np.diff(z)
     size = float(np.sqrt(np.mean(changes**2)))
     # A series that hardly changes is not blown up to rounding errors.
     scale = max(size, 1e-3 * float(np.sqrt(np.mean(z**2))), 1e-12)
@@ -81,8 +83,8 @@ def _made(
         [history.regressors(z, start + first), u, np.diff(u, axis=0, prepend=u[:1])], axis=1
     )
     begin = history.first_step(len(z))
-    targets = np.where(seen, np.diff(z, prepend=z[:1]), np.nan)[begin:]
-    kept = y[begin:][seen[begin:]]
+    targets = np.where(both, np.diff(z, prepend=z[:1]), np.nan)[begin:]
+    kept = y[begin:][both[begin:]]
     slope = (power - 1) * float(np.log(kept).sum()) if power != 1 else 0.0
     return Member(
         targets, regressors[begin:], history.before(z, len(z)), scale,

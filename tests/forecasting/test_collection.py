@@ -154,6 +154,21 @@ def test_gaps_are_bridged_and_missing_ends_are_forecast_over(fitted):
     assert np.isfinite(of_gap.drop(columns=["unique_id", "ds"]).to_numpy()).all()
 
 
+def test_the_value_after_a_gap_is_not_predicted_by_the_line_that_leads_to_it(fitted):
+    data = panel()
+    rows = data.index[data.unique_id == "s2"]
+    data.loc[rows[10:14], "y"] = np.nan
+    state = clone(fitted).update(data).state_
+    member = member_of(state.panel["s2"], 0, 1.0, state.regressors, state.input_scale)
+    begin = state.regressors.first_step(STEPS + 2)
+    np.testing.assert_array_equal(
+        np.flatnonzero(np.isnan(member.targets)) + begin, np.arange(10, 15)
+    )
+    y = data.y[rows].to_numpy()
+    size = np.sqrt(np.nanmean(np.diff(y) ** 2))  # a missing value leaves out both changes
+    np.testing.assert_allclose(member.scale, size)
+
+
 def test_a_new_series_is_forecast_without_a_fit(fitted):
     other = panel(3, seed=5)
     other["unique_id"] = "new-" + other.unique_id
