@@ -210,6 +210,9 @@ class CollectionState:
             paths = self._simulate(population, states, usable, inputs, horizon, num_samples, rng)
             drawn[k, places] = paths
         best = np.max(scores, axis=0)
+        if 1 not in [one.power for one in self.populations]:
+            for name, i in parts:
+                _check_positive(name, self.panel[name].values[:, i])
         weights = np.exp(_TEMPER * (scores - np.where(np.isfinite(best), best, 0.0)))
         weights = np.where(np.isfinite(scores), weights, 0.0)
         total = weights.sum(axis=0)
@@ -277,6 +280,15 @@ class CollectionState:
             one[:, member.num_missing : member.num_missing + horizon]
             for one, member in zip(values[..., 0], members, strict=True)
         ])  # fmt: skip
+
+
+def _check_positive(name: str, values: Float[np.ndarray, " T"]) -> None:
+    """Raise ValueError if a value is not positive."""
+    if (values <= 0).any():
+        raise ValueError(
+            f"series {name!r}: transform: expected positive values where the values themselves "
+            f"are not modelled, got {np.nanmin(values):g}"
+        )
 
 
 def conditioned(
@@ -355,7 +367,7 @@ def fit_collection(
         progress: show what is done.
 
     Raises:
-        ValueError: no series can be used.
+        ValueError: no series can be used, or a value is not positive where it must be.
 
     Warns:
         RuntimeWarning: series that are too short, for which there are no forecasts; or a fit that
@@ -379,6 +391,9 @@ def fit_collection(
             RuntimeWarning,
             stacklevel=4,
         )
+    if 1 not in powers:
+        for name, i in parts:
+            _check_positive(name, panel[name].values[:, i])
     if len(parts) > _MOST_FITTED:
         chosen = np.random.default_rng(seed).choice(len(parts), _MOST_FITTED, replace=False)
         parts = [parts[i] for i in np.sort(chosen)]

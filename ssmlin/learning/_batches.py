@@ -96,6 +96,19 @@ def fit_batches[P](
     Raises:
         ValueError: a loss that is not finite at the start, or a checkpoint of another call.
 
+    Example:
+        >>> import numpy as np
+        >>> from ssmlin.learning import fit_batches
+        >>> from ssmlin.models import HierarchicalRegression
+        >>> rng = np.random.default_rng(0)
+        >>> h = rng.normal(size=(1, 8, 20, 1)).astype(np.float32)  # one batch of 8 series
+        >>> y = 2 * h[..., 0] + rng.normal(size=(1, 8, 20)).astype(np.float32)
+        >>> model = HierarchicalRegression(1)
+        >>> params, fit = fit_batches(
+        ...     model, *model.initialize(), [(y, h)], y.size, progress=False)
+        >>> fit.converged, bool(abs(params.coefficients[0] - 2) < 0.3)
+        (True, True)
+
     Source: Byrd, Lu, Nocedal and Zhu (1995), SIAM Journal on Scientific Computing 16.
     """
     _checks.positive_int("num_steps", num_steps)

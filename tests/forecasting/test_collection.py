@@ -257,6 +257,15 @@ def test_logarithms_are_mixed_in_where_values_are_positive():
         _ = found.model_
 
 
+def test_a_value_that_has_no_logarithm_is_told():
+    data = panel()
+    data.loc[7, "y"] = 0.0
+    with pytest.raises(
+        ValueError, match="series 's0': transform: expected positive values .* got 0"
+    ):
+        forecaster(transform="log").fit(data)
+
+
 def test_ten_series_are_pooled_hierarchically_and_fewer_are_not():
     recipe = ssmlin.Forecaster()
     assert [recipe.pooling_of(n) for n in (1, 9, 10)] == ["shared", "shared", "hierarchical"]
