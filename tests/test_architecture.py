@@ -20,7 +20,7 @@ CONTRIBUTING = Path(__file__).parents[1] / "CONTRIBUTING.md"
 # Each room imports only from those before it. Learning knows models by their interface alone, so
 # that models can offer it as methods.
 SHARED = (
-    "_lazy", "_optional", "_buckets", "_typing", "_checks", "_files", "_progress",
+    "_lazy", "_optional", "_batch_options", "_buckets", "_typing", "_checks", "_files", "_progress",
     "_compilation_cache",
 )  # fmt: skip
 ROOMS = (

@@ -1,3 +1,4 @@
+from ssmlin._batch_options import batch_options
 from ssmlin.inference import dense as dense
 from ssmlin.inference import matrix as matrix
 from ssmlin.inference._gammas import log_gamma_ratio
@@ -9,7 +10,6 @@ from ssmlin.inference.matrix import (
     PosteriorRowCov,
     RegressionLaw,
     RowCovLaw,
-    batch_options,
     dynamic_regressions,
     integrate_row_cov,
     integrate_row_covs,

@@ -1,8 +1,9 @@
 """Epochs of a fit: their gradient steps, what they carry along, and when to stop."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from typing import NamedTuple
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import optax
 from dynamax.parameters import from_unconstrained, to_unconstrained
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from ssmlin._batch_options import batch_options
 from ssmlin._typing import AnyArray
 from ssmlin.learning._flat import Flat
 from ssmlin.learning._log_posterior import strong
@@ -28,6 +30,9 @@ from ssmlin.learning._loss import (
 from ssmlin.learning._quasi_newton import QuasiNewton
 
 EPOCHS_PER_CALL = 20
+#: Sequences and starts computed at once from which on XLA's options for batches pay: a gradient of
+#: 64 sequences takes a quarter of the time with 14 columns, and a fifth with 24.
+MANY_AT_ONCE = 8
 #: A fit has converged when so many epochs together lower its loss by less than so many nats a
 #: value.
 CONVERGED_EPOCHS, CONVERGED_GAIN = 10, 1e-5
@@ -387,3 +392,11 @@ def run_epochs(
         return advance_all(state) if settings.num_restarts > 1 else advance(state)
 
     return jax.lax.scan(body, state, None, length=EPOCHS_PER_CALL)
+
+
+@cache
+def run_epochs_of_many() -> Callable[..., tuple[FitState, tuple[Array, Array]]]:
+    """:func:`run_epochs` with XLA's options for batches."""
+    jitted: Any = run_epochs
+    options = batch_options()
+    return jax.jit(jitted.__wrapped__, static_argnames=("settings",), compiler_options=options)

@@ -19,12 +19,14 @@ from ssmlin.learning._checkpoint import Checkpoint
 from ssmlin.learning._epochs import (
     CONVERGED_EPOCHS,
     EPOCHS_PER_CALL,
+    MANY_AT_ONCE,
     Candidate,
     EpochSettings,
     FitCheckpoint,
     Limits,
     counters,
     run_epochs,
+    run_epochs_of_many,
     start_fit,
 )
 from ssmlin.learning._flat import Flat
@@ -253,7 +255,8 @@ def fit_sgd[P](
         while limits.allow(seen).any():
             began = time.monotonic()
             until = limits._replace(last_epoch=min(done + block, num_epochs))
-            state, record = run_epochs(run.state, key, until, settings, props, data)
+            epochs = run_epochs_of_many() if size * num_restarts >= MANY_AT_ONCE else run_epochs
+            state, record = epochs(run.state, key, until, settings, props, data)
             seen = counters(state)
             ran = int(seen.epoch.max()) - done
             losses, scores = (np.moveaxis(np.asarray(x), 0, -1)[..., :ran] for x in record)

@@ -2,7 +2,6 @@ from ssmlin.inference.matrix._approximate import matrix_lgssm_approximate_filter
 from ssmlin.inference.matrix._dynamic_regression import (
     DynamicRegressions,
     RegressionLaw,
-    batch_options,
     dynamic_regressions,
     integrate_variances,
 )
@@ -22,7 +21,6 @@ __all__ = [
     "PosteriorRowCov",
     "RegressionLaw",
     "RowCovLaw",
-    "batch_options",
     "dynamic_regressions",
     "integrate_row_cov",
     "integrate_row_covs",

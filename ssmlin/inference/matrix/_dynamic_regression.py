@@ -16,7 +16,6 @@ $$\alpha^2\, \mathrm{tr}(\tilde N_t P_{t-1}) = \mathrm{tr}(\tilde N_t P^-_t)
 so the derivative by α needs no P_t. A step costs two passes over P forward and two over N backward.
 """
 
-from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -120,27 +119,6 @@ def dynamic_regressions(
     else:
         (errors, scales, mean, cov), _ = _run(law, series, jnp.asarray(lengths))
     return DynamicRegressions(errors.T, scales.T, mean.T, jnp.moveaxis(cov, -1, 0))
-
-
-@cache
-def batch_options() -> dict[str, str]:
-    """Options for :func:`jax.jit` of programs with large batches on a CPU; none elsewhere.
-
-    XLA hands sums over leading axes to a library that takes up to twenty times as long for them.
-
-    Example:
-        >>> from ssmlin.inference import batch_options
-        >>> isinstance(batch_options(), dict)
-        True
-    """
-    options = {"xla_cpu_experimental_ynn_fusion_type": ""}
-    if jax.default_backend() != "cpu":
-        return {}
-    try:
-        jax.jit(lambda: 0, compiler_options=options).lower().compile()
-    except jax.errors.JaxRuntimeError:  # another jaxlib, which has no such option
-        return {}
-    return options
 
 
 class _Series(NamedTuple):
