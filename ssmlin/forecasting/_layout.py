@@ -57,8 +57,8 @@ class Layout:
         )  # fmt: skip
 
     def num_series(self, table: "pandas.DataFrame") -> int:
-        """How many series are in a table."""
-        return 1 if self.series is None else int(table[self.series].nunique())
+        """How many series are in a table; what is wrong with it :meth:`panel` tells."""
+        return 1 if self.series not in table else int(table[self.series].nunique())
 
     def label(self, name: str) -> Hashable:
         """The name of a target or a series as the caller has it."""
