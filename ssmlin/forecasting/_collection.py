@@ -36,8 +36,9 @@ from ssmlin.inference import batch_options
 from ssmlin.learning import fit_batches
 from ssmlin.models import HierarchicalRegression, ParamsHierarchicalRegression, RegressionStates
 
-#: Series that are computed at once.
-_BATCH = 128
+#: Series that are forecast at once, and those of a step of a fit, whose covariances should stay in
+#: the cache.
+_BATCH, _FIT_BATCH = 128, 64
 #: Series that the parameters are fitted to, at most: many more than there are parameters.
 _MOST_FITTED = 4096
 #: Fewer positive series than this have no model of their logarithms.
@@ -324,8 +325,9 @@ def _stacked(
 
 
 def _padded_length(steps: int) -> int:
-    """The next power of two: few lengths, so that there are few programs."""
-    return max(16, 1 << (steps - 1).bit_length())
+    """The next of 2 and 3 times a power of two: few lengths, so that there are few programs."""
+    power = max(16, 1 << (steps - 1).bit_length())
+    return 3 * power // 4 if steps <= 3 * power // 4 and power > 16 else power
 
 
 def _groups(members: Sequence[Member]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -335,7 +337,7 @@ def _groups(members: Sequence[Member]) -> list[tuple[np.ndarray, np.ndarray]]:
         by_length.setdefault(_padded_length(len(one.targets)), []).append(one)
     found = []
     for steps, group in sorted(by_length.items()):
-        size = min(_BATCH, bucket(len(group)))
+        size = min(_FIT_BATCH, bucket(len(group)))
         batches = [_stacked(group[i : i + size], size, steps) for i in range(0, len(group), size)]
         found.append((np.stack([y for y, _ in batches]), np.stack([h for _, h in batches])))
     return found
