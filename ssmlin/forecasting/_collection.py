@@ -36,8 +36,8 @@ from ssmlin.inference import batch_options
 from ssmlin.learning import fit_batches
 from ssmlin.models import HierarchicalRegression, ParamsHierarchicalRegression, RegressionStates
 
-#: Series that are forecast at once, and those of a step of a fit, whose covariances should stay in
-#: the cache.
+#: Series that are forecast at once, and those that a device fits at once, whose covariances should
+#: stay in its cache.
 _BATCH, _FIT_BATCH = 128, 64
 #: Series that the parameters are fitted to, at most: many more than there are parameters.
 _MOST_FITTED = 4096
@@ -335,9 +335,9 @@ def _groups(members: Sequence[Member]) -> list[tuple[np.ndarray, np.ndarray]]:
     by_length: dict[int, list[Member]] = {}
     for one in members:
         by_length.setdefault(_padded_length(len(one.targets)), []).append(one)
-    found = []
+    found, most = [], _FIT_BATCH * jax.local_device_count()
     for steps, group in sorted(by_length.items()):
-        size = min(_FIT_BATCH, bucket(len(group)))
+        size = min(most, bucket(len(group)))
         batches = [_stacked(group[i : i + size], size, steps) for i in range(0, len(group), size)]
         found.append((np.stack([y for y, _ in batches]), np.stack([h for _, h in batches])))
     return found
