@@ -192,6 +192,9 @@ class CollectionState:
         rng: np.random.Generator,
     ) -> Float[np.ndarray, "B n H"]:
         """Paths of a batch of columns, each a mixture over the transformations."""
+        if 1 not in [one.power for one in self.populations]:
+            for name, i in parts:
+                _check_positive(name, self.panel[name].values[:, i])
         scores = np.full((len(self.populations), len(parts)), -np.inf)
         drawn = np.full((len(self.populations), len(parts), num_samples, horizon), np.nan)
         for k, population in enumerate(self.populations):
@@ -211,9 +214,6 @@ class CollectionState:
             paths = self._simulate(population, states, usable, inputs, horizon, num_samples, rng)
             drawn[k, places] = paths
         best = np.max(scores, axis=0)
-        if 1 not in [one.power for one in self.populations]:
-            for name, i in parts:
-                _check_positive(name, self.panel[name].values[:, i])
         weights = np.exp(_TEMPER * (scores - np.where(np.isfinite(best), best, 0.0)))
         weights = np.where(np.isfinite(scores), weights, 0.0)
         total = weights.sum(axis=0)

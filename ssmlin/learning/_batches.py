@@ -156,7 +156,8 @@ def fit_batches[P](
             options={"maxiter": left, "maxfun": 4 * left, "maxcor": _MEMORY,
                      "ftol": 0.0, "gtol": 1e-7},
         )  # fmt: skip
-        converged = bool(found.success) or _stands_still(losses)
+        # Status 1 is that of a limit; a search that finds nothing lower ends at the precision.
+        converged = found.status != 1 or _stands_still(losses)
         if converged:
             bar.update(task, total=len(losses))
     checkpoint.save(_State(np.asarray(found.x), np.array(losses)), force=True)
