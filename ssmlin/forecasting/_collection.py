@@ -153,9 +153,7 @@ class CollectionState:
     ) -> Iterator[SeriesForecast]:
         """Forecast each series, a batch at a time, as ``ForecasterState.forecasts`` does."""
         check_forecast(horizon, levels, num_samples)
-        known = future if isinstance(future, Mapping) else None
-        if known is None:
-            known = future_panel(future, self.layout, self.panel, horizon)
+        known = future_panel(future, self.layout, self.panel, horizon)
         parts = [(name, i) for name, one in self.panel.items() for i in range(len(one.targets))]
         rng = np.random.default_rng(seed)
         waiting_for: list[Float[np.ndarray, "n H"]] = []

@@ -16,7 +16,8 @@ def future_panel(
     """The inputs of the steps to come of each series, in the caller's units.
 
     Args:
-        future: a frame with the columns of the inputs, of the times and of the series; an array
+        future: arrays by series, which are what is returned; or a frame with the columns of the
+            inputs, of the times and of the series; an array
             with the rows to come in order; or a list of these, one for each series.
         layout: of the data that the forecast goes on from.
         panel: these data.
@@ -28,6 +29,8 @@ def future_panel(
     Raises:
         ValueError: inputs that are missing, or that the model does not have.
     """
+    if isinstance(future, Mapping):
+        return dict(future)
     require("pandas")
     import pandas as pd
 

@@ -177,9 +177,7 @@ class ForecasterState:
             ValueError: as :meth:`ssmlin.Forecaster.predict`.
         """
         check_forecast(horizon, levels, num_samples)
-        known = future if isinstance(future, Mapping) else None
-        if known is None:
-            known = future_panel(future, self.layout, self.panel, horizon)
+        known = future_panel(future, self.layout, self.panel, horizon)
         return [
             forecast_series(
                 name, columns, self.fit_of(name), self.scalings[name], horizon,
