@@ -8,7 +8,7 @@ from scipy import stats
 
 import ssmlin
 from ssmlin.forecasting._collection import conditioned
-from ssmlin.forecasting._collection_members import member_of
+from ssmlin.forecasting._collection_members import members_of
 from ssmlin.forecasting._collection_paths import Starts, sample_paths
 from ssmlin.forecasting._history import History
 
@@ -117,7 +117,7 @@ def test_the_first_step_has_the_law_of_the_filter(fitted):
     """Exactly Student-t, against quantiles of paths."""
     state = fitted.state_
     (population,) = state.populations
-    member = member_of(state.panel["s2"], 0, 1.0, state.regressors, state.input_scale)
+    (member,) = members_of([(state.panel["s2"], 0)], 1.0, state.regressors, state.input_scale)
     known = conditioned(population, [member], 8, 64)
     step = np.array([member.next_step])
     h = np.concatenate([state.regressors.weights @ member.last, state.regressors.places(step)[0]])
@@ -159,8 +159,8 @@ def test_the_value_after_a_gap_is_not_predicted_by_the_line_that_leads_to_it(fit
     rows = data.index[data.unique_id == "s2"]
     data.loc[rows[10:14], "y"] = np.nan
     state = clone(fitted).update(data).state_
-    member = member_of(state.panel["s2"], 0, 1.0, state.regressors, state.input_scale)
-    begin = state.regressors.first_step(STEPS + 2)
+    (member,) = members_of([(state.panel["s2"], 0)], 1.0, state.regressors, state.input_scale)
+    begin = state.regressors.first_step(np.array([STEPS + 2]))[0]
     np.testing.assert_array_equal(
         np.flatnonzero(np.isnan(member.targets)) + begin, np.arange(10, 15)
     )
