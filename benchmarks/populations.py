@@ -85,8 +85,8 @@ def _collections(counts: tuple[int, ...], quick: bool) -> None:
     """`Forecaster.fit` and `predict`, which read, fit and forecast."""
     harness.remark(
         f"Monthly series of {MONTHS} steps in a long frame; forecasts of {HORIZON} steps by "
-        f"{PATHS} paths. The fit takes at most 4 096 series, drawn at random; read and forecast are "
-        "all. Memory is the most the process held."
+        f"{PATHS} paths. The fit takes at most 4 096 series, drawn at random; all are read and "
+        "forecast. Memory is the most the process held."
     )
     table = Table(
         "series", "fit, s", "of it reading, s", "predict, s", "predict, ms a series", "memory, GB"
