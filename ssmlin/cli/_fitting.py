@@ -78,7 +78,7 @@ def fit(
     ] = None,
     key_dim: Annotated[int, typer.Option(min=1, help="d, except of bayesian_memory.")] = 4,
     period: Annotated[
-        int | None, typer.Option(min=2, help="Steps a season; default by the dates.")
+        int | None, typer.Option(min=1, help="Steps a season, 1 for none; default by the dates.")
     ] = None,
     pooling: Annotated[
         str,
@@ -139,7 +139,7 @@ def fit(
         forecaster = Forecaster(
             mechanism,
             lags="auto" if lags is None else lags,
-            season="auto" if period is None else period,
+            season="auto" if period is None else None if period == 1 else period,
             transform=transform,
             pooling=pooling,
             key_dim=key_dim,
