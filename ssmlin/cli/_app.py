@@ -18,7 +18,7 @@ from ssmlin.cli._verdicts import print_verdict
 
 app = typer.Typer(
     help="Linear attention as probabilistic state space models.",
-    invoke_without_command=True,
+    no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
 
@@ -31,24 +31,8 @@ def _print_version(wanted: bool) -> bool:
     return wanted
 
 
-#: What `ssmlin` alone prints; no line is longer than 80 characters.
-_WELCOME = """\
-Linear attention as probabilistic state space models: compare, fit, forecast.
-
-  ssmlin compare data.csv --target sales --time month
-      which model predicts a series best, by how much, and whether to trust it
-  ssmlin fit data.csv --target sales --time month --output model.safetensors
-      fit one model to the whole file
-  ssmlin forecast model.safetensors data.csv --horizon 12
-      forecast the steps after its end, with intervals
-
-ssmlin compare --help tells all options, ssmlin --help the other commands;
-ssmlin demo needs no file."""
-
-
 @app.callback()
 def _root(
-    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -57,8 +41,6 @@ def _root(
     ] = False,
 ) -> None:
     """Linear attention as probabilistic state space models."""
-    if context.invoked_subcommand is None:
-        typer.echo(_WELCOME)
 
 
 for command in (compare, fit, forecast, sample):

@@ -26,8 +26,9 @@ def significant(x: float, digits: int = 3) -> str:
     """A number with so many digits that count, without an exponent where it can be."""
     if x == 0 or not np.isfinite(x):
         return f"{x:g}"
-    places = digits - 1 - int(np.floor(np.log10(abs(x))))
-    return f"{round(x, places):.{max(0, places)}f}" if places < 12 else f"{x:.{digits}g}"
+    rounded = float(f"{x:.{digits - 1}e}")
+    places = digits - 1 - int(np.floor(np.log10(abs(rounded))))
+    return f"{rounded:.{max(0, places)}f}" if places < 12 else f"{rounded:g}"
 
 
 def chance_range(level: float, count: int, doubt: float) -> tuple[float, float]:
