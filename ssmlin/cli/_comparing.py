@@ -191,19 +191,20 @@ def compare(
         )
         frame = pooled_frame(found) if series is not None else found[several[0].name].to_frame()
         none_left = bool((frame.failure != "").all())
+        shown, each, title = frame, frame, f"{file.name}: held out, one step ahead"
+        if series is not None:
+            together = frame.series == all_series(found)
+            shown, each = frame[together].drop(columns="series"), frame[~together]
+            title = f"{file.name}: {len(several)} series together, held out, one step ahead"
+        said = verdict(found, seed) if len(shown) and not none_left else None
+        call = None if said is None or said.choice is None else call_of(said.choice, asked, fit)
         # Without a model that did not fail there is nothing to keep.
         if report is not None and not none_left:
-            _write_report(report, found[several[0].name], draws, seed, progress)
+            command = None if call is None else call.command
+            _write_report(report, found[several[0].name], draws, seed, progress, command)
         if output is not None and not none_left:
             with written_whole(output, new=True) as temporary:
                 frame.to_csv(temporary, index=False)
-    shown, each, title = frame, frame, f"{file.name}: held out, one step ahead"
-    if series is not None:
-        together = frame.series == all_series(found)
-        shown, each = frame[together].drop(columns="series"), frame[~together]
-        title = f"{file.name}: {len(several)} series together, held out, one step ahead"
-    said = verdict(found, seed) if len(shown) and not none_left else None
-    call = None if said is None or said.choice is None else call_of(said.choice, asked, fit)
     if not as_json:
         if said is not None:
             print_verdict(said.sentences, "" if said.choice is None else said.choice.reason, call)
@@ -238,8 +239,8 @@ def _record(
         "fit": None if call is None else call.command,
         "model": fitted,
         "units": {
-            "log_density": "nats a step, of values in units of scores",
-            "scores": "standard deviations of the training part of each column",
+            "log_density": "nats a step",
+            "values": "standard deviations of the training part of each column",
             "standard_deviations": frame.attrs["unit"],
         },
         "models": json.loads(frame.to_json(orient="records")),
@@ -247,7 +248,12 @@ def _record(
 
 
 def _write_report(
-    path: Path, comparison: "Comparison", draws: int, seed: int, progress: bool
+    path: Path,
+    comparison: "Comparison",
+    draws: int,
+    seed: int,
+    progress: bool,
+    fit_command: str | None,
 ) -> None:
     """The report, with the posterior of the gates of the best mechanism that has some."""
     import warnings
@@ -281,4 +287,6 @@ def _write_report(
         break
     command = shlex.join(["ssmlin", *sys.argv[1:]])
     with waiting("drawing the figures of the report", progress):
-        write_report(path, comparison, command=command, draws=tree, drawn_from=name)
+        write_report(
+            path, comparison, command=command, fit_command=fit_command, draws=tree, drawn_from=name
+        )

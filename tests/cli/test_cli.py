@@ -331,6 +331,8 @@ def test_a_report_from_the_command_line(data, tmp_path):
     run("compare", data, "-y", "y", "--inputs", "u", "--report", report, *CHEAP)
     text = report.read_text()
     assert "autoregression" in text and "ssmlin" in text
+    assert 0 < text.index("Best over 27 held-out steps is autoregression") < text.index("<table")
+    assert text.index("intervals of autoregression") < text.index("<table")
     again = runner.invoke(app, ["compare", str(data), "-y", "y", "--report", str(report), *CHEAP])
     assert again.exit_code == 2 and "--report: expected a file that does not" in again.output
     panel = ["compare", str(data), "-y", "y", "--series", "text", "--report", "r.html", *CHEAP]
