@@ -199,8 +199,10 @@ def bench(
         typer.echo(json.dumps(benchmarks.BENCHMARKS))
         return
     if show:
+        table = Table.grid(padding=(0, 1))
         for name, description in benchmarks.BENCHMARKS.items():
-            console.print(f"{name}: {description}", highlight=False, soft_wrap=True)
+            table.add_row(f"{name}:", description)
+        console.print(table, highlight=False)
         return
     for name in names or ():
         if name not in benchmarks.BENCHMARKS:
