@@ -42,7 +42,7 @@ from ssmlin.cli._options import (
     transform_of,
     two_files,
 )
-from ssmlin.cli._printing import print_columns
+from ssmlin.cli._printing import print_columns, rounded
 
 if TYPE_CHECKING:
     import pandas
@@ -343,7 +343,7 @@ def sample(
         typer.echo(summary.to_json(orient="index"))
         return
     columns = {"parameter": [str(name) for name in summary.index]}
-    columns |= {str(name): [str(x) for x in summary[name]] for name in summary}
+    columns |= {str(name): [rounded(float(x)) for x in summary[name]] for name in summary}
     if len(print_columns(columns, f"{file.name}: the posterior", wide=False)) < len(columns):
         console.print(f"more columns: arviz.summary of {output}", highlight=False)
     console.print(f"wrote {output}", highlight=False, soft_wrap=True)
