@@ -30,7 +30,7 @@ def forecast_file(forecasts: Sequence["SeriesForecast"], layout: "Layout") -> "p
             if layout.series is not None:
                 table[layout.series] = one.name
             table |= {
-                _time_name(layout): one.times,
+                _time_name(layout): _labels(one, layout),
                 free_name("column", keys): target,
                 free_name("mean", keys): one.means[:, i],
             }
@@ -53,10 +53,15 @@ def paths_file(forecasts: Sequence["SeriesForecast"], layout: "Layout") -> "pand
         if layout.series is not None:
             table[layout.series] = one.name
         table[free_name("path", (layout.series, layout.time, *one.targets))] = path
-        table[_time_name(layout, one.targets)] = one.times[step]
+        table[_time_name(layout, one.targets)] = _labels(one, layout)[step]
         table |= {name: one.paths[:, :, i].ravel() for i, name in enumerate(one.targets)}
         parts.append(pd.DataFrame(table))
     return pd.concat(parts)
+
+
+def _labels(forecast: "SeriesForecast", layout: "Layout") -> Any:
+    """The times as the user writes them; steps that are counted need no more than that."""
+    return forecast.times if layout.time is None else layout.times(forecast.times)
 
 
 def _time_name(layout: "Layout", taken: Sequence[str] = ()) -> str:

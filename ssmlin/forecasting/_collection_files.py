@@ -75,6 +75,7 @@ def read_collection(path: Path) -> tuple[dict[str, Any], CollectionState]:
     for name, end, count in zip(notes["names"], ends, arrays["lengths"], strict=True):
         part = slice(end - count, end)
         times = times_of_numbers(arrays["times"][part], notes["times"])
+        times = layout.calendar.mark(times)
         history[name] = Columns(arrays["values"][part], arrays["inputs"][part], times,
                                 layout.targets, layout.inputs, notes["date_format"])  # fmt: skip
     populations = []

@@ -60,6 +60,11 @@ class Forecaster(Recipe):
         seed: of all random starts and draws.
         progress: show a progress bar.
         checkpoint_dir: a folder to keep the state of the fit in; the same call goes on from there.
+        freq: what a step is, see :class:`ssmlin.data.Calendar`: "B" for business days, "D", "W",
+            "MS", "QS", "h" and the like; by default the times say it.
+        holidays: business days that are no steps, such as "2024-12-25".
+        fill_inputs: an input that is missing, at a step of the data or to come, takes its last
+            value before; otherwise it is refused.
 
     Attributes:
         state_: what is fitted, a :class:`ssmlin.forecasting.ForecasterState`; None before.
@@ -122,7 +127,9 @@ class Forecaster(Recipe):
         names = Names(id_col, time_col, target_col)
         table, layout = tabulate(data, inputs, names, date_format)
         strict = self.pooling_of(layout.num_series(table)) != "hierarchical"
-        self.state_ = fit_panel(self, layout.panel(table, to_fit=strict), layout)
+        calendar = self.calendar if self.calendar.freq else layout.calendar
+        layout = replace(layout, calendar=calendar, fill_inputs=self.fill_inputs)
+        self.state_ = fit_panel(self, *layout.read(table, to_fit=strict))
         return self
 
     def fit_stream(self, stream: TableStream, *, window: int = 2000) -> "Forecaster":
@@ -164,8 +171,9 @@ class Forecaster(Recipe):
         Returns:
             The forecaster itself; ValueError for data that cannot be used.
         """
-        table, layout = tabulate_like(self._fitted.layout, data, inputs, date_format)
-        self.state_ = self._fitted.with_panel(layout.panel(table, to_fit=to_fit), layout)
+        known = replace(self._fitted.layout, fill_inputs=self.fill_inputs)
+        table, layout = tabulate_like(known, data, inputs, date_format)
+        self.state_ = self._fitted.with_panel(*layout.read(table, to_fit=to_fit))
         return self
 
     @property
