@@ -152,6 +152,9 @@ def tabulate(
     inputs: object = None,
     names: Names | None = None,
     date_format: str | None = None,
+    calendar: Calendar | None = None,
+    *,
+    fill_inputs: bool = False,
 ) -> tuple["pandas.DataFrame", Layout]:
     """Any data that a forecaster takes as one table.
 
@@ -161,6 +164,8 @@ def tabulate(
             list of these.
         names: of the columns.
         date_format: how dates are written as text.
+        calendar: what a step is; default what the index of the data says.
+        fill_inputs: whether inputs that are missing take their last values before.
 
     Returns:
         The table, whose columns are named by text, and where in it everything is.
@@ -189,8 +194,10 @@ def tabulate(
         pd.api.types.is_integer_dtype(times),
         times.name.removeprefix("period[")[:-1] if isinstance(times, pd.PeriodDtype) else None,
         labels,
+        calendar or Calendar(),
+        fill_inputs,
     )
-    if place.time not in getattr(data, "columns", ()):
+    if layout.calendar.freq is None and place.time not in getattr(data, "columns", ()):
         layout = replace(layout, calendar=Calendar.of(getattr(data, "index", None)))
     return table.rename(columns=str), layout
 
@@ -219,7 +226,10 @@ def tabulate_like(
     if inputs is None and isinstance(data, pd.DataFrame):
         inputs = known.inputs or None
     names = Names(known.series, known.time, known.targets)
-    table, layout = tabulate(data, inputs, names, date_format or known.date_format)
+    written = date_format or known.date_format
+    table, layout = tabulate(
+        data, inputs, names, written, known.calendar, fill_inputs=known.fill_inputs
+    )
     for what, one, other in (("times", known.time, layout.time),
                              ("several series", known.series, layout.series)):  # fmt: skip
         if (one is None) != (other is None):
@@ -232,10 +242,7 @@ def tabulate_like(
             f"inputs: expected {', '.join(known.inputs) or 'none'}, as in the fit, got "
             f"{', '.join(layout.inputs) or 'none'}"
         )
-    labels = {**known.labels, **layout.labels}
-    return table, replace(
-        layout, labels=labels, calendar=known.calendar, fill_inputs=known.fill_inputs
-    )
+    return table, replace(layout, labels={**known.labels, **layout.labels})
 
 
 def is_several(data: object) -> bool:

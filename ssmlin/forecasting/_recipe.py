@@ -64,14 +64,14 @@ class Recipe:
         _checks.positive_int("difference", self.difference, minimum=0)
         if self.num_epochs is not None:
             _checks.positive_int("num_epochs", self.num_epochs)
-        _ = self.calendar  # a frequency or a holiday that is none is told now
+        self.holidays = self.calendar.holidays  # what is no frequency or no date is told now
         if len(self.discounts) == 0:
             raise ValueError("discounts: expected at least one number in [0.75, 1], got none")
 
     @property
     def calendar(self) -> Calendar:
         """What is said of the steps."""
-        return Calendar(self.freq, tuple(self.holidays))
+        return Calendar(self.freq, self.holidays)
 
     @property
     def writes_values(self) -> bool:
