@@ -116,7 +116,7 @@ class Calendar:
         if type(freq).__name__ not in ("BusinessDay", "CustomBusinessDay"):
             return cls()
         assert freq is not None
-        holidays = getattr(freq, "holidays", ())
+        holidays = getattr(freq, "holidays", None) or ()  # of plain business days None
         return cls(f"{freq.n}B", tuple(str(np.datetime64(day, "D")) for day in holidays))
 
     def mark(self, times: Times) -> Times:

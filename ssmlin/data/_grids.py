@@ -191,13 +191,13 @@ def regular(
 
 def _warn_of_gaps(missing: Times, name: str, kind: str) -> None:
     """Say how many steps are missing; of business days, which may be holidays, the first ones."""
-    steps, hint = "steps are", ""
+    steps, days, hint = "steps", "", ""
     if kind == BUSINESS_DAYS:
-        steps = "business days are"
-        hint = f" ({listed(missing, 3)}); holidays= (--holidays) leaves out days that are none"
+        steps, days = "business days", f": {listed(missing, 3)}"
+        hint = "; holidays= (--holidays) leaves out days that are none"
     warnings.warn(
-        f"time: {len(missing)} {steps} missing in column {name!r}; they are missing values now"
-        f"{hint}",
+        f"time: {len(missing)} {steps} are missing in column {name!r}{days}; they are missing "
+        f"values now{hint}",
         RuntimeWarning,
         4,
     )
@@ -228,7 +228,7 @@ def _not_as_said(times: Times, name: str, calendar: Calendar) -> str:
         is_none = ~np.is_busday(wall.to_numpy().astype("M8[D]"), busdaycal=calendar.days)
         if is_none.any():
             bad = times[[int(is_none.argmax())]]
-            why = f"a {bad[0].day_name()}" if bad[0].dayofweek > 4 else "a holiday"
+            why = f"a {bad[0].day_name()}" if bad[0].weekday() > 4 else "a holiday"
             return f"freq: expected business days in column {name!r}, got {listed(bad)}, {why}"
     # The first rows that are on no such grid show where it ends.
     end = next(end for end in range(2, len(times) + 1) if _grid(times[:end], calendar) is None)

@@ -52,7 +52,7 @@ DAYS = CLOCKS["days"]
         (make(DAYS, range(30)).drop(columns="u"), "columns: expected names among t; got 'u'"),
         (make(DAYS, range(30)).drop(columns="t"), "columns: expected names among u; got 't'"),
         (make(DAYS, range(20, 30)).assign(u=["1", "2", "x", *"1234567"]), "'x' in data row 3"),
-        (make(DAYS, range(20, 30)).assign(u=[1, np.nan] * 5), "column 'u'.*, got 3 in data rows 2, 4, 6; fill"),
+        (make(DAYS, range(20, 30)).assign(u=[1, np.nan] * 5), "'u'.* in data rows 2, 4, 6; fill"),
         (make(DAYS, range(20, 30)).assign(u=[1, np.inf] * 5), "got inf in data row 2"),
     ],
 )
