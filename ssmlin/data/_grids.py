@@ -16,6 +16,8 @@ _MOST_GAPS = 3  # missing steps for each row
 TOLERANCE = 1e-3
 #: Business days are counted from here, a Monday before all dates that pandas knows.
 _FIRST_DAY = np.datetime64("1600-01-03", "D")
+#: Of the first month that NumPy counts from: the year times 12 and the month.
+_FIRST_MONTH = 12 * 1970 + 1
 #: The ticks that are counted in the units of the dates, in which a step is some seconds.
 _CLOCKS = ("wall", "passed")
 
@@ -46,7 +48,7 @@ def ticks(times: Times, calendar: Calendar | None = None) -> dict[str, Shaped[np
     clock = (wall - wall.normalize()).asi8
     if (clock == clock[0]).all():
         days = wall.to_numpy().astype("M8[D]")
-        months = days.astype("M8[M]").astype(int)
+        months = days.astype("M8[M]").astype(int) + _FIRST_MONTH
         if (np.diff(months) > 0).all() and place_in_month(days) is not None:
             counted[MONTHS] = months
         business = Calendar.of(times).days if calendar is None else calendar.days
@@ -258,7 +260,7 @@ def _on_grid(times: Times, grid: _Grid, places: Int[np.ndarray, " n"]) -> Times:
         if kind == MONTHS:
             place = place_in_month(wall.to_numpy().astype("M8[D]"))
             assert place is not None
-            days = place(reached.astype("M8[M]"))
+            days = place((reached - _FIRST_MONTH).astype("M8[M]"))
         else:
             days = np.busday_offset(_FIRST_DAY, reached, "forward", busdaycal=calendar.days)
         dates = pd.DatetimeIndex(days.astype(f"M8[{times.unit}]")) + (wall[0] - wall[0].normalize())

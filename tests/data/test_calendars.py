@@ -168,10 +168,13 @@ def test_inputs_of_steps_without_a_row_take_the_last_known_ones():
     np.testing.assert_array_equal(found.inputs, expected)
     assert np.isnan(found.values[:, 0]).tolist() == [i in (2, 3, 6) for i in range(8)]
     with pytest.raises(ValueError, match="column 'v', got one in data row 3; fill_inputs= .--fill"):
-        select_columns(gaps, ["y"], ["u", "v"], "t")
-    with pytest.raises(ValueError, match="at 2024-01-03, 2024-01-04, 2024-01-07 in column 't', .*"
-                       "at all steps; got none; fill_inputs= .--fill-inputs. takes"):  # fmt: skip
-        select_columns(gaps, ["y"], ["u"], "t")
+        select_columns(gaps[::-1], ["y"], ["u", "v"], "t")
+    missing = pytest.warns(RuntimeWarning, match="3 steps are missing")
+    message = (
+        "at 2024-01-03, 2024-01-04, 2024-01-07 in column 't', .* got none; fill_inputs= .--fill"
+    )
+    with missing, pytest.raises(ValueError, match=message):
+        select_columns(gaps[::-1], ["y"], ["u"], "t")
     frame.loc[:1, "u"] = np.nan
     with pytest.raises(ValueError, match="a first value of 'u' to go on from, got none at 2024-01-0"
                        "1, 2024-01-02"):  # fmt: skip
