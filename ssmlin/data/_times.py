@@ -375,12 +375,15 @@ _ISO_DATES, _ISO_CLOCKS = ("%Y-%m-%d", "%Y-%m", "%Y/%m/%d", "%Y%m%d"), (
 _SHOWN = 100
 
 
-def label_format(column: "pandas.Series", date_format: str | None) -> str | None:
+def label_format(
+    column: "pandas.Series", date_format: str | None, like: str | None = None
+) -> str | None:
     """How to write further dates like those of a column of text or of digits.
 
     Args:
         column: as it came.
         date_format: how it is read, see :func:`find_date_format`.
+        like: a format that is taken if it gives the texts back, such as that of a longer column.
 
     Returns:
         A format for :func:`written_as`; None for what is no text, for local times and where no
@@ -408,6 +411,8 @@ def label_format(column: "pandas.Series", date_format: str | None) -> str | None
         forms = [date + clock for clock in _ISO_CLOCKS for date in _ISO_DATES]
     for bare in ("%d", "%m", "%H", "%I"):
         forms += [form.replace(bare, f"%-{bare[1]}") for form in forms if bare in form]
+    if like is not None:
+        forms.insert(0, like)
     return next((form for form in forms if written_as(dates, form) == texts), None)
 
 

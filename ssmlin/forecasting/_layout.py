@@ -83,7 +83,7 @@ class Layout:
         if calendar.freq is None and all(one == first for one in others):
             calendar = first
         date_format = next(iter(panel.values())).date_format
-        form = label_format(table[self.time], date_format)
+        form = label_format(table[self.time], date_format, self.label_form)
         return panel, replace(self, date_format=date_format, calendar=calendar, label_form=form)
 
     def num_series(self, table: "pandas.DataFrame") -> int:
@@ -242,7 +242,8 @@ def tabulate_like(
             f"inputs: expected {', '.join(known.inputs) or 'none'}, as in the fit, got "
             f"{', '.join(layout.inputs) or 'none'}"
         )
-    return table, replace(layout, labels={**known.labels, **layout.labels})
+    labels = {**known.labels, **layout.labels}
+    return table, replace(layout, labels=labels, label_form=known.label_form)
 
 
 def is_several(data: object) -> bool:
