@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from ssmlin._optional import require
 from ssmlin.data._calendar import Calendar
-from ssmlin.data._grids import regular
+from ssmlin.data._grids import regular_steps
 from ssmlin.data._lags import carried_forward
 from ssmlin.data._texts import PLAIN, Marks, is_like_a_number, to_numbers
 from ssmlin.data._times import Times, find_date_format, listed, parse_times
@@ -102,6 +102,7 @@ def select_columns(
     frame = frame.rename(columns=str)
     if not names:
         raise ValueError("targets: expected at least one column, got none")
+    check_calendar(calendar, clock)
     chosen = [*names, *input_names, *([] if clock is None else [clock])]
     check_names(chosen, list(frame.columns))
     for name in chosen:
@@ -128,9 +129,8 @@ def select_columns(
     times: Times = np.arange(len(table))
     if clock is not None:
         date_format = date_format or find_date_format(frame[clock])
-        times, table = regular(parse_times(frame[clock], date_format), table, clock, calendar)
-    elif calendar is not None and calendar.freq is not None:
-        raise ValueError("freq: expected a column of times (--time) with it, got none")
+        steps = regular_steps(parse_times(frame[clock], date_format), clock, calendar)
+        times, table = steps.times, steps.arrange(table)
     known = table[:, len(names) :]
     if fill_inputs:
         known = carried_forward(known)
@@ -154,71 +154,10 @@ def select_columns(
     )
 
 
-def select_panel(
-    frame: "pandas.DataFrame",
-    series: str | int,
-    targets: Sequence[str | int],
-    inputs: Sequence[str | int] = (),
-    time: str | int | None = None,
-    date_format: str | None = None,
-    *,
-    to_fit: bool = True,
-    calendar: Calendar | None = None,
-    fill_inputs: bool = False,
-) -> dict[str, Columns]:
-    """Take several series, which may differ in length, from one table.
-
-    Args:
-        frame: the table, with the rows of all series.
-        series: the name of the column that tells which series a row belongs to.
-        targets: the names of the columns to predict.
-        inputs: the names of columns that are known before each step.
-        time: the name of a column of numbers or dates.
-        date_format: as in :func:`select_columns`, but inferred from the rows of all series.
-        to_fit: as in :func:`select_columns`.
-        calendar: likewise.
-        fill_inputs: likewise.
-
-    Returns:
-        For each series what :func:`select_columns` returns, by its name (see :func:`series_ids`)
-        and in the order of the table.
-
-    Raises:
-        ValueError: a column that does not exist, a row without a series, names that are numbers
-            with decimals, or a series that :func:`select_columns` refuses. The message then names
-            the series, and data rows are counted within it.
-
-    Warns:
-        RuntimeWarning: as :func:`select_columns`.
-
-    Example:
-        >>> import pandas as pd
-        >>> from ssmlin.data import select_panel
-        >>> frame = pd.DataFrame({"shop": ["a", "b", "a", "b", "b"], "y": [1, 5, 2, 4, 3]})
-        >>> {name: len(one.values) for name, one in select_panel(frame, "shop", ["y"]).items()}
-        {'a': 2, 'b': 3}
-    """
-    frame, key = frame.rename(columns=str), str(series)
-    if list(frame.columns).count(key) != 1 or key in map(
-        str, (*targets, *inputs, *([] if time is None else [time]))
-    ):
-        raise ValueError(
-            f"series: expected a column of its own among {_known(list(frame.columns))}; got {key!r}"
-        )
-    if time is not None and date_format is None:
-        # Of all series together, since the dates of one alone may be read in two ways.
-        check_names([str(time)], list(frame.columns))
-        date_format = find_date_format(frame[str(time)])
-    panel = {}
-    for name, rows in frame.groupby(series_ids(frame[key]), sort=False):
-        try:
-            panel[str(name)] = select_columns(
-                rows, targets, inputs, time, date_format, to_fit=to_fit, calendar=calendar,
-                fill_inputs=fill_inputs,
-            )  # fmt: skip
-        except ValueError as error:
-            raise ValueError(f"series {name!r}: {error}") from error
-    return panel
+def check_calendar(calendar: Calendar | None, time: str | None) -> None:
+    """Raise ValueError if something is said of the steps, but there is no column of times."""
+    if calendar is not None and calendar.freq is not None and time is None:
+        raise ValueError("freq: expected a column of times (--time) with it, got none")
 
 
 def missing_rows(places: Int[np.ndarray, " n"]) -> str:
@@ -236,48 +175,16 @@ def check_names(names: Sequence[str], known: Sequence[str]) -> None:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"columns: expected names among {_known(known)}; got {name!r}{hint}")
+            raise ValueError(
+                f"columns: expected names among {known_names(known)}; got {name!r}{hint}"
+            )
         if known.count(name) > 1:
             raise ValueError(f"columns: expected columns of different names, got {name!r} twice")
 
 
-def _known(names: Sequence[str]) -> str:
+def known_names(names: Sequence[str]) -> str:
     """The first names, for a message."""
     return ", ".join(names[:20])
-
-
-def series_ids(column: "pandas.Series") -> list[str]:
-    """The name of the series that each row belongs to.
-
-    Args:
-        column: of text, whole numbers, booleans or dates.
-
-    Returns:
-        A text for each row: the text as it is written, or the whole number.
-
-    Raises:
-        ValueError: a missing name, or a number with decimals, which may have been written in
-            several ways.
-
-    Example:
-        >>> import pandas as pd
-        >>> from ssmlin.data import series_ids
-        >>> series_ids(pd.Series(["007", "7", 7]))
-        ['007', '7', '7']
-    """
-    names = column.tolist()
-    missing = column.isna().to_numpy(bool) | np.array([name == "" for name in names], bool)
-    if missing.any():
-        raise ValueError(f"series: expected a name in every row of {column.name!r}, got none in "
-                         f"data row {int(missing.argmax()) + 1}")  # fmt: skip
-    for row, name in enumerate(names):
-        if isinstance(name, float | np.floating):
-            raise ValueError(
-                f"series: expected text or whole numbers in column {column.name!r}, got {name!r} "
-                f"in data row {row + 1}, of which nobody knows how it was written; of a text file "
-                f"read_table(..., text=[{column.name!r}]) keeps that"
-            )
-    return [str(name) for name in names]
 
 
 def numbers(

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
-from ssmlin.data._columns import FILL, missing_rows, numbers, series_ids
+from ssmlin.data._columns import FILL, missing_rows, numbers
 from ssmlin.data._grids import TOLERANCE, future_times
 from ssmlin.data._lags import carried_forward
+from ssmlin.data._panels import series_ids
 from ssmlin.data._times import Times, is_dates, listed, parse_times
 
 if TYPE_CHECKING:

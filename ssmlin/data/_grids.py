@@ -133,19 +133,39 @@ def _show_business_days(times: Times, counted: Int[np.ndarray, " T"]) -> bool:
     return bool(distances.min() < 1.5 and has_weekend and 2 * len(counted) > span + 1)
 
 
-def regular(
-    times: Times, table: Float[np.ndarray, "T m"], name: str, calendar: Calendar | None = None
-) -> tuple[Times, Float[np.ndarray, "n m"]]:
-    """Sort the rows of a table by time, and insert rows of NaN where a regular grid has gaps.
+class Steps(NamedTuple):
+    """The steps that the rows of a series are, by their times.
+
+    Attributes:
+        times: of all steps.
+        order: of the rows; None where they are in order.
+        places: of the rows in order among the steps; None where no step is missing.
+    """
+
+    times: Times
+    order: Int[np.ndarray, " T"] | None
+    places: Int[np.ndarray, " T"] | None
+
+    def arrange(self, table: Float[np.ndarray, "T m"]) -> Float[np.ndarray, "n m"]:
+        """The rows of a table as steps; NaN where one is missing."""
+        table = table if self.order is None else table[self.order]
+        if self.places is None:
+            return table
+        whole = np.full((len(self.times), table.shape[1]), np.nan)
+        whole[self.places] = table
+        return whole
+
+
+def regular_steps(times: Times, name: str, calendar: Calendar | None = None) -> Steps:
+    """The steps that rows are: sorted by time, with those that a regular grid has between them.
 
     Args:
         times: the times of the rows.
-        table: the rows.
         name: the name of the column of times, for messages.
         calendar: what is said of the steps.
 
     Returns:
-        The times of all steps and their rows.
+        The times of all steps, and which rows they are.
 
     Raises:
         ValueError: times that occur twice, are irregular or are not what is said of them, or more
@@ -156,9 +176,10 @@ def regular(
     """
     calendar = Calendar() if calendar is None else calendar
     order = in_order(times)
-    if (np.diff(order) < 0).any():
+    moved = order if (np.diff(order) < 0).any() else None
+    if moved is not None:
         warnings.warn(f"time: rows were brought in the order of {name!r}", RuntimeWarning, 3)
-        times, table = times[order], table[order]
+        times = times[order]
     twice = np.flatnonzero(np.diff(_numbers(times)) == 0)
     if len(twice):
         rows = sorted(int(order[i]) + 1 for i in (twice[0], twice[0] + 1))
@@ -167,7 +188,7 @@ def regular(
             f"{rows[0]} and {rows[1]}"
         )
     if len(times) == 1 and calendar.step is None:
-        return times, table
+        return Steps(times, moved, None)
     grid = _grid(times, calendar)
     if grid is None:
         raise ValueError(_irregular(times, name, calendar))
@@ -175,7 +196,7 @@ def regular(
     count = int(position[-1]) + 1
     missing = count - len(position)
     if missing == 0:
-        return grid.calendar.mark(times), table
+        return Steps(grid.calendar.mark(times), moved, None)
     if missing > _MOST_GAPS * len(position):
         worst = int(np.diff(position).argmax())
         raise ValueError(
@@ -184,11 +205,9 @@ def regular(
             f"of them between {times[worst]} and {times[worst + 1]}; without a time column the "
             "rows are the steps, and date_format= (--date-format) says how dates are written"
         )
-    whole = np.full((count, table.shape[1]), np.nan)
-    whole[position] = table
     every = _on_grid(times, grid, np.arange(count))
     _warn_of_gaps(every[np.setdiff1d(np.arange(count), position)], name, grid.kind)
-    return grid.calendar.mark(every), whole
+    return Steps(grid.calendar.mark(every), moved, position)
 
 
 def _warn_of_gaps(missing: Times, name: str, kind: str) -> None:
