@@ -104,6 +104,15 @@ def test_grids_go_on_as_pandas_does_also_if_they_are_named(freq):
         assert list(times_of(whole[kept], Calendar(freq)).times) == list(whole[:30])
 
 
+def test_ends_of_february_and_april_are_last_days_and_months_count_from_year_0():
+    ends = pd.DatetimeIndex(["2024-02-29", "2024-04-30"])
+    assert future_times(ends, 2).strftime("%m-%d").tolist() == ["06-30", "08-31"]
+    thirtieths = pd.DatetimeIndex(["2023-12-30", "2024-01-30", "2024-02-29", "2024-03-30"])
+    assert future_times(thirtieths, 2).strftime("%m-%d").tolist() == ["04-30", "05-30"]
+    # Seasons in the files of models begin where they did: at the months of a year times 12.
+    assert first_place(pd.date_range("2024-03-01", periods=2, freq="MS")) == 2024 * 12 + 3
+
+
 def test_a_step_that_is_said_may_be_shorter_than_all_that_are_seen():
     even = pd.date_range("2020-01-01", periods=6, freq="2MS")
     with pytest.warns(RuntimeWarning, match="5 steps are missing"):
