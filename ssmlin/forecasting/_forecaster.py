@@ -165,9 +165,7 @@ class Forecaster(Recipe):
         Returns:
             The forecaster itself; ValueError for data that cannot be used.
         """
-        known = self._fitted.layout
-        calendar = self.calendar if self.calendar.freq else known.calendar
-        known = replace(known, calendar=calendar, fill_inputs=self.fill_inputs)
+        known = self._fitted.layout.asked(self.calendar, fill_inputs=self.fill_inputs)
         table, layout = tabulate_like(known, data, inputs, date_format)
         self.state_ = self._fitted.with_panel(*layout.read(table, to_fit=to_fit))
         return self

@@ -86,6 +86,11 @@ class Layout:
         form = label_format(table[self.time], date_format, self.label_form)
         return panel, replace(self, date_format=date_format, calendar=calendar, label_form=form)
 
+    def asked(self, calendar: Calendar, *, fill_inputs: bool) -> "Layout":
+        """The layout with what is said of the steps, if anything is, and of missing inputs."""
+        calendar = self.calendar if calendar.freq is None else calendar
+        return replace(self, calendar=calendar, fill_inputs=fill_inputs)
+
     def num_series(self, table: "pandas.DataFrame") -> int:
         """How many series are in a table; what is wrong with it :meth:`panel` tells."""
         return 1 if self.series not in table else int(table[self.series].nunique())
