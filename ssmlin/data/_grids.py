@@ -1,6 +1,7 @@
 """The regular grid that times are on, its gaps, and its continuation."""
 
 import warnings
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -290,6 +291,20 @@ def _on_grid(times: Times, grid: _Grid, places: Int[np.ndarray, " n"]) -> Times:
     return dates.tz_localize(times.tz, ambiguous=first, nonexistent="shift_forward")
 
 
+class _Same:
+    """Times for a cache: those of thousands of series that share them are counted once."""
+
+    def __init__(self, times: Times) -> None:
+        self.times = times
+        self._key = _numbers(times).tobytes(), str(times.dtype), Calendar.of(times)
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self._key == other._key
+
+
 def future_times(times: Times, horizon: int) -> Times:
     """The times of the next steps of a regular grid.
 
@@ -310,6 +325,13 @@ def future_times(times: Times, horizon: int) -> Times:
         >>> future_times(np.array([1990.0, 1991.0]), 2).tolist()
         [1992.0, 1993.0]
     """
+    return _future_times(_Same(times), horizon)
+
+
+@lru_cache(1024)
+def _future_times(same: _Same, horizon: int) -> Times:
+    """The same, remembered."""
+    times = same.times
     if len(times) < 2 and Calendar.of(times).step is None:
         raise ValueError(
             f"times: expected at least 2, which say how long a step is, got {len(times)}"
@@ -360,6 +382,13 @@ def first_place(times: Times) -> int:
         >>> first_place(months[5:]) - first_place(months)
         5
     """
+    return _first_place(_Same(times))
+
+
+@lru_cache(1024)
+def _first_place(same: _Same) -> int:
+    """The same, remembered."""
+    times = same.times
     found = _grid(times) if len(times) > 1 else None
     if found is None:
         return 0

@@ -3,6 +3,7 @@
 import datetime
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeGuard, Union
 
 import numpy as np
@@ -428,6 +429,7 @@ def written_as(dates: "pandas.DatetimeIndex", form: str) -> list[str]:
     return [_written(date, form) for date in dates]
 
 
+@lru_cache(4096)
 def _written(date: "pandas.Timestamp", form: str) -> str:
     """One date; strftime knows no quarters, and numbers without zeros not everywhere."""
     own = {"%q": date.quarter, "%-d": date.day, "%-m": date.month, "%-H": date.hour,

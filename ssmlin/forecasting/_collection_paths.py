@@ -154,6 +154,6 @@ def _paths(
             jax.lax.dynamic_update_slice_in_dim(written, value[None], number + length, 0),
         ), None
 
-    inputs = (jnp.arange(steps), beside, draws.steps)
+    inputs = (jnp.arange(steps), beside, jnp.asarray(draws.steps))
     (_, written), _ = jax.lax.scan(step, (start, written), inputs)
     return jnp.moveaxis(written[length:], 0, -1)
