@@ -49,6 +49,7 @@ from ssmlin.cli._options import (
     transform_of,
     two_files,
 )
+from ssmlin.cli._printing import print_columns
 
 if TYPE_CHECKING:
     import pandas
@@ -419,5 +420,8 @@ def sample(
     if as_json:
         typer.echo(summary.to_json(orient="index"))
         return
-    typer.echo(summary.to_string())
+    columns = {"parameter": [str(name) for name in summary.index]}
+    columns |= {str(name): [str(x) for x in summary[name]] for name in summary}
+    if len(print_columns(columns, f"{file.name}: the posterior", wide=False)) < len(columns):
+        console.print(f"more columns: arviz.summary of {output}", highlight=False)
     console.print(f"wrote {output}", highlight=False, soft_wrap=True)

@@ -15,6 +15,7 @@ from ssmlin.comparison import _figures as figures
 from ssmlin.comparison._html import image, page, table, text
 from ssmlin.comparison._scores import SUMMARY
 from ssmlin.comparison._tables import Comparison
+from ssmlin.comparison._verdict import verdict
 from ssmlin.comparison.plots import gate_figure, parameter_names, trace_figure
 from ssmlin.forecasting import FittedAttention
 from ssmlin.mechanisms import MECHANISMS
@@ -34,19 +35,22 @@ def write_report(
     comparison: Comparison,
     *,
     command: str | None = None,
+    fit_command: str | None = None,
     draws: "xarray.DataTree | None" = None,
     drawn_from: str = "",
 ) -> None:
     """Write a comparison to one HTML file without scripts or links to other files.
 
-    It holds the leaderboard, the predictions of the best mechanism and the best baseline, where the
-    difference was made, calibration, the gates over time, the weights of the average, the
-    posterior of the gates with its diagnostics if draws are given, and what was run.
+    It begins with the verdict. It holds the leaderboard, the predictions of the best mechanism and
+    the best baseline, where the difference was made, calibration, the gates over time, the weights
+    of the average, the posterior of the gates with its diagnostics if draws are given, and what was
+    run.
 
     Args:
         path: the new file.
         comparison: what :func:`ssmlin.comparison.compare_models` returned.
         command: how to make it again.
+        fit_command: how to fit the best linear attention.
         draws: what :func:`ssmlin.sample_posterior` returned for one of the mechanisms.
         drawn_from: the name of that mechanism.
 
@@ -66,7 +70,7 @@ def write_report(
         >>> "persistence" in path.read_text()
         True
     """
-    whole = _page(comparison, command, draws, drawn_from)
+    whole = _page(comparison, command, fit_command, draws, drawn_from)
     with written_whole(Path(path), new=True) as temporary:
         temporary.write_text(whole, encoding="utf-8")
 
@@ -74,6 +78,7 @@ def write_report(
 def _page(
     comparison: Comparison,
     command: str | None,
+    fit_command: str | None,
     draws: "xarray.DataTree | None",
     drawn_from: str,
 ) -> str:
@@ -88,6 +93,7 @@ def _page(
     columns = ", ".join(series.columns)
     parts = [
         f"<h1>{html.escape(series.name)}</h1>",
+        *_verdict(comparison, fit_command),
         text(f"{steps} steps of {columns}; the last {steps - split.num_train} were held out and "
              "predicted one step ahead. Scores are in units of the training part's standard "
              "deviation of each column." + _transformed(split.transformation)),
@@ -138,6 +144,16 @@ def _page(
         parts += _posterior(draws, drawn_from)
     parts += _provenance(comparison, command)
     return page(f"{series.name}: comparison", parts)
+
+
+def _verdict(comparison: Comparison, fit_command: str | None) -> list[str]:
+    """What the comparison says, what to do about it, and how to fit the best model."""
+    said = verdict(comparison, comparison.seed)
+    parts = [f"<p>{html.escape(sentence)}</p>" for sentence in said.sentences]
+    if said.choice is not None and fit_command is not None:
+        parts.append(f"<p>{html.escape(said.choice.reason)} This fits it to the whole file:</p>")
+        parts.append(f"<pre>{html.escape(fit_command)}</pre>")
+    return parts
 
 
 def _transformed(transformation: str) -> str:
