@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import pandas
 
     from ssmlin.comparison.collections import Collection, CollectionComparison
+    from ssmlin.data import Calendar
 
 #: The model that `ssmlin fit` fits, and the pooling that it is.
 _OURS = "hierarchical"
@@ -46,6 +47,7 @@ class CollectionCall:
     series: str
     horizon: int
     time: str | None
+    calendar: "Calendar"
     reading: Reading
     models: Sequence[str]
     period: int | None
@@ -87,6 +89,7 @@ def compare_over_series(call: CollectionCall) -> None:
             call.reading.table_of(call.file, call.series), call.horizon, call.period,
             name=call.file.stem, id_col=call.series, time_col=call.time,
             target_col=call.targets[0], date_format=call.reading.date_format,
+            calendar=call.calendar,
         )  # fmt: skip
     beside = call.output or call.report or Path(f"{call.file.stem}-comparison")
     folder = call.checkpoint or beside.with_name(beside.name + ".checkpoint")

@@ -19,9 +19,13 @@ from ssmlin.cli._options import (
     DecimalOption,
     EncodingOption,
     FileArgument,
+    FillInputsOption,
+    FreqOption,
+    HolidaysOption,
     InputsOption,
     JsonOption,
     LogOption,
+    PeriodOption,
     QueryOption,
     QuietOption,
     Reading,
@@ -32,6 +36,7 @@ from ssmlin.cli._options import (
     ThousandsOption,
     TimeOption,
     TransformOption,
+    calendar_of,
     console,
     fail,
     in_lines,
@@ -59,6 +64,9 @@ def compare(
     inputs: InputsOption = "",
     time: TimeOption = None,
     series: SeriesOption = None,
+    freq: FreqOption = None,
+    holidays: HolidaysOption = "",
+    fill_inputs: FillInputsOption = False,
     query: QueryOption = None,
     table_name: TableOption = None,
     encoding: EncodingOption = None,
@@ -84,13 +92,7 @@ def compare(
     refits: Annotated[
         int, typer.Option(min=0, help="Fit anew so many times in the held-out part.")
     ] = 0,
-    period: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Steps a season, 1 for none; with --series and --horizon by default by the times.",
-        ),
-    ] = None,
+    period: PeriodOption = None,
     transform: TransformOption = "auto",
     log: LogOption = False,
     output: Annotated[
@@ -142,7 +144,8 @@ def compare(
         two_files(path, option, other, other_option)
     reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
     if series is not None and horizon is not None:
-        of_one_step = {"inputs": inputs, "test_fraction": test_fraction, "refits": refits,
+        of_one_step = {"inputs": inputs, "fill_inputs": fill_inputs,
+                       "test_fraction": test_fraction, "refits": refits,
                        "transform": transform, "log": log, "draws": draws, "evidence": evidence,
                        "workers": workers}  # fmt: skip
         for option, value in of_one_step.items():
@@ -150,8 +153,9 @@ def compare(
                 fail(f"--{option.replace('_', '-')}: expected none with --series and --horizon")
         compare_over_series(
             CollectionCall(
-                file, target, series, horizon, time, reading, names(models), period, output,
-                report, checkpoint, seed, wide, quiet, as_json, fit, asked,
+                file, target, series, horizon, time, calendar_of(freq, holidays), reading,
+                names(models), period, output, report, checkpoint, seed, wide, quiet, as_json, fit,
+                asked,
             )
         )  # fmt: skip
         return
@@ -165,12 +169,16 @@ def compare(
     from ssmlin._files import written_whole
     from ssmlin.comparison import all_series, compare_series, pooled_frame, verdict
     from ssmlin.data import Series
+    from ssmlin.forecasting import season_of
 
+    calendar = calendar_of(freq, holidays)
     with waiting(f"reading {file}", progress):
-        panel = read(file, target, names(inputs), time, series, reading)
+        panel = read(
+            file, target, names(inputs), time, series, reading, calendar, fill_inputs=fill_inputs
+        )
     several = [
         Series(name or file.name, columns.values, columns.times, columns.targets, str(file),
-               columns.inputs, None if period == 1 else period)
+               columns.inputs, None if period == 1 else period or season_of(columns.times))
         for name, columns in panel.items()
     ]  # fmt: skip
     beside = output or report or Path(f"{file.stem}-comparison")

@@ -15,7 +15,8 @@ _MOST_STEPS_A_DAY = 96
 def season_of(times: Times) -> int | None:
     """How many steps a season has, by the distance of the times.
 
-    A year for months and quarters, 52 steps for weeks, a week for days, a day for hours.
+    A year for months and quarters, 52 steps for weeks, a week for days and for business days, a day
+    for hours.
 
     Args:
         times: equally spaced numbers or dates.
@@ -34,6 +35,8 @@ def season_of(times: Times) -> int | None:
         return None
     if kind == "months":
         return round(12 / step) if step < 12 and 12 % step == 0 else None
+    if kind == "business days":
+        return 5 if step == 1 else None
     if step == 7 * _DAY:
         return 52
     if step == _DAY:

@@ -203,9 +203,8 @@ def fit_panel(
     """
     pooling = recipe.pooling_of(len(panel))
     if pooling == "hierarchical":
-        date_format = next(iter(panel.values())).date_format
         return fit_collection(
-            panel, replace(layout, date_format=date_format),
+            panel, layout,
             period=period_of(panel, recipe),
             num_lags=recipe.lags if isinstance(recipe.lags, int) else None,
             powers=powers_to_mix(recipe.transform), seed=recipe.seed,
@@ -221,8 +220,7 @@ def fit_panel(
             folder = folder / f"series-{number}"
         with _fitting(recipe, name):
             found[name] = fit_group(group, recipe, folder)
-    date_format = next(iter(panel.values())).date_format
-    return _state(found, replace(layout, date_format=date_format), panel, "all of the data")
+    return _state(found, layout, panel, "all of the data")
 
 
 def fit_stream(recipe: Recipe, stream: TableStream, window: int) -> ForecasterState:

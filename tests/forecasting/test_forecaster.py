@@ -146,6 +146,56 @@ def test_times_go_on_as_they_are(index, following, unfitted, tmp_path):
     pd.testing.assert_frame_equal(ssmlin.load(tmp_path / "f").predict(H, **FEW), frame)
 
 
+@pytest.mark.float32
+@pytest.mark.parametrize(
+    ("times", "settings", "following"),
+    [
+        ([f"{2000 + i // 4}Q{i % 4 + 1}" for i in range(T)], {}, ["2006Q1", "2006Q2"]),
+        ([202000 + i for i in range(1, 13)], {}, [202101, 202102]),
+        (pd.bdate_range("2024-01-02", periods=3), {"freq": "B"},
+         [pd.Timestamp("2024-01-05"), pd.Timestamp("2024-01-08")]),
+        (pd.bdate_range("2024-01-02", periods=3), {"holidays": ["2024-01-08"]},
+         [pd.Timestamp("2024-01-05"), pd.Timestamp("2024-01-09")]),
+        (pd.bdate_range("2024-01-02", periods=3), {}, [pd.Timestamp("2024-01-05"),
+         pd.Timestamp("2024-01-08")]),  # the index says it
+    ],
+)  # fmt: skip
+def test_dates_go_on_as_they_are_written_and_as_the_calendar_says(
+    times, settings, following, unfitted, tmp_path
+):
+    index = times if not settings and not isinstance(times, list) else pd.Index(list(times))
+    fitted = forecaster(**settings).fit(pd.Series(values(steps=len(times)), index))
+    frame = fitted.predict(H, **FEW)
+    assert frame["ds"].tolist() == following
+    assert type(frame["ds"].tolist()[0]) is type(following[0])
+    fitted.save(tmp_path / "f")
+    again = ssmlin.load(tmp_path / "f")
+    pd.testing.assert_frame_equal(again.predict(H, **FEW), frame)
+    # One row tells no step, but the calendar goes with the model.
+    if not isinstance(times, list):
+        pd.testing.assert_series_equal(
+            again.update(pd.Series(values()[:2], index[-2:])).predict(H, **FEW)["ds"], frame["ds"]
+        )
+
+
+@pytest.mark.float32
+def test_missing_inputs_are_filled_on_demand(unfitted):
+    sales, price = pd.Series(values(), MONTHS), pd.Series(values(1), MONTHS, name="price")
+    gappy, filled = price.copy(), price.copy()
+    gappy.iloc[[5, 6]], filled.iloc[[5, 6]] = np.nan, price.iloc[4]
+    fitted = forecaster(fill_inputs=True).fit(sales, gappy)
+    strict = forecaster().fit(sales, filled)
+    plan = [price.iloc[-1], price.iloc[-1]]
+    expected = strict.predict(H, future_inputs=plan, **FEW)
+    pd.testing.assert_frame_equal(fitted.predict(H, **FEW), expected)
+    pd.testing.assert_frame_equal(
+        fitted.predict(H, future_inputs=[np.nan, np.nan], **FEW), expected
+    )
+    with pytest.raises(ValueError, match="no missing values in column 'price', got 2 in data rows 6"
+                       ", 7; fill_inputs="):  # fmt: skip
+        forecaster().fit(sales, gappy)
+
+
 # ------------------------------------------------------------------------------ what is forecast
 
 
@@ -213,7 +263,9 @@ def test_a_season_is_that_of_the_times_wherever_the_data_begin(unfitted):
     later = fitted.update(pd.Series(wave, months)[7:]).state_.observed()[""].inputs
     np.testing.assert_allclose(later, whole[7:], atol=1e-9)
     assert forecaster(season="auto").fit(wave).state_.only_fit.seasonal is None
-    assert forecaster(season=6).fit(wave).state_.only_fit.seasonal == 6
+    # Of a season that is said the criterion decides, too: these harmonics are no worth here.
+    assert forecaster(season=12).fit(wave).state_.only_fit.seasonal == 12
+    assert forecaster(season=5).fit(wave).state_.only_fit.seasonal is None
 
 
 @pytest.mark.float32
@@ -312,6 +364,8 @@ def test_a_stream_is_fitted_and_gone_on_from(tmp_path, monkeypatch):
         ({"pooling": "all"}, "pooling: expected one of"),
         ({"mechanism": "mamba"}, "mechanism: expected"),
         ({"difference": -1}, "difference: expected"),
+        ({"freq": "fortnight"}, "freq: expected B"),
+        ({"holidays": ["Easter"]}, "holidays: expected dates"),
         ({"discounts": ()}, "discounts: expected"),
     ],
 )
