@@ -159,7 +159,7 @@ def compare(
         panel = read(file, target, names(inputs), time, series, reading)
     several = [
         Series(name or file.name, columns.values, columns.times, columns.targets, str(file),
-               columns.inputs, None if period == 1 else period)
+               columns.inputs, None if period == 1 else period, columns.input_names)
         for name, columns in panel.items()
     ]  # fmt: skip
     beside = output or report or Path(f"{file.stem}-comparison")
