@@ -281,7 +281,8 @@ def weights_figure(comparison: Comparison) -> "matplotlib.figure.Figure | None":
     layers = axis.stackplot(times, weights.values.T, labels=weights.names, alpha=0.8)
     for layer, name in zip(layers, weights.names, strict=True):
         say_of(layer, name)
-    axis.set(ylim=(0, 1), ylabel="weight")
+    axis.set_ylim(0, 1)
+    axis.set_ylabel("weight", fontsize=9)
     finish(figure)
     return figure
 

@@ -72,8 +72,7 @@ def write_report(
     Raises:
         FileExistsError: the file exists.
         OSError: it cannot be written.
-        ValueError: all models failed, or `drawn_from` is no fitted mechanism of the comparison
-            although draws are given.
+        ValueError: all models failed, or draws of a mechanism that is not among the fitted ones.
 
     Example:
         >>> import tempfile, pathlib, numpy as np
@@ -87,19 +86,25 @@ def write_report(
         True
     """
     figures.scored(comparison)  # one model at least
-    parts = [
-        *_beginning(comparison),
-        *_leaderboard(comparison),
-        *_complaints(comparison),
-        *_predictions(comparison),
-        *_parts(comparison),
-        *_gains(comparison),
-        *_calibration(comparison),
-        *_gates(comparison, draws, drawn_from),
-        *_provenance(comparison, command),
-    ]
-    whole = page(f"{comparison.split.series.name}: comparison", parts)
+    fits = {r.name: r.details for r in comparison.results if isinstance(r.details, FittedAttention)}
+    if draws is not None and drawn_from not in fits:
+        raise ValueError(
+            f"drawn_from: expected the mechanism that the draws are of, one of {', '.join(fits)}; "
+            f"got {drawn_from!r}"
+        )
     with written_whole(Path(path), new=True) as temporary:
+        parts = [
+            *_beginning(comparison),
+            *_leaderboard(comparison),
+            *_complaints(comparison),
+            *_predictions(comparison),
+            *_parts(comparison, fits),
+            *_gains(comparison),
+            *_calibration(comparison),
+            *_gates(comparison, draws, drawn_from, fits),
+            *_provenance(comparison, command),
+        ]
+        whole = page(f"{comparison.split.series.name}: comparison", parts)
         temporary.write_text(whole, encoding="utf-8")
 
 
@@ -212,14 +217,12 @@ def _predictions(comparison: Comparison) -> list[str]:
     return parts
 
 
-def _parts(comparison: Comparison) -> list[str]:
+def _parts(comparison: Comparison, fits: Mapping[str, FittedAttention]) -> list[str]:
     """What the best linear attention adds up to its predictions."""
-    fitted = [r for r in comparison.results if isinstance(r.details, FittedAttention)]
-    if not fitted or not isinstance(fitted[0].details, FittedAttention):
-        return []
-    name, fit, split = fitted[0].name, fitted[0].details, comparison.split
-    if fit.model.num_lags and np.isnan(split.observed.values[:-1]).any():
-        return []  # predictions are mixtures over draws of the missing lags
+    split = comparison.split
+    name, fit = next(iter(fits.items()), ("", None))
+    if fit is None or (fit.model.num_lags and np.isnan(split.observed.values[:-1]).any()):
+        return []  # with missing lags predictions are mixtures over draws of them
     parts = decompose(fit, split.observed)
     units = f" In units of {split.transformation}." if split.transformation else ""
     drawn = [
@@ -278,18 +281,17 @@ def _calibration(comparison: Comparison) -> list[str]:
 # ------------------------------------------------------------------------------- gates
 
 
-def _gates(comparison: Comparison, draws: "xarray.DataTree | None", drawn_from: str) -> list[str]:
+def _gates(
+    comparison: Comparison,
+    draws: "xarray.DataTree | None",
+    drawn_from: str,
+    fits: Mapping[str, FittedAttention],
+) -> list[str]:
     """The gates with the band of their posterior, what it says beside the prior, the average."""
     parts, told = [], ""
     found: list[Marginal] = []
     if draws is not None:
-        fits = {r.name: r.details for r in comparison.results}
-        fit = fits.get(drawn_from)
-        if not isinstance(fit, FittedAttention):
-            raise ValueError(
-                "drawn_from: expected the name of the fitted mechanism that the draws are of, "
-                f"got {drawn_from!r}"
-            )
+        fit = fits[drawn_from]
         prior = prior_draws(fit, parameter_names(draws))
         found = marginals(draws, prior, input_labels(fit, comparison.split.series))
         told = what_data_tell(gate_shares(fit, comparison.split, draws, prior))

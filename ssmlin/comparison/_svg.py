@@ -91,5 +91,5 @@ def _shortened(tag: re.Match[str]) -> str:
         return f"<g><title>{tip.group(1)}</title>"
     found = re.sub(r'^<g id="[^"]*"', "<g", found).replace("xlink:href", "href")
     found = re.sub(r"#[0-9a-f]{6}\b(?=[;\"])", lambda x: _COLORS.get(x.group(), x.group()), found)
-    found = re.sub(r"(font: [^;\"]*?px) '[^;\"]*", r"\1 system-ui, sans-serif", found)
+    found = re.sub(r"font-family: [^;\"]*", "font-family: inherit", found)
     return re.sub(r"(\d\.\d\d)\d+", r"\1", found)
