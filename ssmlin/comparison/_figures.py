@@ -11,6 +11,7 @@ from ssmlin.comparison._evaluation import path_origins
 from ssmlin.comparison._intervals import Estimate, intervals_figure
 from ssmlin.comparison._panels import (
     central,
+    evenly,
     finish,
     held_out_times,
     new_figure,
@@ -304,13 +305,14 @@ def parts_figure(
     split = comparison.split
     scaling, times = split.scaling, np.asarray(split.series.times)
     figure, axes = stacked_panels(len(parts), 1.25)
+    shown = evenly(1, len(times))  # at the first step nothing is known
     lines = {
-        name: scaling.scale[column] * part[1:, column] + scaling.mean[column] * (name == "level")
+        name: scaling.scale[column] * part[shown, column] + scaling.mean[column] * (name == "level")
         for name, part in parts.items()
     }
     widest = max(float(np.ptp(line)) for line in lines.values())
     for (name, line), axis in zip(lines.items(), axes, strict=True):
-        axis.plot(times[1:], line, lw=1, color="C0")  # at the first step nothing is known
+        axis.plot(times[shown], line, lw=1, color="C0")
         middle = 0.5 * (line.min() + line.max())
         axis.set_ylim(middle - 0.55 * widest, middle + 0.55 * widest)
         axis.axvline(times[split.num_train], color="grey", ls="--", lw=1)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ssmlin.comparison._panels import central, finish, say_of, stacked_panels
+from ssmlin.comparison._panels import central, evenly, finish, say_of, stacked_panels
 from ssmlin.comparison._tables import Comparison
 from ssmlin.comparison.plots import gate_label
 from ssmlin.forecasting import FittedAttention, Observed, with_lags, with_season
@@ -67,16 +67,17 @@ def gates_figure(
     names = sorted({gate for panel in panels for gate in panel.gates})
     colors = {gate: f"C{i}" for i, gate in enumerate(names)}
     for (name, lags, gates), axis in zip(panels, axes, strict=True):
+        shown = evenly(lags, len(times))
         for gate, values in gates.items():
-            x = values.reshape(len(times), -1)[lags:]
-            lines = axis.plot(times[lags:], x, lw=1, color=colors[gate])
+            x = values.reshape(len(times), -1)[shown]
+            lines = axis.plot(times[shown], x, lw=1, color=colors[gate])
             lines[0].set_label(gate_label(gate))
             for line, mean in zip(lines, x.mean(axis=0), strict=True):
                 say_of(line, f"{name}, {gate_label(gate)}: {mean:.2f} on average")
             if draws is not None and name == drawn_from and f"{gate}_t" in draws.posterior:
                 for low, _, high in _bands(draws, gate, level):
                     axis.fill_between(
-                        times[lags:], low[lags:], high[lags:], color=colors[gate], alpha=0.25, lw=0
+                        times[shown], low[shown], high[shown], color=colors[gate], alpha=0.25, lw=0
                     )
         axis.axvline(times[split.num_train], color="grey", ls="--", lw=1)
         axis.set_ylabel(name, fontsize=8)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
 #: A scale of distances ends at so many times their median.
-_REACH = 4.0
+_REACH = 2.5
 
 
 class Estimate(NamedTuple):
@@ -44,14 +44,14 @@ def scale_end(distances: Float[np.ndarray, " n"]) -> float:
         distances: from zero, some perhaps infinite.
 
     Returns:
-        The largest, or four times the median of those that are not zero if that is less; 1 where
+        The largest, or 2.5 times the median of those that are not zero if that is less; 1 where
         all are zero.
 
     Example:
         >>> import numpy as np
         >>> from ssmlin.comparison._intervals import scale_end
         >>> scale_end(np.array([0.0, 1.0, 2.0, 3.0])), scale_end(np.array([1.0, 2.0, 3.0, 900.0]))
-        (3.0, 10.0)
+        (3.0, 6.25)
     """
     positive = distances[distances > 0]
     return float(min(positive.max(), _REACH * np.median(positive))) if len(positive) else 1.0

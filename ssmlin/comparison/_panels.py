@@ -119,6 +119,11 @@ def central(draws: Float[np.ndarray, "n T"], level: float) -> list[Float[np.ndar
     return list(np.quantile(draws, [0.5 - level / 2, 0.5, 0.5 + level / 2], axis=0))
 
 
+def evenly(start: int, steps: int) -> slice:
+    """At most 1500 of the steps from `start`, evenly, so that files stay small."""
+    return slice(start, steps, 1 + max(0, steps - start - 1) // 1500)
+
+
 def held_out_times(split: Split) -> Shaped[np.ndarray, " T2"]:
     """The times of the held-out steps."""
     return np.asarray(split.series.times)[split.num_train :]

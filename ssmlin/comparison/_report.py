@@ -180,7 +180,9 @@ def _complaints(comparison: Comparison) -> list[str]:
     warned = [f"{r.name}: {'; '.join(r.warnings)}" for r in comparison.results if r.warnings]
     parts = [heading("Failed"), items(failed)] if failed else []
     return (
-        [*parts, folded(f"Warnings of {len(warned)} models", [items(warned)])] if warned else parts
+        [*parts, folded(f"Warnings while models were fitted: {len(warned)}", [items(warned)])]
+        if warned
+        else parts
     )
 
 

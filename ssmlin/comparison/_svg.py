@@ -12,8 +12,8 @@ from ssmlin.comparison._panels import TIP, legend_above
 if TYPE_CHECKING:
     import matplotlib.figure
 
-#: Widths of figures in inches; points are about pixels of a phone.
-_NARROW = 4.3
+#: Inches of a figure for a phone, so that a point is about a pixel there.
+_NARROW = 4.0
 #: What the page calls the colours of matplotlib, see _page.css.
 _COLORS = {
     "#000000": "currentColor", "#ffffff": "var(--paper)", "#808080": "var(--grey)",

@@ -146,7 +146,7 @@ def forecast_figure(
     one: CollectionSeries, forecast: Float[np.ndarray, "H K"], caption: str
 ) -> "Figure":
     """A figure of one series alone, as wide as a phone, see :func:`plot_forecasts`."""
-    figure = new_figure(4.3, 2.0)
+    figure = new_figure(4.0, 1.9)
     _plot_forecast(figure.subplots(), one, forecast, caption)
     return figure
 
