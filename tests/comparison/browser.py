@@ -32,6 +32,7 @@ SCRIPT = """JSON.stringify({
   sorted: (() => {
       const table = document.querySelector('table');
       table.rows[0].cells[3].click();
+      table.rows[0].cells[3].click();
       return [...table.tBodies[0].rows].map(r => r.cells[3].dataset.value ?? '');
   })(),
   width: document.documentElement.scrollWidth, viewport: window.innerWidth,
