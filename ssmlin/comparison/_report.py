@@ -43,7 +43,8 @@ _FITS = {"log_evidence": "log evidence", "num_parameters": "parameters", "second
          "setting": "setting"}  # fmt: skip
 #: PIT histograms that are shown first.
 _HISTOGRAMS = 5
-_MOST_MARGINALS = 40
+#: Numbers of the posterior that the figure shows, and that the table shows unfolded.
+_MOST_NUMBERS, _FEW_NUMBERS = 40, 12
 
 
 def write_report(
@@ -341,17 +342,18 @@ def _posterior(draws: "xarray.DataTree", drawn_from: str, found: Sequence[Margin
         ])
         for one in found
     ]  # fmt: skip
-    columns = ["parameter", "mean", "sd", "5 %", "95 %", "sd to prior's", "draws", "R-hat"]
+    numbers = table(["parameter", "mean", "sd", "5 %", "95 %", "sd to prior's", "draws", "R-hat"],
+                    rows, sortable=True)  # fmt: skip
     return [
         heading("Posterior of the gates"),
         text(facts),
         image(
-            posterior_figure(found[:_MOST_MARGINALS]),
+            posterior_figure(found[:_MOST_NUMBERS]),
             "Posterior over prior",
             "Where the blue interval is as wide as the grey one the data say nothing about the "
             "number; both hold 90 %, and the dot is the mean.",
         ),
-        table(columns, rows, sortable=True),
+        numbers if len(rows) <= _FEW_NUMBERS else folded("The numbers", [numbers]),
         text(
             "sd to prior's: near 1 where the data say nothing; draws: their effective number; "
             "R-hat: above 1.01 the chains disagree. Inputs are standardised, so a gate without "

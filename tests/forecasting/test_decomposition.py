@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 
 import ssmlin
-from ssmlin.forecasting import FittedAttention, Observed, decompose, predictive, with_season
+from ssmlin.forecasting import (
+    Ahead,
+    FittedAttention,
+    Observed,
+    decompose,
+    predictive,
+    sample_paths,
+    with_season,
+)
 
 RNG = np.random.default_rng(0)
 STEPS, PERIOD = 24, 4
@@ -70,3 +78,17 @@ def test_missing_lags_are_refused():
     gap = OBSERVED._replace(values=np.where(np.arange(STEPS)[:, None] == 5, np.nan, RNG.normal()))
     with pytest.raises(ValueError, match="observed: expected lags that are known"):
         decompose(FittedAttention(model, params, PERIOD), gap)
+
+
+def test_paths_of_a_model_without_lags_scatter_around_its_predictions():
+    """Far from the last step nothing but the input moves the mean of these paths."""
+    model = ssmlin.LinearAttentionSSM("mamba2", 1, 1, 2, regression="learned", row_cov="identity")
+    params, _ = model.initialize()
+    weights = jnp.full_like(params.regression.weights, 3.0)
+    params = params._replace(regression=params.regression._replace(weights=weights))
+    observed = Observed(OBSERVED.values[:, :1], OBSERVED.inputs)
+    paths = sample_paths(model, params, observed, Ahead(np.array([10, 20]), 3, 2000))
+    assert paths.shape == (2, 2000, 3, 1)
+    wanted = 3.0 * np.stack([OBSERVED.inputs[10:13], OBSERVED.inputs[20:23]])
+    deviation = paths.std() / np.sqrt(2000)
+    np.testing.assert_allclose(paths.mean(axis=1), wanted, atol=5 * deviation)
