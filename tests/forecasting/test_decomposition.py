@@ -80,6 +80,7 @@ def test_missing_lags_are_refused():
         decompose(FittedAttention(model, params, PERIOD), gap)
 
 
+@pytest.mark.float32
 def test_paths_of_a_model_without_lags_scatter_around_its_predictions():
     """Far from the last step nothing but the input moves the mean of these paths."""
     model = ssmlin.LinearAttentionSSM("mamba2", 1, 1, 2, regression="learned", row_cov="identity")
