@@ -42,6 +42,7 @@ from ssmlin.cli._options import (
     transform_of,
     two_files,
 )
+from ssmlin.cli._printing import print_columns
 
 if TYPE_CHECKING:
     import pandas
@@ -78,7 +79,7 @@ def fit(
     ] = None,
     key_dim: Annotated[int, typer.Option(min=1, help="d, except of bayesian_memory.")] = 4,
     period: Annotated[
-        int | None, typer.Option(min=2, help="Steps a season; default by the dates.")
+        int | None, typer.Option(min=1, help="Steps a season, 1 for none; default by the dates.")
     ] = None,
     pooling: Annotated[
         str,
@@ -139,7 +140,7 @@ def fit(
         forecaster = Forecaster(
             mechanism,
             lags="auto" if lags is None else lags,
-            season="auto" if period is None else period,
+            season="auto" if period is None else None if period == 1 else period,
             transform=transform,
             pooling=pooling,
             key_dim=key_dim,
@@ -341,5 +342,8 @@ def sample(
     if as_json:
         typer.echo(summary.to_json(orient="index"))
         return
-    typer.echo(summary.to_string())
+    columns = {"parameter": [str(name) for name in summary.index]}
+    columns |= {str(name): [str(x) for x in summary[name]] for name in summary}
+    if len(print_columns(columns, f"{file.name}: the posterior", wide=False)) < len(columns):
+        console.print(f"more columns: arviz.summary of {output}", highlight=False)
     console.print(f"wrote {output}", highlight=False, soft_wrap=True)

@@ -42,7 +42,7 @@ def text(words: str) -> str:
     return f'<p class="note">{html.escape(words)}</p>'
 
 
-def verdict(sentences: Sequence[str]) -> str:
+def conclusion(sentences: Sequence[str]) -> str:
     """The paragraph that the page begins with."""
     return f'<p class="verdict">{html.escape(" ".join(sentences))}</p>'
 

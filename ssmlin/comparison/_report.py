@@ -1,5 +1,6 @@
 """A comparison as one HTML file that needs nothing else: tables, figures, how to make it again."""
 
+import html
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -11,7 +12,17 @@ import numpy as np
 from ssmlin._files import written_whole
 from ssmlin.comparison import _figures as figures
 from ssmlin.comparison._gates import gates_figure
-from ssmlin.comparison._html import Cell, code, folded, heading, items, page, table, text
+from ssmlin.comparison._html import (
+    Cell,
+    code,
+    conclusion,
+    folded,
+    heading,
+    items,
+    page,
+    table,
+    text,
+)
 from ssmlin.comparison._posterior import (
     Marginal,
     gate_shares,
@@ -24,6 +35,7 @@ from ssmlin.comparison._posterior import (
 )
 from ssmlin.comparison._svg import captioned, image, images
 from ssmlin.comparison._tables import Comparison
+from ssmlin.comparison._verdict import verdict
 from ssmlin.comparison.plots import parameter_names
 from ssmlin.forecasting import FittedAttention, decompose
 
@@ -52,21 +64,23 @@ def write_report(
     comparison: Comparison,
     *,
     command: str | None = None,
+    fit_command: str | None = None,
     draws: "xarray.DataTree | None" = None,
     drawn_from: str = "",
 ) -> None:
     """Write a comparison to one HTML file without links to other files.
 
-    It holds the leaderboard and the differences to the best model, the predictions of the best
-    mechanism and the best baseline, the parts of a mechanism's predictions, where the difference
-    was made, calibration, the gates over time, the weights of the average, the posterior of the
-    gates beside their prior if draws are given, and what was run. It follows the colours of the
-    reader's screen, and needs no script but for sorting its tables.
+    It begins with the verdict. It holds the leaderboard and the differences to the best model, the
+    predictions of the best mechanism and the best baseline, the parts of a mechanism's predictions,
+    where the difference was made, calibration, the gates over time, the weights of the average, the
+    posterior of the gates beside their prior if draws are given, and what was run. It follows the
+    colours of the reader's screen, and needs no script but for sorting its tables.
 
     Args:
         path: the new file.
         comparison: what :func:`ssmlin.comparison.compare_models` returned.
         command: how to make it again.
+        fit_command: how to fit the best linear attention.
         draws: what :func:`ssmlin.sample_posterior` returned for one of the mechanisms.
         drawn_from: the name of that mechanism.
 
@@ -95,7 +109,7 @@ def write_report(
         )
     with written_whole(Path(path), new=True) as temporary:
         parts = [
-            *_beginning(comparison),
+            *_beginning(comparison, fit_command),
             *_leaderboard(comparison),
             *_complaints(comparison),
             *_predictions(comparison),
@@ -109,12 +123,17 @@ def write_report(
         temporary.write_text(whole, encoding="utf-8")
 
 
-def _beginning(comparison: Comparison) -> list[str]:
-    """What it is about."""
+def _beginning(comparison: Comparison, fit_command: str | None) -> list[str]:
+    """What the comparison says, how to fit the best model, and what it is about."""
+    said = verdict(comparison, comparison.seed)
+    parts = [heading(comparison.split.series.name, 1), conclusion(said.sentences)]
+    if said.choice is not None and fit_command is not None:
+        parts.append(f"<p>{html.escape(said.choice.reason)} This fits it to the whole file:</p>")
+        parts.append(code(fit_command))
     split, series = comparison.split, comparison.split.series
     steps, seen = len(split.observed.values), split.transformation
     return [
-        heading(series.name, 1),
+        *parts,
         text(
             f"{steps} steps of {', '.join(series.columns)}; the last {steps - split.num_train} "
             "were held out and predicted one step ahead. Scores are in units of the training "

@@ -42,8 +42,9 @@ class Comparison(NamedTuple):
         import pandas as pd
 
         table = pd.DataFrame(_rows(self.results))
-        power = self.split.scaling.power
-        table.attrs["power"] = dict(zip(self.split.series.columns, power, strict=True))
+        columns = self.split.series.columns
+        table.attrs["power"] = dict(zip(columns, self.split.scaling.power, strict=True))
+        table.attrs["unit"] = dict(zip(columns, self.split.spread, strict=True))
         return table
 
 
@@ -55,7 +56,7 @@ def stacked_frame(comparisons: Mapping[str, Comparison]) -> "pandas.DataFrame":
 
     Returns:
         The columns of :func:`ssmlin.compare` and before them `series`. ``attrs["power"]`` holds
-        λ of each column, by the name of the series.
+        λ of each column, and ``attrs["unit"]`` the unit of its scores, by the name of the series.
     """
     return _stacked({name: comparison.to_frame() for name, comparison in comparisons.items()})
 
@@ -82,6 +83,15 @@ def pooled_frame(comparisons: Mapping[str, Comparison]) -> "pandas.DataFrame":
     require("pandas")
     import pandas as pd
 
+    pooled = pooled_results(comparisons)
+    tables = {all_series(comparisons): pd.DataFrame(_rows(pooled))} if pooled else {}
+    return _stacked(
+        tables | {name: comparison.to_frame() for name, comparison in comparisons.items()}
+    )
+
+
+def pooled_results(comparisons: Mapping[str, Comparison]) -> list[Result]:
+    """The results of models that failed on no series, of all series together; the best first."""
     by_model: dict[str, list[Result]] = {}
     for comparison in comparisons.values():
         for result in comparison.results:
@@ -91,11 +101,7 @@ def pooled_frame(comparisons: Mapping[str, Comparison]) -> "pandas.DataFrame":
         for results in by_model.values()
         if len(results) == len(comparisons) and all(r.scores is not None for r in results)
     ]
-    pooled.sort(key=lambda r: (-r.log_density, r.name))
-    tables = {all_series(comparisons): pd.DataFrame(_rows(pooled))} if pooled else {}
-    return _stacked(
-        tables | {name: comparison.to_frame() for name, comparison in comparisons.items()}
-    )
+    return sorted(pooled, key=lambda r: (-r.log_density, r.name))
 
 
 def all_series(names: Iterable[str]) -> str:
@@ -108,12 +114,14 @@ def _stacked(tables: Mapping[str, "pandas.DataFrame"]) -> "pandas.DataFrame":
     require("pandas")
     import pandas as pd
 
-    powers = {name: table.attrs.pop("power") for name, table in tables.items()
-              if "power" in table.attrs}  # fmt: skip
+    attributes = {
+        kind: {name: table.attrs.pop(kind) for name, table in tables.items() if kind in table.attrs}
+        for kind in ("power", "unit")
+    }
     for name, table in tables.items():
         table.insert(0, "series", name)
     stacked = pd.concat(tables.values(), ignore_index=True)
-    stacked.attrs["power"] = powers
+    stacked.attrs |= attributes
     return stacked
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ssmlin._files import written_whole
-from ssmlin.comparison._html import Cell, code, heading, items, page, table, text, verdict
+from ssmlin.comparison._html import Cell, code, conclusion, heading, items, page, table, text
 from ssmlin.comparison._svg import captioned, image, images
 from ssmlin.comparison.collections._comparison import CollectionComparison
 from ssmlin.comparison.collections._conclusions import conclusions
@@ -54,7 +54,7 @@ def write_collection_report(
     shown = whole.ordered()[0] if model is None else model
     parts = [
         heading(whole.collection.name, 1),
-        verdict(conclusions(whole, seed)),
+        conclusion(conclusions(whole, seed)),
         _columns(whole),
     ]
     for group, comparison in comparisons.items():
@@ -113,7 +113,7 @@ def _group(
     several = len(comparison.models) > 1
     parts = [heading(f"{group}: {len(comparison.collection)} series")]
     if with_conclusions:
-        parts.append(verdict(conclusions(comparison, seed)))
+        parts.append(conclusion(conclusions(comparison, seed)))
     parts.append(_table(_MEANS.values(), summary[[*_MEANS]].itertuples(name=None)))
     unscaled = int(summary["unscaled"].iloc[0])
     if unscaled:
