@@ -170,8 +170,8 @@ def _leaderboard(comparison: Comparison) -> list[str]:
             image(
                 figures.difference_figure(comparison),
                 "Differences to the best model",
-                "A model whose bar, of two standard errors, reaches zero cannot be told apart from "
-                "the best; an arrow stands for one that is too far away for the scale.",
+                "Bars are two standard errors of each pair; the further one stays from zero the "
+                "clearer is the difference, and an arrow stands for a model that is off the scale.",
             )
         )
     return parts
