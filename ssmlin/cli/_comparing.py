@@ -178,7 +178,8 @@ def compare(
         )
     several = [
         Series(name or file.name, columns.values, columns.times, columns.targets, str(file),
-               columns.inputs, None if period == 1 else period or season_of(columns.times))
+               columns.inputs, None if period == 1 else period or season_of(columns.times),
+               columns.input_names)
         for name, columns in panel.items()
     ]  # fmt: skip
     beside = output or report or Path(f"{file.stem}-comparison")

@@ -6,7 +6,7 @@ from ssmlin.comparison._candidate import Candidate, Setting, describe_setting, g
 from ssmlin.comparison._comparisons import compare, compare_models, compare_series
 from ssmlin.comparison._confidence_set import model_confidence_set
 from ssmlin.comparison._evaluation import EvaluationOptions, Result, evaluate
-from ssmlin.comparison._figures import gate_paths
+from ssmlin.comparison._gates import gate_paths
 from ssmlin.comparison._panels import new_figure, plot_band
 from ssmlin.comparison._report import write_report
 from ssmlin.comparison._scores import (

@@ -1,6 +1,7 @@
 """Which model predicts a series best, by how much, and is its uncertainty calibrated?"""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -118,9 +119,12 @@ def compare(
     """
     require(*_PACKAGES)
     values, columns, times = read_table("emissions", emissions)
-    outside = None if inputs is None else read_table("inputs", inputs).values
+    outside = None if inputs is None else read_table("inputs", inputs)
     check_labels(emissions, inputs)
-    series = Series("series", values, times, columns, "", outside, period)
+    series = Series("series", values, times, columns, "", period=period)
+    if outside is not None:  # arrays have no names
+        names = outside.columns if hasattr(inputs, "columns") else ()
+        series = replace(series, inputs=outside.values, input_names=names)
     comparison = compare_models(
         series, models, test_fraction, horizon=horizon, num_refits=num_refits,
         transform=transform, evidence=evidence, seed=seed, workers=workers,

@@ -64,6 +64,21 @@ def harmonics(period: int, steps: Int[np.ndarray, " T"]) -> Float[np.ndarray, "T
     return waves
 
 
+def harmonic_names(period: int | None) -> list[str]:
+    """What the columns of :func:`harmonics` are called; none without a season.
+
+    Example:
+        >>> from ssmlin.forecasting import harmonic_names
+        >>> harmonic_names(4)
+        ['season, cosine of 4 steps', 'season, cosine of 2 steps', 'season, sine of 4 steps']
+    """
+    if period is None:
+        return []
+    names = [f"season, {wave} of {period / k:.3g} steps" for wave in ("cosine", "sine")
+             for k in range(1, min(period // 2, _MAX_HARMONICS) + 1)]  # fmt: skip
+    return names[: harmonics(period, np.zeros(0, int)).shape[1]]
+
+
 def with_season(observed: Observed, period: int | None, start: int = 0) -> Observed:
     """A series with the harmonics of a season as further inputs, see :func:`harmonics`.
 
