@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,11 +138,8 @@ class Forecaster(Recipe):
             window: steps of a window.
 
         Returns:
-            The forecaster itself.
-
-        Raises:
-            ValueError: a table that cannot be used, with its column and row; or a setting that a
-                streamed fit cannot have.
+            The forecaster itself; ValueError for a table that cannot be used, with its column and
+            row, or a setting that a streamed fit cannot have.
         """
         _checks.positive_int("window", window)
         self.state_ = fit_stream(self, stream, window)
@@ -167,6 +165,10 @@ class Forecaster(Recipe):
         table, layout = tabulate_like(self._fitted.layout, data, inputs, date_format)
         self.state_ = self._fitted.with_panel(layout.panel(table, to_fit=to_fit), layout)
         return self
+
+    def _repr_html_(self) -> str:
+        state = "<p>not fitted</p>" if self.state_ is None else self.state_._repr_html_()
+        return f"<code>{escape(repr(self))}</code>{state}"
 
     @property
     def model_(self) -> LinearAttentionSSM | HierarchicalRegression:
@@ -283,9 +285,8 @@ class Forecaster(Recipe):
         """
         state = self._fitted
         windows = cut(state.panel, horizon, num_windows, step)
-        return cross_validate(
-            self, state, windows, horizon, levels, refit=refit, num_samples=num_samples
-        )
+        return cross_validate(self, state.panel, state.layout, windows, horizon, levels,
+                              refit=refit, num_samples=num_samples)  # fmt: skip
 
     def plot(
         self,
