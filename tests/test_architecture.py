@@ -120,6 +120,15 @@ def test_the_drawing_of_rooms_is_that_of_the_imports():
     assert arrows == expected
 
 
+def test_the_citation_is_of_this_version():
+    cited, project = (
+        CONTRIBUTING.with_name(x).read_text() for x in ("CITATION.cff", "pyproject.toml")
+    )
+    assert re.findall(r"^version: (.+)$", cited, re.M) == re.findall(
+        r'^version = "(.+)"$', project, re.M
+    )
+
+
 def test_public_names_exist_and_are_documented():
     for name in ssmlin.__all__:
         thing = getattr(ssmlin, name)

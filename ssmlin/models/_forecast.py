@@ -91,7 +91,7 @@ class Forecast(NamedTuple):
         Raises:
             ValueError: as there.
         """
-        found = forecast_dataset(*self._parts(after, columns), self.samples)
+        found = forecast_dataset(*self._parts(after, columns), paths=self.samples)
         dims = ("time", "column", "other_column")
         return found.assign(covariance=(dims, np.asarray(self.covariances))).assign_coords(
             other_column=found["column"].values
