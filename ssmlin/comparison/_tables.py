@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ssmlin._display import one_line
 from ssmlin._optional import require
 from ssmlin.comparison._candidate import describe_setting
 from ssmlin.comparison._evaluation import Result
@@ -35,6 +36,18 @@ class Comparison(NamedTuple):
     horizon: int = 1
     num_refits: int = 0
     seed: int = 0
+
+    def __repr__(self) -> str:
+        said = {
+            "models": [one.name for one in self.results],
+            "num_steps": len(self.split.series.values),
+            "horizon": self.horizon,
+        }
+        return one_line(self, said)
+
+    def _repr_html_(self) -> str:
+        html: str = self.to_frame().to_html(index=False, na_rep="", float_format="{:.4g}".format)
+        return html
 
     def to_frame(self) -> "pandas.DataFrame":
         """The table that :func:`ssmlin.compare` describes."""

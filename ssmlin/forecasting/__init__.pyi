@@ -23,6 +23,7 @@ from ssmlin.forecasting._season import harmonic_names, season_of, with_season
 from ssmlin.forecasting._sequences import padded, with_lags
 from ssmlin.forecasting._settings import Recommendation
 from ssmlin.forecasting._state import ForecasterState
+from ssmlin.forecasting._statsforecast import StatsForecastInterface
 
 __all__ = [
     "Ahead",
@@ -38,6 +39,7 @@ __all__ = [
     "Predictive",
     "Recommendation",
     "SeriesForecast",
+    "StatsForecastInterface",
     "best_discount",
     "choose_num_lags",
     "choose_powers",

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,6 +171,10 @@ class Forecaster(Recipe):
         self.state_ = self._fitted.with_panel(*layout.read(table, to_fit=to_fit))
         return self
 
+    def _repr_html_(self) -> str:
+        state = "<p>not fitted</p>" if self.state_ is None else self.state_._repr_html_()
+        return f"<code>{escape(repr(self))}</code>{state}"
+
     @property
     def model_(self) -> LinearAttentionSSM | HierarchicalRegression:
         """The fitted model; ValueError if there are several, or nothing is fitted."""
@@ -285,9 +290,8 @@ class Forecaster(Recipe):
         """
         state = self._fitted
         windows = cut(state.panel, horizon, num_windows, step)
-        return cross_validate(
-            self, state, windows, horizon, levels, refit=refit, num_samples=num_samples
-        )
+        return cross_validate(self, state.panel, state.layout, windows, horizon, levels,
+                              refit=refit, num_samples=num_samples)  # fmt: skip
 
     def plot(
         self,

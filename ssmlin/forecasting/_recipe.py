@@ -1,7 +1,7 @@
 """The recipe: its settings, and how it turns series into a fitted model."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from ssmlin.mechanisms import Mechanism, get_mechanism
 _MANY_SERIES = 10
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Recipe:
     """The settings of a :class:`ssmlin.Forecaster`, which documents them."""
 
@@ -67,6 +67,12 @@ class Recipe:
         self.holidays = self.calendar.holidays  # what is no frequency or no date is told now
         if len(self.discounts) == 0:
             raise ValueError("discounts: expected at least one number in [0.75, 1], got none")
+
+    def __repr__(self) -> str:
+        changed = {x.name: getattr(self, x.name) for x in fields(self)
+                   if getattr(self, x.name) != x.default}  # fmt: skip
+        arguments = ", ".join(f"{name}={value!r}" for name, value in changed.items())
+        return f"{type(self).__name__}({arguments})"
 
     @property
     def calendar(self) -> Calendar:

@@ -1,5 +1,7 @@
 """The forecaster: every form of data, the caller's names and units, agreement with its parts."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +12,9 @@ import ssmlin
 from ssmlin import Forecaster
 from ssmlin.data import TableStream
 from ssmlin.data._grids import first_place
+from ssmlin.forecasting import StatsForecastInterface, season_of
 from ssmlin.forecasting import _recipe as recipe
 from ssmlin.forecasting import _streams as streams
-from ssmlin.forecasting import season_of
 from ssmlin.forecasting._fitting import RecipeFit
 from ssmlin.models import load as load_model
 
@@ -318,6 +320,74 @@ def test_cross_validation_is_what_forecasts_by_hand_are(refit, unfitted):
         assert rows["y"].tolist() == series[cutoff : cutoff + H].tolist()
         expected = by_hand.predict(H, levels=(80,), **FEW)
         pd.testing.assert_frame_equal(rows.drop(columns=["cutoff", "y"]), expected)
+
+
+# ------------------------------------------------------------------------------ statsforecast
+
+PRICED = LONG.assign(price=np.arange(2.0 * T))
+LEVELS = [80, 95]
+
+
+@pytest.mark.float32
+def test_statsforecasts_methods_are_those_of_the_forecaster(unfitted):
+    sf = StatsForecastInterface(forecaster(), alias="linear")
+    future = PRICED.assign(ds=PRICED["ds"] + pd.DateOffset(months=T))
+    found = sf.forecast(h=H, df=PRICED, X_df=future, level=LEVELS)
+    ours = forecaster().fit(PRICED, ["price"])
+    expected = ours.predict(H, LEVELS, future).sort_values(["unique_id", "ds"], ignore_index=True)
+    pd.testing.assert_frame_equal(found.set_axis(expected.columns, axis=1), expected)
+    assert list(found.columns[2:]) == [
+        "linear", "linear-lo-95", "linear-lo-80", "linear-hi-80", "linear-hi-95"
+    ]  # fmt: skip
+    found = sf.cross_validation(h=H, df=PRICED, n_windows=2, step_size=3, refit=False)
+    expected = ours.cross_validation(H, 2, step=3, levels=()).rename(columns={"mean": "linear"})
+    by = ["unique_id", "cutoff", "ds"]
+    pd.testing.assert_frame_equal(found, expected.sort_values(by, ignore_index=True))
+    assert sf.predict(H, future).columns.tolist() == ["unique_id", "ds", "linear"]
+
+
+@pytest.mark.slow
+@pytest.mark.float32
+def test_statsforecasts_frames_are_those_of_the_library(unfitted):
+    """All but the forecasts themselves; every argument of ours is one of theirs."""
+    library = pytest.importorskip("statsforecast")
+    from statsforecast.models import Naive
+
+    theirs = library.StatsForecast([Naive(alias="linear")], freq="MS")
+    ours = StatsForecastInterface(forecaster(), alias="linear")
+    for method in ("predict", "forecast", "cross_validation"):
+        known = inspect.signature(getattr(library.StatsForecast, method)).parameters
+        assert set(inspect.signature(getattr(ours, method)).parameters) <= set(known)
+    data = LONG.drop(columns="price")
+    for method, options in (
+        ("forecast", {"h": H, "level": LEVELS}),
+        ("cross_validation", {"h": H, "n_windows": 2, "step_size": 3, "level": LEVELS}),
+    ):
+        found = getattr(ours, method)(df=data, **options)
+        expected = getattr(theirs, method)(df=data, **options)
+        assert set(found.columns) == set(expected.columns)  # their order is a model's own
+        same = [x for x in ("unique_id", "ds", "cutoff", "y") if x in expected]
+        pd.testing.assert_frame_equal(found[same], expected[same], check_dtype=False)
+
+
+@pytest.mark.float32
+def test_what_is_shown_is_short_and_says_what_is_fitted(sales):
+    fitted, series = sales
+    assert repr(Forecaster()) == "Forecaster()" and "not fitted" in Forecaster()._repr_html_()
+    assert repr(forecaster()) == "Forecaster(lags=1, season=None, transform='none')"
+    shown = fitted._repr_html_()
+    for name, value in {"num_series": 1, "num_steps": T, "num_lags": 1}.items():
+        assert f'>{name}</th><td style="text-align: left">{value}</td>' in shown
+    (found,) = fitted.forecasts(H)
+    for thing in (fitted.state_, found, fitted.model_):
+        assert len(repr(thing)) < 600 and thing._repr_html_().startswith("<table>")
+    dataset = found.to_xarray()
+    np.testing.assert_array_equal(dataset["mean"][:, 0], fitted.predict(H)["mean"])
+    np.testing.assert_array_equal(
+        dataset["upper"].sel(level=95, column="sales"), fitted.predict(H)["hi-95"]
+    )
+    assert dataset["paths"].sizes == {"sample": 1000, "time": H, "column": 1}
+    assert pd.Timestamp(dataset["time"].values[0]) == series.index[-1] + series.index.freq
 
 
 @pytest.mark.float32

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Float
 
+from ssmlin._display import one_line
 from ssmlin._optional import require
 from ssmlin.comparison.collections._collection import Collection, CollectionSeries
 from ssmlin.comparison.collections._figures import (
@@ -56,6 +57,13 @@ class CollectionComparison:
     def models(self) -> tuple[str, ...]:
         """The names of the models."""
         return tuple(self.scores)
+
+    def __repr__(self) -> str:
+        return one_line(self, {"num_series": len(self.collection), "models": list(self.models)})
+
+    def _repr_html_(self) -> str:
+        html: str = self.summary().to_html(na_rep="", float_format="{:.4g}".format)
+        return html
 
     def table(self, measure: str) -> Float[np.ndarray, "n M"]:
         """A measure of every series that has it, a column for each model.
