@@ -141,9 +141,8 @@ class Forecaster(Recipe):
             stream: the table, not transformed.
             window: steps of a window.
 
-        Returns:
-            The forecaster itself; ValueError for a table that cannot be used, or a setting that a
-            streamed fit cannot have.
+        Raises:
+            ValueError: a table that cannot be used, or a setting that a streamed fit cannot have.
         """
         _checks.positive_int("window", window)
         self.state_ = fit_stream(self, stream, window)
@@ -162,9 +161,6 @@ class Forecaster(Recipe):
             inputs: as there; of a frame the columns are known already.
             to_fit: refuse data that no model could be fitted to: single rows and constant columns.
             date_format: of dates as text; default as in the data that were fitted.
-
-        Returns:
-            The forecaster itself; ValueError for data that cannot be used.
         """
         known = self._fitted.layout.asked(self.calendar, fill_inputs=self.fill_inputs)
         table, layout = tabulate_like(known, data, inputs, date_format)

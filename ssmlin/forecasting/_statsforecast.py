@@ -122,7 +122,7 @@ class StatsForecastInterface:
         """
         inputs = [x for x in df.columns if x not in (id_col, time_col, target_col)] or None
         table, layout = tabulate(df, inputs, Names(id_col, time_col, target_col))
-        panel = layout.panel(table, to_fit=False)
+        panel, layout = layout.read(table, to_fit=False)
         windows = cut(panel, h, n_windows, step_size)
         found = cross_validate(
             self.forecaster, panel, layout, windows, h, level or (), refit=refit, num_samples=1000

@@ -73,7 +73,7 @@ class Forecast(NamedTuple):
         Raises:
             ValueError: another number of names, or an index that is not regular.
         """
-        return forecast_frame(*self._parts(after, columns))
+        return forecast_frame(**self._parts(after, columns))
 
     def to_xarray(
         self, after: "pandas.Index | None" = None, columns: Sequence[str] | None = None
@@ -91,13 +91,13 @@ class Forecast(NamedTuple):
         Raises:
             ValueError: as there.
         """
-        found = forecast_dataset(*self._parts(after, columns), paths=self.samples)
+        found = forecast_dataset(**self._parts(after, columns), paths=self.samples)
         dims = ("time", "column", "other_column")
         return found.assign(covariance=(dims, np.asarray(self.covariances))).assign_coords(
             other_column=found["column"].values
         )
 
-    def _parts(self, after: "pandas.Index | None", columns: Sequence[str] | None) -> Any:
+    def _parts(self, after: "pandas.Index | None", columns: Sequence[str] | None) -> dict[str, Any]:
         """The arguments of `forecast_frame`."""
         horizon, m = self.means.shape
         if columns is None:
@@ -105,9 +105,10 @@ class Forecast(NamedTuple):
         if len(columns) != m:
             raise ValueError(f"columns: expected {m} names, got {len(columns)}")
         percentages = [round(100 * float(level), 4) for level in self.levels]
-        return (
-            index_after(after, horizon), columns, self.means, percentages, self.lower, self.upper
-        )  # fmt: skip
+        return {
+            "index": index_after(after, horizon), "columns": columns, "means": self.means,
+            "levels": percentages, "lower": self.lower, "upper": self.upper,
+        }  # fmt: skip
 
 
 def exact_forecast(
