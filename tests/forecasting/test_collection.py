@@ -81,6 +81,13 @@ def test_a_level_says_nothing_and_the_future_is_not_seen(history):
     np.testing.assert_allclose(last, found[20, : len(history.weights)], atol=1e-12)
 
 
+@pytest.mark.parametrize("history", [History(), History(12)])
+def test_a_short_series_has_steps_to_predict(history):
+    for steps in range(4, 40):
+        assert 1 <= history.first_step(steps) <= steps - 3
+    assert history.first_step(40) == (history.period or 5)
+
+
 # --------------------------------------------------------------------- forecasts
 
 
