@@ -27,7 +27,7 @@ def fit(folder=None, num_steps=60):
     y[0, 3, 5:9] = np.nan
     model = HierarchicalRegression(2)
     params, props = model.initialize(np.float64)
-    count = np.count_nonzero(~np.isnan(y))
+    count = int(np.count_nonzero(~np.isnan(y)))
     return fit_batches(
         model, params, props, [(y, h)], count, num_steps=num_steps, checkpoint_dir=folder,
         progress=False,
@@ -60,7 +60,8 @@ def same_numbers(number, place, folder):
     lgssm, y = mesh_program.sequence(11)
     ours = mesh_program.gradient(lgssm, y, mesh=mesh)
     mesh_program.close(ours, mesh_program.gradient(lgssm, y))
-    mesh_program.check_smoother(mesh)
+    ours = mesh_program.matrix_lgssm_smoother(lgssm, y, mesh=mesh)
+    mesh_program.close(ours, mesh_program.matrix_lgssm_smoother(lgssm, y))
     save(folder, place, fit())
 
 
