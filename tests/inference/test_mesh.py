@@ -35,8 +35,9 @@ def test_two_devices():
 
 
 @pytest.mark.slow
-def test_eight_devices():
-    run_program("all", 8)
+@pytest.mark.parametrize("what", ["numbers", "forms"])
+def test_eight_devices(what):
+    run_program(what, 8)
 
 
 @pytest.mark.parametrize(
