@@ -7,15 +7,20 @@ from numbers import Real
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ssmlin._optional import require
-from ssmlin.data._grids import regular
+from ssmlin.data._calendar import Calendar
+from ssmlin.data._grids import regular_steps
+from ssmlin.data._lags import carried_forward
 from ssmlin.data._texts import PLAIN, Marks, is_like_a_number, to_numbers
-from ssmlin.data._times import Times, find_date_format, parse_times
+from ssmlin.data._times import Times, find_date_format, listed, parse_times
 
 if TYPE_CHECKING:
     import pandas
+
+#: What can be done about inputs that are missing.
+FILL = "fill_inputs= (--fill-inputs) takes the last known ones"
 
 
 class Columns(NamedTuple):
@@ -47,6 +52,8 @@ def select_columns(
     date_format: str | None = None,
     *,
     to_fit: bool = True,
+    calendar: Calendar | None = None,
+    fill_inputs: bool = False,
 ) -> Columns:
     """Take targets, inputs and times from a table, and check them.
 
@@ -54,7 +61,8 @@ def select_columns(
     time column the rows are sorted, and gaps in the regular grid of the times become missing
     values; a warning tells of either. If dates have a time zone and one time of day, such as
     midnight, steps are counted in local days, which may have 23 or 25 hours; with other dates they
-    are counted in elapsed time.
+    are counted in elapsed time. Dates on business days alone, most of which are there, with a
+    weekend between them that is not, are steps of business days.
 
     Args:
         frame: the table. Columns whose names are numbers are known by these as text.
@@ -65,6 +73,9 @@ def select_columns(
             "ISO8601", or "number". By default it is inferred from all rows.
         to_fit: whether a model is to be fitted to the data. A model that is fitted already can
             continue from a single row or from values that do not vary.
+        calendar: what a step is and which days are none; by default the dates say it.
+        fill_inputs: an input that is missing takes its last value before, in the order of the
+            times; otherwise it is refused.
 
     Returns:
         The arrays, the times and the names.
@@ -73,8 +84,8 @@ def select_columns(
         ValueError: a column that does not exist, is named twice, does not hold numbers, holds
             infinite values, is empty, or is an input with missing values; to fit, a column that
             does not vary or fewer than two rows; times that cannot be read in one way, occur twice,
-            are irregular, or have more than three missing steps for each row. Messages name the
-            column and the data row, counted from 1.
+            are irregular or not what the calendar says, or have more than three missing steps for
+            each row. Messages name the column and the data row, counted from 1.
 
     Warns:
         RuntimeWarning: the rows were not sorted, or steps are missing.
@@ -91,6 +102,7 @@ def select_columns(
     frame = frame.rename(columns=str)
     if not names:
         raise ValueError("targets: expected at least one column, got none")
+    check_calendar(calendar, clock)
     chosen = [*names, *input_names, *([] if clock is None else [clock])]
     check_names(chosen, list(frame.columns))
     for name in chosen:
@@ -102,10 +114,10 @@ def select_columns(
     values = np.column_stack([numbers(frame[name]) for name in names])
     outside = [numbers(frame[name]) for name in input_names]
     for name, column in zip(input_names, outside, strict=True):
-        if np.isnan(column).any():
+        if np.isnan(column).any() and not fill_inputs:
             raise ValueError(
-                f"inputs: expected no missing values in column {name!r}, got one in data row "
-                f"{int(np.isnan(column).argmax()) + 1}"
+                f"inputs: expected no missing values in column {name!r}, got "
+                f"{missing_rows(np.flatnonzero(np.isnan(column)))}; {FILL}"
             )
     for name, column in zip(names, values.T, strict=True):
         seen = column[~np.isnan(column)]
@@ -117,16 +129,24 @@ def select_columns(
     times: Times = np.arange(len(table))
     if clock is not None:
         date_format = date_format or find_date_format(frame[clock])
-        times, table = regular(parse_times(frame[clock], date_format), table, clock)
-        if inputs and np.isnan(table[:, len(names) :]).any():
-            step = int(np.isnan(table[:, len(names) :]).any(axis=1).argmax())
-            raise ValueError(
-                f"time: expected a row at {times[step]} in column {clock!r}, since inputs must be "
-                "known at all steps; got none"
-            )
+        steps = regular_steps(parse_times(frame[clock], date_format), clock, calendar)
+        times, table = steps.times, steps.arrange(table)
+    known = table[:, len(names) :]
+    if fill_inputs:
+        known = carried_forward(known)
+    unknown = np.isnan(known).any(axis=1)
+    if unknown.any():
+        first = input_names[int(np.isnan(known[unknown][0]).argmax())]
+        raise ValueError(
+            f"inputs: expected a first value of {first!r} to go on from, got none at "
+            f"{listed(times[unknown])}"
+            if fill_inputs
+            else f"time: expected a row at {listed(times[unknown])} in column {clock!r}, since "
+            f"inputs must be known at all steps; got none; {FILL}"
+        )
     return Columns(
         table[:, : len(names)],
-        table[:, len(names) :],
+        known,
         times,
         names,
         input_names,
@@ -134,66 +154,19 @@ def select_columns(
     )
 
 
-def select_panel(
-    frame: "pandas.DataFrame",
-    series: str | int,
-    targets: Sequence[str | int],
-    inputs: Sequence[str | int] = (),
-    time: str | int | None = None,
-    date_format: str | None = None,
-    *,
-    to_fit: bool = True,
-) -> dict[str, Columns]:
-    """Take several series, which may differ in length, from one table.
+def check_calendar(calendar: Calendar | None, time: str | None) -> None:
+    """Raise ValueError if something is said of the steps, but there is no column of times."""
+    if calendar is not None and calendar.freq is not None and time is None:
+        raise ValueError("freq: expected a column of times (--time) with it, got none")
 
-    Args:
-        frame: the table, with the rows of all series.
-        series: the name of the column that tells which series a row belongs to.
-        targets: the names of the columns to predict.
-        inputs: the names of columns that are known before each step.
-        time: the name of a column of numbers or dates.
-        date_format: as in :func:`select_columns`, but inferred from the rows of all series.
-        to_fit: as in :func:`select_columns`.
 
-    Returns:
-        For each series what :func:`select_columns` returns, by its name (see :func:`series_ids`)
-        and in the order of the table.
-
-    Raises:
-        ValueError: a column that does not exist, a row without a series, names that are numbers
-            with decimals, or a series that :func:`select_columns` refuses. The message then names
-            the series, and data rows are counted within it.
-
-    Warns:
-        RuntimeWarning: as :func:`select_columns`.
-
-    Example:
-        >>> import pandas as pd
-        >>> from ssmlin.data import select_panel
-        >>> frame = pd.DataFrame({"shop": ["a", "b", "a", "b", "b"], "y": [1, 5, 2, 4, 3]})
-        >>> {name: len(one.values) for name, one in select_panel(frame, "shop", ["y"]).items()}
-        {'a': 2, 'b': 3}
-    """
-    frame, key = frame.rename(columns=str), str(series)
-    if list(frame.columns).count(key) != 1 or key in map(
-        str, (*targets, *inputs, *([] if time is None else [time]))
-    ):
-        raise ValueError(
-            f"series: expected a column of its own among {_known(list(frame.columns))}; got {key!r}"
-        )
-    if time is not None and date_format is None:
-        # Of all series together, since the dates of one alone may be read in two ways.
-        check_names([str(time)], list(frame.columns))
-        date_format = find_date_format(frame[str(time)])
-    panel = {}
-    for name, rows in frame.groupby(series_ids(frame[key]), sort=False):
-        try:
-            panel[str(name)] = select_columns(
-                rows, targets, inputs, time, date_format, to_fit=to_fit
-            )
-        except ValueError as error:
-            raise ValueError(f"series {name!r}: {error}") from error
-    return panel
+def missing_rows(places: Int[np.ndarray, " n"]) -> str:
+    """The first rows of data, and their number."""
+    rows = [str(place + 1) for place in places[:5]]
+    if len(places) == 1:
+        return f"one in data row {rows[0]}"
+    more = ", ..." if len(places) > len(rows) else ""
+    return f"{len(places)} in data rows {', '.join(rows)}{more}"
 
 
 def check_names(names: Sequence[str], known: Sequence[str]) -> None:
@@ -202,48 +175,16 @@ def check_names(names: Sequence[str], known: Sequence[str]) -> None:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"columns: expected names among {_known(known)}; got {name!r}{hint}")
+            raise ValueError(
+                f"columns: expected names among {known_names(known)}; got {name!r}{hint}"
+            )
         if known.count(name) > 1:
             raise ValueError(f"columns: expected columns of different names, got {name!r} twice")
 
 
-def _known(names: Sequence[str]) -> str:
+def known_names(names: Sequence[str]) -> str:
     """The first names, for a message."""
     return ", ".join(names[:20])
-
-
-def series_ids(column: "pandas.Series") -> list[str]:
-    """The name of the series that each row belongs to.
-
-    Args:
-        column: of text, whole numbers, booleans or dates.
-
-    Returns:
-        A text for each row: the text as it is written, or the whole number.
-
-    Raises:
-        ValueError: a missing name, or a number with decimals, which may have been written in
-            several ways.
-
-    Example:
-        >>> import pandas as pd
-        >>> from ssmlin.data import series_ids
-        >>> series_ids(pd.Series(["007", "7", 7]))
-        ['007', '7', '7']
-    """
-    names = column.tolist()
-    missing = column.isna().to_numpy(bool) | np.array([name == "" for name in names], bool)
-    if missing.any():
-        raise ValueError(f"series: expected a name in every row of {column.name!r}, got none in "
-                         f"data row {int(missing.argmax()) + 1}")  # fmt: skip
-    for row, name in enumerate(names):
-        if isinstance(name, float | np.floating):
-            raise ValueError(
-                f"series: expected text or whole numbers in column {column.name!r}, got {name!r} "
-                f"in data row {row + 1}, of which nobody knows how it was written; of a text file "
-                f"read_table(..., text=[{column.name!r}]) keeps that"
-            )
-    return [str(name) for name in names]
 
 
 def numbers(
