@@ -62,6 +62,7 @@ class _State(NamedTuple):
 
     point: np.ndarray
     losses: np.ndarray
+    converged: np.ndarray
 
 
 def fit_batches[P](
@@ -131,7 +132,7 @@ def fit_batches[P](
     start, _ = ravel_pytree(to_unconstrained(params, props))
     arguments = {"model": model, "params": params, "batches": list(batches)}
     checkpoint = Checkpoint(checkpoint_dir, "fit_batches", arguments)
-    state = _State(np.asarray(start, np.float64), np.zeros(0))
+    state = _State(np.asarray(start, np.float64), np.zeros(0), np.array(False))
     loaded = checkpoint.load(state)
     state = state if loaded is None else jax.tree.map(np.asarray, loaded)
     _check_same_everywhere({"state": state, "curvature": curvature, **arguments})
@@ -147,9 +148,9 @@ def fit_batches[P](
 
     is_first = jax.process_index() == 0
 
-    def save(point: np.ndarray, *, force: bool = False) -> None:
+    def save(point: np.ndarray, *, force: bool = False, converged: bool = False) -> None:
         if is_first:
-            checkpoint.save(_State(point, np.array(losses)), force=force)
+            checkpoint.save(_State(point, np.array(losses), np.array(converged)), force=force)
 
     with progress_bar(progress and is_first) as bar:
         task = bar.add_task(f"fit {name_of(model)}", total=num_steps, completed=len(losses),
@@ -169,8 +170,8 @@ def fit_batches[P](
                 raise StopIteration
 
         left = num_steps - len(losses)
-        if left <= 0:
-            return _at(origin, params, props), BatchFit(np.array(losses), False)
+        if state.converged or left <= 0:
+            return _at(origin, params, props), BatchFit(np.array(losses), bool(state.converged))
         found = optimize.minimize(
             of_scaled, np.zeros(len(start)), jac=True, method="L-BFGS-B", callback=report,
             options={"maxiter": left, "maxfun": 4 * left, "maxcor": _MEMORY,
@@ -181,7 +182,7 @@ def fit_batches[P](
         if converged:
             bar.update(task, total=len(losses))
     end = origin + root @ found.x
-    save(end, force=True)
+    save(end, force=True, converged=converged)
     return _at(end, params, props), BatchFit(np.array(losses), converged)
 
 
