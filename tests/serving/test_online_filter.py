@@ -1,0 +1,196 @@
+"""The filter one step at a time against the filter of all steps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiers import cases
+
+import ssmlin
+from ssmlin.models import IntegratedRowCov, Particles
+
+T, M, D = 12, 2, 2
+CASES = {
+    "full": {"row_cov": IntegratedRowCov("full", discount=0.9), "regression": "integrated"},
+    "entries": {"row_cov": IntegratedRowCov(discount=0.9)},
+    "entries given Σ": {},
+    "identity": {"row_cov": "identity"},
+    "approximate": {"row_cov": "integrated_diagonal", "covariance": "diagonal"},
+    "reset": {"covariance": "reset"},
+}  # fmt: skip
+PER_CASE = pytest.mark.parametrize("case", cases(CASES, "full", "entries"))
+
+
+def make(case):
+    """A model away from its start, and data of which some steps are missing."""
+    model = ssmlin.LinearAttentionSSM("mamba2", M, 1, D, gates="constant", **CASES[case])
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=(T, M)).cumsum(axis=0) * np.linspace(0.3, 1, T)[:, None]
+    y[2] = y[7] = np.nan
+    if case.startswith("entries"):
+        y[5, 0] = np.nan
+    u = rng.normal(size=(T, 1))
+    params, _ = model.initialize(jax.random.key(1), process_noise=0.1)
+    values = params.tokens.values
+    values = values._replace(bias=values.bias + 0.7)
+    return model, params._replace(tokens=params.tokens._replace(values=values)), y, u
+
+
+def run(online, y, u, state=None):
+    state, found = online.init() if state is None else state, []
+    for emission, inputs in zip(y, u, strict=True):
+        state, prediction = online.step(state, emission, inputs)
+        found.append(prediction)
+    return state, found
+
+
+def close(a, b, tolerance=1e-9):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, tolerance, tolerance), a, b)
+
+
+@PER_CASE
+def test_steps_are_the_numbers_of_the_batch_filter(case, tmp_path):
+    model, params, y, u = make(case)
+    seen = model.given_missing(jnp.asarray(y))
+    lag = 0 if model.covariance != "full" else 5
+    online = ssmlin.OnlineFilter(model, params, lag=lag)
+    half, first = run(online, y[:6], u[:6])
+    # Saved in the middle, and continued by another filter.
+    online.save(tmp_path / "state", half)
+    again = ssmlin.OnlineFilter(model, params, lag=lag)
+    state, second = run(again, y[6:], u[6:], again.load(tmp_path / "state"))
+    steps = first + second
+    posterior = seen.filter(params, y, u)
+    law = state.belief
+    close(law.mean, posterior.filtered_means[-1])
+    close(law.cov, posterior.filtered_covariances[-1])
+    close([one.log_density for one in steps], list(seen.log_predictive(params, y, u)))
+    close([one.mean for one in steps], list(posterior.emission_means))
+    if model.row_cov.is_integrated:
+        integrated = seen.row_cov_posterior(params, posterior, y, store="all")
+        close(law.row_cov, integrated.row_cov)
+        close([one.student_df for one in steps], list(integrated.predictive_row_cov.student_df))
+    many, laws = online.steps(online.init(), y, u)
+    close(many.belief, law)
+    close(laws.log_density, posterior.log_predictive)
+    # The law of the next emission is what a forecast says of it.
+    nothing = np.zeros((1, 1))
+    ahead = seen.forecast(params, y, u, 1, future_inputs=nothing, levels=(0.8,))
+    mine = online.forecast(state, 1, future_inputs=nothing, levels=(0.8,))
+    close(mine, ahead)
+    lower, upper = online.predict(state, nothing[0]).intervals([0.8])
+    close((lower, upper), (ahead.lower[:, 0], ahead.upper[:, 0]), 1e-5)
+    close(online.predict(state, nothing[0]).covariance, ahead.covariances[0])
+
+
+@PER_CASE
+def test_smoothing_goes_back_over_the_last_steps(case):
+    model, params, y, u = make(case)
+    if model.covariance != "full":
+        with pytest.raises(ValueError, match="lag: expected 0"):
+            ssmlin.OnlineFilter(model, params, lag=5)
+        return
+    seen = model.given_missing(jnp.asarray(y))
+    online = ssmlin.OnlineFilter(model, params, lag=5)
+    state, _ = run(online, y[:3], u[:3])
+    for steps, kept in ((3, 3), (T, 5)):
+        state, _ = run(online, y[3:steps], u[3:steps], state)
+        found = online.smooth(state)
+        expected = seen.smoother(params, y[:steps], u[:steps])
+        close(found.means, expected.smoothed_means[-kept:])
+        covariances = np.asarray(expected.smoothed_covariances[-kept:])
+        if found.covariances.ndim < covariances.ndim:  # nothing was partly missing yet
+            covariances = covariances[:, 0]
+        close(found.covariances, covariances)
+        close(found.row_cov, expected.row_cov)
+        means, deviations = seen.posterior_predictive(params, y[:steps], u[:steps])
+        close(
+            (found.emission_means, found.emission_deviations), (means[-kept:], deviations[-kept:])
+        )
+
+
+def test_missing_lags_are_drawn_as_the_particle_filter_draws_them():
+    """With its key; the first step serves as a lag alone, and a gap comes after the third."""
+    model = ssmlin.LinearAttentionSSM(
+        "bayesian_memory", 1, 2, 3, num_lags=1, row_cov=IntegratedRowCov(discount=0.9)
+    )
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=(T, 1)).cumsum(axis=0)
+    outside = rng.normal(size=(T, 1))
+    mask = np.arange(T) > 0
+    whole = np.concatenate([model_lags(y), outside], axis=1)
+    params, _ = model.initialize(jax.random.key(1), emissions=y, inputs=whole)
+    online = ssmlin.OnlineFilter(model, params, num_particles=50, lag=3)
+    state = online.init()
+    y[[3, 8]] = np.nan
+    inputs = np.concatenate([model_lags(y), outside], axis=1)
+    expected = model.particle_filter(params, y, inputs, num_particles=50, mask=mask)
+    for t in range(T):
+        assert isinstance(state.belief, Particles) == (t > 3)
+        state, one = online.step(state, y[t], outside[t], mask=mask[t])
+        close(one.log_density, expected.log_predictive[t])
+        weights = np.exp(expected.log_weights[t])
+        close(one.mean, weights @ expected.emission_means[t])
+    close(state.belief, expected.last)
+    with pytest.raises(ValueError, match="without missing lags"):
+        online.smooth(state)
+    # A value that is missing in the middle of a chunk.
+    again, laws = online.steps(online.init(), y, outside, mask=mask)
+    close(again.belief, state.belief)
+    close(laws.log_density, expected.log_predictive)
+    # The paths are those of the forecast with the same draws.
+    ahead = online.forecast(state, 3, future_inputs=np.zeros((3, 1)))
+    assert ahead.samples.shape == (1000, 3, 1) and np.isfinite(ahead.means).all()
+    low, high = online.predict(state, np.zeros(1)).intervals([0.5, 0.9])
+    drawn = np.quantile(np.asarray(ahead.samples[:, 0]), [0.25, 0.05, 0.75, 0.95], axis=0)
+    close(np.concatenate([low, high]), drawn, 0.25)
+
+
+def model_lags(y):
+    return np.concatenate([np.zeros((1, 1)), y[:-1]])
+
+
+def test_a_model_with_lags_keeps_them_itself():
+    model = ssmlin.LinearAttentionSSM("bayesian_memory", 1, 2, 3, num_lags=2)
+    y = np.sin(np.arange(T))[:, None]
+    u = model.compute_inputs(y)
+    params, _ = model.initialize(jax.random.key(0), emissions=y, inputs=u)
+    online = ssmlin.OnlineFilter(model, params)
+    state, _ = run(online, y, np.zeros((T, 0)))
+    close(state.belief.mean, model.filter(params, y, u).filtered_means[-1])
+    expected = model.forecast(params, y, u, 4, num_samples=20)
+    close(online.forecast(state, 4, num_samples=20), expected)
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    model, params, y, u = make("full")
+    online = ssmlin.OnlineFilter(model, params)
+    state = online.init()
+    with pytest.raises(ValueError, match="inputs: expected the exogenous inputs, of shape"):
+        online.step(state, y[0])
+    with pytest.raises(ValueError, match="emission: expected shape"):
+        online.step(state, y[0, :1], u[0])
+    with pytest.raises(ValueError, match="partly missing"):
+        online.step(state, np.array([np.nan, 0.0]), u[0])
+    with pytest.raises(ValueError, match="an infinity"):
+        online.step(state, np.array([np.inf, 0.0]), u[0])
+    online.save(tmp_path / "state", state)
+    other = ssmlin.OnlineFilter(model, params._replace(initial=params.initial._replace(
+        variances=2 * params.initial.variances)))  # fmt: skip
+    with pytest.raises(ValueError, match="state: expected one of the filter"):
+        other.load(tmp_path / "state")
+
+
+def test_a_million_steps_take_no_more_memory_than_ten():
+    """The state's arrays have the same shapes, and a step is the same program."""
+    model, params, y, u = make("identity")
+    online = ssmlin.OnlineFilter(model, params, lag=3)
+    state = online.init()
+    shapes = jax.tree.map(jnp.shape, state)
+    state, _ = run(online, y, u)
+    assert jax.tree.map(jnp.shape, state) == shapes
+    from ssmlin.serving._online_state import one_step
+
+    before = one_step._cache_size()
+    run(online, y, u, state)
+    assert one_step._cache_size() == before
