@@ -32,7 +32,7 @@ from ssmlin.learning import posterior_params, predict_one_step, sample_posterior
 from ssmlin.lgssm import MatrixLGSSM
 from ssmlin.mechanisms import MECHANISMS, linear_attention, matrix_lgssm, register_mechanism
 from ssmlin.models import Forecast, LinearAttentionSSM, ShrinkagePrior, lagged_inputs
-from ssmlin.serving import OnlineFilter
+from ssmlin.serving import OnlineFilter, OnlineForecaster
 
 __version__: str
 
@@ -43,6 +43,7 @@ __all__ = [
     "LinearAttentionSSM",
     "MatrixLGSSM",
     "OnlineFilter",
+    "OnlineForecaster",
     "PosteriorMatrixLGSSM",
     "PosteriorRowCov",
     "RowCovLaw",

@@ -161,12 +161,13 @@ def _on_grid(times: Times, kind: str, places: Int[np.ndarray, " n"]) -> Times:
     return dates.tz_localize(times.tz, ambiguous=first, nonexistent="shift_forward")
 
 
-def future_times(times: Times, horizon: int) -> Times:
+def future_times(times: Times, horizon: int, skip: int = 0) -> Times:
     """The times of the next steps of a regular grid.
 
     Args:
         times: of the steps so far, see :class:`ssmlin.data.Columns`.
         horizon: the number of steps to come.
+        skip: how many steps are between those so far and these.
 
     Returns:
         Numbers or dates, as `times`.
@@ -189,7 +190,7 @@ def future_times(times: Times, horizon: int) -> Times:
     if grid is None:
         raise ValueError("times: expected regular steps, got others")
     kind, position = grid
-    return _on_grid(times, kind, position[-1] + 1 + np.arange(horizon))
+    return _on_grid(times, kind, position[-1] + 1 + skip + np.arange(horizon))
 
 
 def grid_step(times: Times) -> tuple[str, float] | None:

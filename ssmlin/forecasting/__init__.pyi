@@ -1,4 +1,4 @@
-from ssmlin.forecasting._ahead import SeriesForecast
+from ssmlin.forecasting._ahead import SeriesForecast, check_forecast, in_units
 from ssmlin.forecasting._collection import CollectionState
 from ssmlin.forecasting._discount import DISCOUNTS, best_discount
 from ssmlin.forecasting._fitting import FittedAttention, fit_attention
@@ -38,6 +38,7 @@ __all__ = [
     "Recommendation",
     "SeriesForecast",
     "best_discount",
+    "check_forecast",
     "choose_num_lags",
     "choose_powers",
     "choose_regression",
@@ -45,6 +46,7 @@ __all__ = [
     "draw_parameters",
     "exact_predictions",
     "fit_attention",
+    "in_units",
     "known_lags",
     "lags_and_inputs",
     "last_values",

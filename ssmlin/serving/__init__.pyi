@@ -1,4 +1,13 @@
 from ssmlin.serving._online_filter import OnlineFilter
+from ssmlin.serving._online_forecaster import OnlineForecaster, SeriesPrediction, SeriesState
 from ssmlin.serving._online_state import OnlineState, Recent, Smoothed
 
-__all__ = ["OnlineFilter", "OnlineState", "Recent", "Smoothed"]
+__all__ = [
+    "OnlineFilter",
+    "OnlineForecaster",
+    "OnlineState",
+    "Recent",
+    "SeriesPrediction",
+    "SeriesState",
+    "Smoothed",
+]
