@@ -13,6 +13,7 @@ import ssmlin
 from ssmlin.cli._comparing import compare
 from ssmlin.cli._fitting import fit, forecast, sample
 from ssmlin.cli._options import JsonOption, QuietOption, console, fail, prepare
+from ssmlin.cli._streaming import stream
 
 app = typer.Typer(
     help="Linear attention as probabilistic state space models.",
@@ -96,7 +97,7 @@ def demo(
         console.print(line, highlight=False, soft_wrap=True)
 
 
-for command in (compare, fit, forecast, sample):
+for command in (compare, fit, forecast, sample, stream):
     app.command()(command)
 
 
