@@ -90,10 +90,14 @@ def stream(
     except KeyboardInterrupt:
         _end(found, state, rows, STOPPED)
     except BrokenPipeError:
-        # Python would flush again at its end, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _no_more_output()
         _end(found, state, rows, _NO_READER)
     _end(found, state, rows, 0)
+
+
+def _no_more_output() -> None:
+    """Nobody reads: Python would flush again at its end, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _level(text: str) -> float | int:

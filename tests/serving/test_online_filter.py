@@ -8,6 +8,7 @@ from tiers import cases
 
 import ssmlin
 from ssmlin.models import IntegratedRowCov, Particles
+from ssmlin.serving._online_state import one_step
 
 T, M, D = 12, 2, 2
 CASES = {
@@ -18,7 +19,10 @@ CASES = {
     "approximate": {"row_cov": "integrated_diagonal", "covariance": "diagonal"},
     "reset": {"covariance": "reset"},
 }  # fmt: skip
-PER_CASE = pytest.mark.parametrize("case", cases(CASES, "full", "entries"))
+
+
+def per_case(*quick):
+    return pytest.mark.parametrize("case", cases(CASES, *quick))
 
 
 def make(case):
@@ -48,7 +52,7 @@ def close(a, b, tolerance=1e-9):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, tolerance, tolerance), a, b)
 
 
-@PER_CASE
+@per_case("entries")
 def test_steps_are_the_numbers_of_the_batch_filter(case, tmp_path):
     model, params, y, u = make(case)
     seen = model.given_missing(jnp.asarray(y))
@@ -83,7 +87,7 @@ def test_steps_are_the_numbers_of_the_batch_filter(case, tmp_path):
     close(online.predict(state, nothing[0]).covariance, ahead.covariances[0])
 
 
-@PER_CASE
+@per_case("full")
 def test_smoothing_goes_back_over_the_last_steps(case):
     model, params, y, u = make(case)
     if model.covariance != "full":
@@ -109,36 +113,46 @@ def test_smoothing_goes_back_over_the_last_steps(case):
         )
 
 
-def test_missing_lags_are_drawn_as_the_particle_filter_draws_them():
-    """With its key; the first step serves as a lag alone, and a gap comes after the third."""
+def gappy():
+    """A model with lags, data with gaps after the third step, and the particle filter of them."""
     model = ssmlin.LinearAttentionSSM(
         "bayesian_memory", 1, 2, 3, num_lags=1, row_cov=IntegratedRowCov(discount=0.9)
     )
     rng = np.random.default_rng(0)
     y = rng.normal(size=(T, 1)).cumsum(axis=0)
     outside = rng.normal(size=(T, 1))
-    mask = np.arange(T) > 0
-    whole = np.concatenate([model_lags(y), outside], axis=1)
-    params, _ = model.initialize(jax.random.key(1), emissions=y, inputs=whole)
-    online = ssmlin.OnlineFilter(model, params, num_particles=50, lag=3)
-    state = online.init()
+    mask = np.arange(T) > 0  # the first step serves as a lag alone
+    params, _ = model.initialize(jax.random.key(1))
     y[[3, 8]] = np.nan
     inputs = np.concatenate([model_lags(y), outside], axis=1)
     expected = model.particle_filter(params, y, inputs, num_particles=50, mask=mask)
+    online = ssmlin.OnlineFilter(model, params, num_particles=50, lag=3)
+    return online, y, outside, mask, expected
+
+
+def test_missing_lags_are_drawn_as_the_particle_filter_draws_them():
+    """With its key: the numbers are the same, and not only their law."""
+    online, y, outside, mask, expected = gappy()
+    state, laws = online.steps(online.init(), y, outside, mask=mask)
+    close(state.belief, expected.last)
+    close(laws.log_density, expected.log_predictive)
+    close(laws.means, expected.emission_means)
+    with pytest.raises(ValueError, match="without missing lags"):
+        online.smooth(state)
+
+
+@pytest.mark.slow
+def test_draws_begin_where_a_lag_is_missing_for_the_first_time(tmp_path):
+    online, y, outside, mask, expected = gappy()
+    state = online.init()
     for t in range(T):
         assert isinstance(state.belief, Particles) == (t > 3)
         state, one = online.step(state, y[t], outside[t], mask=mask[t])
         close(one.log_density, expected.log_predictive[t])
-        weights = np.exp(expected.log_weights[t])
-        close(one.mean, weights @ expected.emission_means[t])
+        close(one.mean, np.exp(expected.log_weights[t]) @ expected.emission_means[t])
     close(state.belief, expected.last)
-    with pytest.raises(ValueError, match="without missing lags"):
-        online.smooth(state)
-    # A value that is missing in the middle of a chunk.
-    again, laws = online.steps(online.init(), y, outside, mask=mask)
-    close(again.belief, state.belief)
-    close(laws.log_density, expected.log_predictive)
-    # The paths are those of the forecast with the same draws.
+    online.save(tmp_path / "state", state)
+    close(online.load(tmp_path / "state"), state, 0)
     ahead = online.forecast(state, 3, future_inputs=np.zeros((3, 1)))
     assert ahead.samples.shape == (1000, 3, 1) and np.isfinite(ahead.means).all()
     low, high = online.predict(state, np.zeros(1)).intervals([0.5, 0.9])
@@ -181,16 +195,11 @@ def test_what_does_not_fit_is_refused(tmp_path):
         other.load(tmp_path / "state")
 
 
-def test_a_million_steps_take_no_more_memory_than_ten():
-    """The state's arrays have the same shapes, and a step is the same program."""
-    model, params, y, u = make("identity")
-    online = ssmlin.OnlineFilter(model, params, lag=3)
-    state = online.init()
-    shapes = jax.tree.map(jnp.shape, state)
-    state, _ = run(online, y, u)
+def test_a_step_is_the_same_program_and_the_state_has_the_same_shapes():
+    model, params, y, u = make("entries")
+    online = ssmlin.OnlineFilter(model, params, lag=5)
+    state, _ = run(online, y[:6], u[:6])
+    shapes, compiled = jax.tree.map(jnp.shape, state), one_step._cache_size()
+    state, _ = run(online, y[6:], u[6:], state)
     assert jax.tree.map(jnp.shape, state) == shapes
-    from ssmlin.serving._online_state import one_step
-
-    before = one_step._cache_size()
-    run(online, y, u, state)
-    assert one_step._cache_size() == before
+    assert one_step._cache_size() == compiled
