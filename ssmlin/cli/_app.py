@@ -11,6 +11,7 @@ from rich.table import Table
 
 import ssmlin
 from ssmlin.cli._comparing import compare
+from ssmlin.cli._exporting import export
 from ssmlin.cli._fitting import fit, forecast, sample
 from ssmlin.cli._options import JsonOption, QuietOption, console, fail, prepare
 from ssmlin.cli._streaming import stream
@@ -97,7 +98,7 @@ def demo(
         console.print(line, highlight=False, soft_wrap=True)
 
 
-for command in (compare, fit, forecast, sample, stream):
+for command in (compare, fit, forecast, sample, stream, export):
     app.command()(command)
 
 

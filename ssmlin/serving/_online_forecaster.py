@@ -143,45 +143,51 @@ class OnlineForecaster:
             raise ValueError(f"series: expected one of {', '.join(names[:20])}, got {series!r}")
         self.layout = state.layout
         self.scaling = state.scalings[self.name]
-        self.model, params, self._seasonal = state.fit_of(self.name)
-        self._filter = OnlineFilter(self.model, params, num_particles=num_particles)
+        self.attention = state.fit_of(self.name)
+        self.model, params, self._seasonal = self.attention
+        self.filter = OnlineFilter(self.model, params, num_particles=num_particles)
+        self.columns = state.history.get(self.name)
         self._state = state
-        self._columns = state.history.get(self.name)
 
     @property
     def num_observed(self) -> int:
         """How many steps the forecaster's data have."""
-        return 0 if self._columns is None else len(self._columns.values)
+        return 0 if self.columns is None else len(self.columns.values)
+
+    @property
+    def observed(self) -> Observed:
+        """The forecaster's data as the model sees them."""
+        return self._state.observed()[self.name]
 
     @cached_property
     def clock(self) -> Clock | None:
         """The times of the steps to come; None where steps are numbered."""
-        if self.layout.time is None or self._columns is None or self.num_observed < 2:
+        if self.layout.time is None or self.columns is None or self.num_observed < 2:
             return None
-        return Clock(self._columns.times)
+        return Clock(self.columns.times)
 
     @cached_property
     def _first_place(self) -> int:
         """Where in the season the first step after the data is."""
-        if self._columns is None:
+        if self.columns is None:
             return 0
-        return first_place(self._columns.times) + self.num_observed
+        return first_place(self.columns.times) + self.num_observed
 
     def init(self) -> SeriesState:
         """The state after the forecaster's data."""
         lag, m = self.scaling.difference, len(self.layout.targets)
-        last, state = np.full((lag, m), np.nan), self._filter.init()
-        if self._columns is None:
+        last, state = np.full((lag, m), np.nan), self.filter.init()
+        if self.columns is None:
             return SeriesState(state, 0, last)
-        observed = self._state.observed()[self.name]
+        observed = self.observed
         # What is missing of a lag is drawn; without lags a step may be left out.
         y = observed.values if self.model.num_lags else with_lags(self.model, observed)[0]
         mask = np.arange(len(y)) >= self.model.num_lags
         for start in range(0, len(y), _WINDOW):
             part = slice(start, start + _WINDOW)
-            state, _ = self._filter.steps(state, y[part], observed.inputs[part], mask=mask[part])
+            state, _ = self.filter.steps(state, y[part], observed.inputs[part], mask=mask[part])
         if lag:
-            last = box_cox(self._columns.values[-lag:], self.scaling.power)
+            last = box_cox(self.columns.values[-lag:], self.scaling.power)
         return SeriesState(state, 0, last)
 
     def step(
@@ -226,7 +232,7 @@ class OnlineForecaster:
     ) -> SeriesPrediction:
         """The law of the values of the next step, given its inputs."""
         _, u = self._checked(np.full(len(self.layout.targets), np.nan), inputs)
-        law = self._filter.predict(state.filter, self._outside(u[None], state.place)[0])
+        law = self.filter.predict(state.filter, self._outside(u[None], state.place)[0])
         return self._prediction(state, jax.tree.map(np.asarray, law))
 
     def forecast(
@@ -259,7 +265,7 @@ class OnlineForecaster:
                 f"future_inputs: expected shape {(horizon, len(self.layout.inputs))}, got "
                 f"{given.shape}"
             )
-        found = self._filter.forecast(
+        found = self.filter.forecast(
             state.filter, horizon, future_inputs=self._outside(given, state.place),
             key=jax.random.key(seed), num_samples=num_samples,
             levels=tuple(level / 100 for level in levels),
@@ -300,7 +306,7 @@ class OnlineForecaster:
 
     def to_arrays(self, state: SeriesState) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """A state as arrays by name, and what tells which forecaster it is of."""
-        arrays, description = self._filter.to_arrays(state.filter)
+        arrays, description = self.filter.to_arrays(state.filter)
         return arrays | {"last": state.last}, description | {
             "place": state.place, "series": self.name, "after": self.num_observed,
         }  # fmt: skip
@@ -316,7 +322,7 @@ class OnlineForecaster:
                     f"{description.get(what)!r}"
                 )
         rest = {name: x for name, x in arrays.items() if name != "last"}
-        state = self._filter.from_arrays(rest, description)
+        state = self.filter.from_arrays(rest, description)
         return SeriesState(state, int(description["place"]), arrays["last"])
 
     # ------------------------------------------------------------------------- one step
@@ -368,7 +374,7 @@ class OnlineForecaster:
             z = np.where(np.isnan(z).any(), np.nan, z)  # rows share a covariance
         mask = self.num_observed + state.place >= self.model.num_lags
         outside = self._outside(inputs[None], state.place)[0]
-        after, law = self._filter.step(state.filter, z, outside, mask=mask)
+        after, law = self.filter.step(state.filter, z, outside, mask=mask)
         law = jax.tree.map(np.asarray, law)
         prediction = self._prediction(state, law)
         known = ~np.isnan(z) if mask else np.zeros(len(z), bool)
