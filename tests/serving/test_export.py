@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 
 import ssmlin
 from ssmlin.cli._app import app
-from ssmlin.data import Columns, Scaling
+from ssmlin.data import Columns, Scaling, box_cox
 from ssmlin.forecasting import FittedAttention, ForecasterState, Layout
 from ssmlin.mechanisms import MECHANISMS
 from ssmlin.models import IntegratedRegression, IntegratedRowCov
-from ssmlin.serving import export_model
+from ssmlin.serving import SeriesState, export_model
 from ssmlin.serving._numpy_runtime import student_quantile
 from ssmlin.serving._numpy_source import numpy_source
 
@@ -34,7 +34,7 @@ def imported(path):
     return module
 
 
-def sunspots(seen=200):
+def sunspots(difference, seen=200):
     """A forecaster that goes on after the first years, and all years; a season is made up."""
     from statsmodels.datasets import sunspots
 
@@ -43,20 +43,21 @@ def sunspots(seen=200):
     values[150] = np.nan  # the steps of which this is a lag are left out
     columns = Columns(values[:seen], np.zeros((seen, 0)), years[:seen], ("y",), (), "number")
     model = ssmlin.LinearAttentionSSM(
-        "bayesian_memory", 1, 13, 14, num_lags=3, row_cov=IntegratedRowCov(discount=0.95)
+        "bayesian_memory", 1, 5, 6, num_lags=2, row_cov=IntegratedRowCov(discount=0.9)
     )
     params, _ = model.initialize(jax.random.key(0))
     made = ssmlin.Forecaster()
     made.state_ = ForecasterState(
-        Layout(("y",), (), "year"), {"": FittedAttention(model, params, 11)},
-        {"": Scaling.fit(columns, (0.5,), 1)}, {"": columns}, {}, {},
+        Layout(("y",), (), "year"), {"": FittedAttention(model, params, 4)},
+        {"": Scaling.fit(columns, (0.5,), difference)}, {"": columns}, {}, {},
     )  # fmt: skip
     return made, values[:, 0]
 
 
 @pytest.mark.float32
-def test_the_numpy_module_agrees_on_real_data_and_imports_nothing_else(tmp_path):
-    made, values = sunspots()
+@pytest.mark.parametrize("difference", [0, slow(1)])
+def test_the_numpy_module_agrees_on_real_data_and_imports_nothing_else(difference, tmp_path):
+    made, values = sunspots(difference)
     made.save(tmp_path / "model.safetensors")
     call = ["export", str(tmp_path / "model.safetensors"), "--output", str(tmp_path / "spots")]
     result = CliRunner().invoke(app, [*call, "--json"])
@@ -73,7 +74,7 @@ sys.path.insert(0, {str(tmp_path)!r})
 import json, spots
 model = spots.load()
 state, said = model.init(), []
-for value in {values[200:].tolist()}:
+for value in {values[200:240].tolist()}:
     state, seen = model.step(state, [value])
     ahead = model.predict(state)
     said.append([seen.location[0], seen.scale[0, 0], seen.df[0], ahead.median[0],
@@ -91,8 +92,9 @@ print(json.dumps([sorted({{name.split(".")[0] for name in set(sys.modules) - bef
     online = ssmlin.OnlineForecaster(made)
     from ssmlin.serving._export import _after_data
 
-    state = online.init()._replace(filter=_after_data(online))
-    for value, row in zip(values[200:], found, strict=True):
+    last = box_cox(online.columns.values[200 - difference :], (0.5,))
+    state = SeriesState(_after_data(online), 0, last)
+    for value, row in zip(values[200:240], found, strict=True):
         state, one = online.step(state, [value])
         ahead = online.predict(state)
         law = one.law
@@ -126,10 +128,8 @@ def test_the_numpy_filter_is_the_online_filter(case, tmp_path):
         np.testing.assert_allclose(state["psi"], expected.belief.row_cov.scale, atol=1e-9)
 
 
-QUICK = ("gated_deltanet2",)
-
-
-@pytest.mark.parametrize("name", [n if n in QUICK else slow(n) for n in MECHANISMS])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MECHANISMS)
 def test_every_mechanism_is_written_out(name):
     noise = "write" if MECHANISMS[name].writes_values else "diagonal"
     model = ssmlin.LinearAttentionSSM(
@@ -172,7 +172,8 @@ def test_missing_lags_and_values_that_do_not_fit_are_refused(tmp_path):
     assert result.exit_code == 2 and "Python can import" in result.stderr
 
 
-@pytest.mark.parametrize("case", [slow("full"), "entries given Σ"])
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["full", "entries given Σ"])
 def test_stablehlo_takes_any_number_of_series(case, tmp_path):
     pytest.importorskip("flatbuffers")
     from jax import export

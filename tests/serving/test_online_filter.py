@@ -56,7 +56,17 @@ def close(a, b, tolerance=1e-9):
 def test_steps_are_the_numbers_of_the_batch_filter(case, tmp_path):
     model, params, y, u = make(case)
     seen = model.given_missing(jnp.asarray(y))
-    lag = 0 if model.covariance != "full" else 5
+    lag = 5 if model.covariance == "full" else 0
+
+    @jax.jit
+    def batch(params):
+        posterior = seen.filter(params, y, u)
+        row_cov = None
+        if model.row_cov.is_integrated:
+            row_cov = seen.row_cov_posterior(params, posterior, y, store="all")
+        return posterior, row_cov, seen.smoother(params, y, u) if lag else None
+
+    posterior, row_cov, smoothed = batch(params)
     online = ssmlin.OnlineFilter(model, params, lag=lag)
     half, first = run(online, y[:6], u[:6])
     # Saved in the middle, and continued by another filter.
@@ -64,30 +74,42 @@ def test_steps_are_the_numbers_of_the_batch_filter(case, tmp_path):
     again = ssmlin.OnlineFilter(model, params, lag=lag)
     state, second = run(again, y[6:], u[6:], again.load(tmp_path / "state"))
     steps = first + second
-    posterior = seen.filter(params, y, u)
     law = state.belief
     close(law.mean, posterior.filtered_means[-1])
     close(law.cov, posterior.filtered_covariances[-1])
-    close([one.log_density for one in steps], list(seen.log_predictive(params, y, u)))
+    close([one.log_density for one in steps], list(posterior.log_predictive))
     close([one.mean for one in steps], list(posterior.emission_means))
-    if model.row_cov.is_integrated:
-        integrated = seen.row_cov_posterior(params, posterior, y, store="all")
-        close(law.row_cov, integrated.row_cov)
-        close([one.student_df for one in steps], list(integrated.predictive_row_cov.student_df))
+    if row_cov is not None:
+        close(law.row_cov, row_cov.row_cov)
+        close([one.student_df for one in steps], list(row_cov.predictive_row_cov.student_df))
+    if smoothed is not None:
+        found = online.smooth(state)
+        close(found.means, smoothed.smoothed_means[-5:])
+        close(found.covariances, smoothed.smoothed_covariances[-5:])
+        close(found.row_cov, smoothed.row_cov)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_forecasts_are_those_of_the_model(case):
+    model, params, y, u = make(case)
+    seen = model.given_missing(jnp.asarray(y))
+    online = ssmlin.OnlineFilter(model, params)
+    state, _ = run(online, y, u)
     many, laws = online.steps(online.init(), y, u)
-    close(many.belief, law)
-    close(laws.log_density, posterior.log_predictive)
+    close(many.belief, state.belief)
+    close(laws.log_density, seen.log_predictive(params, y, u))
     # The law of the next emission is what a forecast says of it.
     nothing = np.zeros((1, 1))
     ahead = seen.forecast(params, y, u, 1, future_inputs=nothing, levels=(0.8,))
-    mine = online.forecast(state, 1, future_inputs=nothing, levels=(0.8,))
-    close(mine, ahead)
+    close(online.forecast(state, 1, future_inputs=nothing, levels=(0.8,)), ahead)
     lower, upper = online.predict(state, nothing[0]).intervals([0.8])
     close((lower, upper), (ahead.lower[:, 0], ahead.upper[:, 0]), 1e-5)
     close(online.predict(state, nothing[0]).covariance, ahead.covariances[0])
 
 
-@per_case("full")
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
 def test_smoothing_goes_back_over_the_last_steps(case):
     model, params, y, u = make(case)
     if model.covariance != "full":
@@ -96,21 +118,13 @@ def test_smoothing_goes_back_over_the_last_steps(case):
         return
     seen = model.given_missing(jnp.asarray(y))
     online = ssmlin.OnlineFilter(model, params, lag=5)
-    state, _ = run(online, y[:3], u[:3])
-    for steps, kept in ((3, 3), (T, 5)):
-        state, _ = run(online, y[3:steps], u[3:steps], state)
-        found = online.smooth(state)
-        expected = seen.smoother(params, y[:steps], u[:steps])
-        close(found.means, expected.smoothed_means[-kept:])
-        covariances = np.asarray(expected.smoothed_covariances[-kept:])
-        if found.covariances.ndim < covariances.ndim:  # nothing was partly missing yet
-            covariances = covariances[:, 0]
-        close(found.covariances, covariances)
-        close(found.row_cov, expected.row_cov)
-        means, deviations = seen.posterior_predictive(params, y[:steps], u[:steps])
-        close(
-            (found.emission_means, found.emission_deviations), (means[-kept:], deviations[-kept:])
-        )
+    state, _ = run(online, y[:3], u[:3])  # fewer steps than it may go back
+    found = online.smooth(state)
+    close(found.means, seen.smoother(params, y[:3], u[:3]).smoothed_means)
+    state, _ = run(online, y[3:], u[3:], state)
+    found = online.smooth(state)
+    means, deviations = seen.posterior_predictive(params, y, u)
+    close((found.emission_means, found.emission_deviations), (means[-5:], deviations[-5:]))
 
 
 def gappy():
@@ -164,6 +178,7 @@ def model_lags(y):
     return np.concatenate([np.zeros((1, 1)), y[:-1]])
 
 
+@pytest.mark.slow
 def test_a_model_with_lags_keeps_them_itself():
     model = ssmlin.LinearAttentionSSM("bayesian_memory", 1, 2, 3, num_lags=2)
     y = np.sin(np.arange(T))[:, None]
