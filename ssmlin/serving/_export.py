@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ssmlin import __version__, _checks
+from ssmlin import _checks
 from ssmlin._files import written_whole
 from ssmlin._optional import require
 from ssmlin.data import Scaling, box_cox, first_place
@@ -113,7 +113,7 @@ def _exported(source: Source, series: str | None) -> _Exported:
         names = {"targets": list(online.layout.targets), "inputs": list(online.layout.inputs)}
     by_rows = model.num_lags == 0 and model.missing != "rows"
     about = {
-        "ssmlin": __version__, "mechanism": model.mechanism.name, **names,
+        "mechanism": model.mechanism.name, **names,
         **scaling.to_dict(), "season": season, "first_place": place, "num_lags": model.num_lags,
         "lags_alone": lags_alone, "discount": model.row_cov.discount,
         "by_rows": by_rows and model.given_missing().missing == "entries",

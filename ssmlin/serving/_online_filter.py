@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
@@ -21,7 +20,6 @@ from ssmlin.models import (
     Particles,
     StateLaw,
     StepPrediction,
-    start_particles,
 )
 from ssmlin.serving._online_state import (
     OnlineState,
@@ -31,6 +29,8 @@ from ssmlin.serving._online_state import (
     next_prediction,
     one_step,
     smoothed,
+    with_draws,
+    with_rows,
 )
 
 _KIND = "state of an online filter"
@@ -262,9 +262,9 @@ class OnlineFilter:
             raise ValueError(f"state: expected one of the filter {own}, got one of {got}")
         state = self.init()
         if description["form"] == "draws":
-            state = self._with_draws(state)
+            state = with_draws(state, self.num_particles)
         elif description["form"] == "rows":
-            state = self._with_rows(state)
+            state = with_rows(state, self.model.emission_dim)
         leaves, structure = jax.tree.flatten(state)
         names = paths(state)
         shapes = {name: (x.shape, x.dtype) for name, x in zip(names, leaves, strict=True)}
@@ -320,31 +320,10 @@ class OnlineFilter:
                     f"model with covariance={self.model.covariance!r} has no draws of it; got NaN; "
                     "fill it in, or use covariance='full'"
                 )
-            return self._with_draws(state)
+            return with_draws(state, self.num_particles)
         if self.model.missing == "rows" or state.belief.cov.ndim == 3:
             return state
         # Raises where rows cannot have covariances of their own.
         if self.model.given_missing(emissions).missing == "entries":
-            return self._with_rows(state)
+            return with_rows(state, self.model.emission_dim)
         return state
-
-    def _with_draws(self, state: OnlineState) -> OnlineState:
-        """Equal draws in the place of the law."""
-        assert isinstance(state.belief, StateLaw)
-        drawn = start_particles(state.belief, state.lags, self.num_particles)
-        return state._replace(belief=drawn, recent=None)
-
-    def _with_rows(self, state: OnlineState) -> OnlineState:
-        """A covariance for each row, the same to begin with."""
-
-        def by_rows(law: StateLaw) -> StateLaw:
-            if law.cov.ndim == law.mean.ndim + 1:
-                return law
-            m = self.model.emission_dim
-            return law._replace(cov=jnp.repeat(law.cov[..., None, :, :], m, axis=-3))
-
-        assert isinstance(state.belief, StateLaw)
-        recent = state.recent
-        if recent is not None:
-            recent = recent._replace(laws=by_rows(recent.laws))
-        return state._replace(belief=by_rows(state.belief), recent=recent)

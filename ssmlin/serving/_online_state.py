@@ -14,6 +14,7 @@ from ssmlin.models import (
     Particles,
     StateLaw,
     StepPrediction,
+    start_particles,
 )
 
 
@@ -45,6 +46,28 @@ class OnlineState(NamedTuple):
     lags: Float[Array, "num_lags m"]
     num_steps: Int[Array, ""]
     recent: Recent | None
+
+
+def with_draws(state: OnlineState, num_particles: int) -> OnlineState:
+    """Equal draws in the place of the law."""
+    assert isinstance(state.belief, StateLaw)
+    drawn = start_particles(state.belief, state.lags, num_particles)
+    return state._replace(belief=drawn, recent=None)
+
+
+def with_rows(state: OnlineState, num_rows: int) -> OnlineState:
+    """A covariance for each row, the same to begin with."""
+
+    def by_rows(law: StateLaw) -> StateLaw:
+        if law.cov.ndim == law.mean.ndim + 1:
+            return law
+        return law._replace(cov=jnp.repeat(law.cov[..., None, :, :], num_rows, axis=-3))
+
+    assert isinstance(state.belief, StateLaw)
+    recent = state.recent
+    if recent is not None:
+        recent = recent._replace(laws=by_rows(recent.laws))
+    return state._replace(belief=by_rows(state.belief), recent=recent)
 
 
 class Smoothed(NamedTuple):
