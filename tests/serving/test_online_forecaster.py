@@ -159,7 +159,9 @@ def test_rows_go_in_and_predictions_come_out(tmp_path, monkeypatch):
     assert result.exit_code == 2 and "expected the columns month, y" in result.stderr
 
 
-@pytest.mark.parametrize("error, code", [(KeyboardInterrupt, 130), (BrokenPipeError, 141)])
+@pytest.mark.parametrize(
+    "error, code", [(KeyboardInterrupt, 130), (BrokenPipeError, 141), (RuntimeError, 1)]
+)
 def test_a_stream_that_is_stopped_keeps_its_state(error, code, tmp_path, monkeypatch):
     made, columns = forecaster(CASES["logarithm and season"]), series()
     made.save(tmp_path / "model")
