@@ -209,11 +209,11 @@ def forecast(
     future: Annotated[
         Path | None, typer.Option(help="A file with the inputs of the steps to come.")
     ] = None,
-    output: Annotated[Path, typer.Option(help="The new CSV file of the forecast.")] = Path(
-        "forecast.csv"
-    ),
+    output: Annotated[
+        Path, typer.Option(help="The new file of the forecast, CSV or .parquet.")
+    ] = Path("forecast.csv"),
     paths: Annotated[
-        Path | None, typer.Option(help="Write the sampled paths to this new CSV file, too.")
+        Path | None, typer.Option(help="Write the sampled paths to this new file, too.")
     ] = None,
     samples: Annotated[int, typer.Option(min=2, help="Sampled paths.")] = 1000,
     query: QueryOption = None,
@@ -237,24 +237,28 @@ def forecast(
     prepare(progress)
 
     from ssmlin._files import written_whole
-    from ssmlin.cli._tables import forecast_file, paths_file
+    from ssmlin.cli._tables import write_forecasts
 
     reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
     forecaster = _load(model_file, file, reading, to_fit=False, progress=progress)
     state = fitted(forecaster)
     called = state.summary["mechanism"]
     with in_lines(), waiting(f"compiling and forecasting by {called}", progress):
-        with as_options("future_inputs", "future"):
+        with as_options("future_inputs", "future"), ExitStack() as files:
             plan = _read_future(future, state, reading)
-            found = forecaster.forecasts(horizon, LEVELS, plan, num_samples=samples, seed=seed)
-        table = forecast_file(found, state.layout)
-        with ExitStack() as files:
-            table.to_csv(files.enter_context(written_whole(output, new=True)), index=False)
-            if paths is not None:
-                drawn = paths_file(found, state.layout)
-                drawn.to_csv(files.enter_context(written_whole(paths, new=True)), index=False)
+            found = state.forecasts(horizon, LEVELS, plan, num_samples=samples, seed=seed)
+            tables = write_forecasts(
+                found, state.layout, files.enter_context(written_whole(output, new=True)),
+                None if paths is None else files.enter_context(written_whole(paths, new=True)),
+            )  # fmt: skip
+            # Of many series only what is to be printed is kept.
+            kept = [table for table in tables if as_json]
     if as_json:
-        typer.echo(json.dumps(json.loads(table.to_json(orient="records", date_format="iso"))))
+        rows = [
+            row for table in kept
+            for row in json.loads(table.to_json(orient="records", date_format="iso"))
+        ]  # fmt: skip
+        typer.echo(json.dumps(rows))
         return
     for path in (output, paths):
         if path is not None:

@@ -1,6 +1,9 @@
-"""The tables that `ssmlin forecast` writes."""
+"""The tables that `ssmlin forecast` writes, a part at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import batched
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,50 +16,114 @@ if TYPE_CHECKING:
 
     from ssmlin.forecasting import Layout, SeriesForecast
 
+#: Series whose rows are written at once.
+_SERIES = 256
+
+
+def write_forecasts(
+    forecasts: Iterable["SeriesForecast"], layout: "Layout", output: Path, paths: Path | None
+) -> "Iterator[pandas.DataFrame]":
+    """Write the files of a forecast as it is made, CSV or, by their endings, Parquet.
+
+    Args:
+        forecasts: of the series, one after another.
+        layout: the user's names.
+        output: the file of the means and intervals.
+        paths: the file of the sampled paths, if any.
+
+    Yields:
+        The rows of `output`, a part at a time; nothing else is kept.
+    """
+    with _written(output) as write, _written(paths) as write_paths:
+        for some in batched(forecasts, _SERIES):
+            table = forecast_file(some, layout)
+            write(table)
+            if paths is not None:
+                for one in some:
+                    write_paths(paths_file([one], layout))
+            yield table
+
+
+@contextmanager
+def _written(path: Path | None) -> Iterator[Any]:
+    """A function that writes a table at the end of a file."""
+    if path is not None and path.suffix == ".parquet":
+        import pyarrow as pa  # type: ignore[import-untyped]  # has no types
+        import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+        writer: Any = None
+
+        def write(table: "pandas.DataFrame") -> None:
+            nonlocal writer
+            rows = pa.Table.from_pandas(table, preserve_index=False)
+            writer = writer or pq.ParquetWriter(path, rows.schema)
+            writer.write_table(rows)
+
+        try:
+            yield write
+        finally:
+            if writer is not None:
+                writer.close()
+    else:
+        # By its name, which says how it is compressed, if it is.
+        def append(table: "pandas.DataFrame") -> None:
+            assert path is not None
+            table.to_csv(path, index=False, mode="a", header=not path.exists())
+
+        yield append
+
 
 def forecast_file(forecasts: Sequence["SeriesForecast"], layout: "Layout") -> "pandas.DataFrame":
     """A row for each series, target and step, with the mean and the ends of the intervals.
 
     The user's columns keep their names; ours give way.
     """
-    require("pandas")
-    import pandas as pd
-
     keys = (layout.series, layout.time)
     parts = []
     for one in forecasts:
         for i, target in enumerate(one.targets):
             table: dict[str, Any] = {}
             if layout.series is not None:
-                table[layout.series] = one.name
+                table[layout.series] = np.full(len(one.means), one.name, object)
             table |= {
                 _time_name(layout): one.times,
-                free_name("column", keys): target,
+                free_name("column", keys): np.full(len(one.means), target, object),
                 free_name("mean", keys): one.means[:, i],
             }
             for level, low, high in zip(one.levels, one.lower, one.upper, strict=True):
                 table[free_name(f"lower_{level:g}", keys)] = low[:, i]
                 table[free_name(f"upper_{level:g}", keys)] = high[:, i]
-            parts.append(pd.DataFrame(table))
-    return pd.concat(parts)
+            parts.append(table)
+    return _joined(parts)
 
 
 def paths_file(forecasts: Sequence["SeriesForecast"], layout: "Layout") -> "pandas.DataFrame":
     """A row for each series, path and step, with a column for each target."""
-    require("pandas")
-    import pandas as pd
-
     parts = []
     for one in forecasts:
         path, step = (index.ravel() for index in np.indices(one.paths.shape[:2]))
         table: dict[str, Any] = {}
         if layout.series is not None:
-            table[layout.series] = one.name
+            table[layout.series] = np.full(len(path), one.name, object)
         table[free_name("path", (layout.series, layout.time, *one.targets))] = path
         table[_time_name(layout, one.targets)] = one.times[step]
         table |= {name: one.paths[:, :, i].ravel() for i, name in enumerate(one.targets)}
-        parts.append(pd.DataFrame(table))
-    return pd.concat(parts)
+        parts.append(table)
+    return _joined(parts)
+
+
+def _joined(parts: Sequence[dict[str, Any]]) -> "pandas.DataFrame":
+    """Tables one below another; a frame of each would take longer than the forecasts of many."""
+    require("pandas")
+    import pandas as pd
+
+    def column(name: str) -> Any:
+        first, *others = (part[name] for part in parts)
+        if isinstance(first, np.ndarray):
+            return np.concatenate([first, *others])
+        return first.append(others)
+
+    return pd.DataFrame({name: column(name) for name in parts[0]})
 
 
 def _time_name(layout: "Layout", taken: Sequence[str] = ()) -> str:

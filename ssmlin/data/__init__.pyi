@@ -1,8 +1,9 @@
-from ssmlin.data._columns import Columns, numbers, select_columns, select_panel, series_ids
+from ssmlin.data._columns import Columns, numbers, select_columns
 from ssmlin.data._future import future_inputs
 from ssmlin.data._grids import first_place, future_times, grid_step
 from ssmlin.data._lags import carried_forward, lagged
 from ssmlin.data._names import free_name
+from ssmlin.data._panels import select_panel, series_ids
 from ssmlin.data._scaling import Scaling, box_cox, changes, describe_powers, inverse_box_cox
 from ssmlin.data._series import Series
 from ssmlin.data._table_stream import TableStream

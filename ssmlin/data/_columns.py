@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ssmlin._optional import require
-from ssmlin.data._grids import regular
+from ssmlin.data._grids import regular_steps
 from ssmlin.data._texts import PLAIN, Marks, is_like_a_number, to_numbers
 from ssmlin.data._times import Times, find_date_format, parse_times
 
@@ -117,7 +117,8 @@ def select_columns(
     times: Times = np.arange(len(table))
     if clock is not None:
         date_format = date_format or find_date_format(frame[clock])
-        times, table = regular(parse_times(frame[clock], date_format), table, clock)
+        steps = regular_steps(parse_times(frame[clock], date_format), clock)
+        times, table = steps.times, steps.arrange(table)
         if inputs and np.isnan(table[:, len(names) :]).any():
             step = int(np.isnan(table[:, len(names) :]).any(axis=1).argmax())
             raise ValueError(
@@ -134,116 +135,22 @@ def select_columns(
     )
 
 
-def select_panel(
-    frame: "pandas.DataFrame",
-    series: str | int,
-    targets: Sequence[str | int],
-    inputs: Sequence[str | int] = (),
-    time: str | int | None = None,
-    date_format: str | None = None,
-    *,
-    to_fit: bool = True,
-) -> dict[str, Columns]:
-    """Take several series, which may differ in length, from one table.
-
-    Args:
-        frame: the table, with the rows of all series.
-        series: the name of the column that tells which series a row belongs to.
-        targets: the names of the columns to predict.
-        inputs: the names of columns that are known before each step.
-        time: the name of a column of numbers or dates.
-        date_format: as in :func:`select_columns`, but inferred from the rows of all series.
-        to_fit: as in :func:`select_columns`.
-
-    Returns:
-        For each series what :func:`select_columns` returns, by its name (see :func:`series_ids`)
-        and in the order of the table.
-
-    Raises:
-        ValueError: a column that does not exist, a row without a series, names that are numbers
-            with decimals, or a series that :func:`select_columns` refuses. The message then names
-            the series, and data rows are counted within it.
-
-    Warns:
-        RuntimeWarning: as :func:`select_columns`.
-
-    Example:
-        >>> import pandas as pd
-        >>> from ssmlin.data import select_panel
-        >>> frame = pd.DataFrame({"shop": ["a", "b", "a", "b", "b"], "y": [1, 5, 2, 4, 3]})
-        >>> {name: len(one.values) for name, one in select_panel(frame, "shop", ["y"]).items()}
-        {'a': 2, 'b': 3}
-    """
-    frame, key = frame.rename(columns=str), str(series)
-    if list(frame.columns).count(key) != 1 or key in map(
-        str, (*targets, *inputs, *([] if time is None else [time]))
-    ):
-        raise ValueError(
-            f"series: expected a column of its own among {_known(list(frame.columns))}; got {key!r}"
-        )
-    if time is not None and date_format is None:
-        # Of all series together, since the dates of one alone may be read in two ways.
-        check_names([str(time)], list(frame.columns))
-        date_format = find_date_format(frame[str(time)])
-    panel = {}
-    for name, rows in frame.groupby(series_ids(frame[key]), sort=False):
-        try:
-            panel[str(name)] = select_columns(
-                rows, targets, inputs, time, date_format, to_fit=to_fit
-            )
-        except ValueError as error:
-            raise ValueError(f"series {name!r}: {error}") from error
-    return panel
-
-
 def check_names(names: Sequence[str], known: Sequence[str]) -> None:
     """Raise ValueError if a column does not exist, or more than one has its name."""
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"columns: expected names among {_known(known)}; got {name!r}{hint}")
+            raise ValueError(
+                f"columns: expected names among {known_names(known)}; got {name!r}{hint}"
+            )
         if known.count(name) > 1:
             raise ValueError(f"columns: expected columns of different names, got {name!r} twice")
 
 
-def _known(names: Sequence[str]) -> str:
+def known_names(names: Sequence[str]) -> str:
     """The first names, for a message."""
     return ", ".join(names[:20])
-
-
-def series_ids(column: "pandas.Series") -> list[str]:
-    """The name of the series that each row belongs to.
-
-    Args:
-        column: of text, whole numbers, booleans or dates.
-
-    Returns:
-        A text for each row: the text as it is written, or the whole number.
-
-    Raises:
-        ValueError: a missing name, or a number with decimals, which may have been written in
-            several ways.
-
-    Example:
-        >>> import pandas as pd
-        >>> from ssmlin.data import series_ids
-        >>> series_ids(pd.Series(["007", "7", 7]))
-        ['007', '7', '7']
-    """
-    names = column.tolist()
-    missing = column.isna().to_numpy(bool) | np.array([name == "" for name in names], bool)
-    if missing.any():
-        raise ValueError(f"series: expected a name in every row of {column.name!r}, got none in "
-                         f"data row {int(missing.argmax()) + 1}")  # fmt: skip
-    for row, name in enumerate(names):
-        if isinstance(name, float | np.floating):
-            raise ValueError(
-                f"series: expected text or whole numbers in column {column.name!r}, got {name!r} "
-                f"in data row {row + 1}, of which nobody knows how it was written; of a text file "
-                f"read_table(..., text=[{column.name!r}]) keeps that"
-            )
-    return [str(name) for name in names]
 
 
 def numbers(

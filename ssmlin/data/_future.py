@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
-from ssmlin.data._columns import numbers, series_ids
+from ssmlin.data._columns import numbers
 from ssmlin.data._grids import TOLERANCE, future_times
+from ssmlin.data._panels import series_ids
 from ssmlin.data._times import Times, is_dates, parse_times
 
 if TYPE_CHECKING:

@@ -2,6 +2,8 @@
 
 import warnings
 from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -63,18 +65,38 @@ def _grid(times: Times) -> tuple[str, Int[np.ndarray, " T"]] | None:
     return None
 
 
-def regular(
-    times: Times, table: Float[np.ndarray, "T m"], name: str
-) -> tuple[Times, Float[np.ndarray, "n m"]]:
-    """Sort the rows of a table by time, and insert rows of NaN where a regular grid has gaps.
+class Steps(NamedTuple):
+    """The steps that the rows of a series are, by their times.
+
+    Attributes:
+        times: of all steps.
+        order: of the rows; None where they are in order.
+        places: of the rows in order among the steps; None where no step is missing.
+    """
+
+    times: Times
+    order: Int[np.ndarray, " T"] | None
+    places: Int[np.ndarray, " T"] | None
+
+    def arrange(self, table: Float[np.ndarray, "T m"]) -> Float[np.ndarray, "n m"]:
+        """The rows of a table as steps; NaN where one is missing."""
+        table = table if self.order is None else table[self.order]
+        if self.places is None:
+            return table
+        whole = np.full((len(self.times), table.shape[1]), np.nan)
+        whole[self.places] = table
+        return whole
+
+
+def regular_steps(times: Times, name: str) -> Steps:
+    """The steps that rows are: sorted by time, with those that a regular grid has between them.
 
     Args:
         times: the times of the rows.
-        table: the rows.
         name: the name of the column of times, for messages.
 
     Returns:
-        The times of all steps and their rows.
+        The times of all steps, and which rows they are.
 
     Raises:
         ValueError: times that occur twice or are irregular, or more than three missing steps for
@@ -84,9 +106,10 @@ def regular(
         RuntimeWarning: the rows were not sorted, or steps are missing.
     """
     order = in_order(times)
-    if (np.diff(order) < 0).any():
+    moved = order if (np.diff(order) < 0).any() else None
+    if moved is not None:
         warnings.warn(f"time: rows were brought in the order of {name!r}", RuntimeWarning, 3)
-        times, table = times[order], table[order]
+        times = times[order]
     twice = np.flatnonzero(np.diff(_numbers(times)) == 0)
     if len(twice):
         rows = sorted(int(order[i]) + 1 for i in (twice[0], twice[0] + 1))
@@ -95,7 +118,7 @@ def regular(
             f"{rows[0]} and {rows[1]}"
         )
     if len(times) == 1:
-        return times, table
+        return Steps(times, moved, None)
     grid = _grid(times)
     if grid is None:
         counted = next(iter(ticks(times).values()))
@@ -111,7 +134,7 @@ def regular(
     count = int(position[-1]) + 1
     missing = count - len(position)
     if missing == 0:
-        return times, table
+        return Steps(times, moved, None)
     if missing > _MOST_GAPS * len(position):
         worst = int(np.diff(position).argmax())
         raise ValueError(
@@ -125,9 +148,7 @@ def regular(
         RuntimeWarning,
         3,
     )
-    whole = np.full((count, table.shape[1]), np.nan)
-    whole[position] = table
-    return _on_grid(times, kind, np.arange(count)), whole
+    return Steps(_on_grid(times, kind, np.arange(count)), moved, position)
 
 
 def _on_grid(times: Times, kind: str, places: Int[np.ndarray, " n"]) -> Times:
@@ -161,6 +182,20 @@ def _on_grid(times: Times, kind: str, places: Int[np.ndarray, " n"]) -> Times:
     return dates.tz_localize(times.tz, ambiguous=first, nonexistent="shift_forward")
 
 
+class _Same:
+    """Times for a cache: those of thousands of series that share them are counted once."""
+
+    def __init__(self, times: Times) -> None:
+        self.times = times
+        self._key = _numbers(times).tobytes(), str(times.dtype)
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self._key == other._key
+
+
 def future_times(times: Times, horizon: int, skip: int = 0) -> Times:
     """The times of the next steps of a regular grid.
 
@@ -182,6 +217,19 @@ def future_times(times: Times, horizon: int, skip: int = 0) -> Times:
         >>> future_times(np.array([1990.0, 1991.0]), 2).tolist()
         [1992.0, 1993.0]
     """
+    if skip:  # a stream, which goes on and asks for each once
+        return _continued(times, horizon, skip)
+    return _future_times(_Same(times), horizon)
+
+
+@lru_cache(1024)
+def _future_times(same: _Same, horizon: int) -> Times:
+    """The same, remembered."""
+    return _continued(same.times, horizon, 0)
+
+
+def _continued(times: Times, horizon: int, skip: int) -> Times:
+    """The times of so many steps, after those that are skipped."""
     if len(times) < 2:
         raise ValueError(
             f"times: expected at least 2, which say how long a step is, got {len(times)}"
@@ -234,7 +282,13 @@ def first_place(times: Times) -> int:
         >>> first_place(months[5:]) - first_place(months)
         5
     """
-    found = _counted_grid(times)
+    return _first_place(_Same(times))
+
+
+@lru_cache(1024)
+def _first_place(same: _Same) -> int:
+    """The same, remembered."""
+    found = _counted_grid(same.times)
     if found is None:
         return 0
     kind, counted, step = found

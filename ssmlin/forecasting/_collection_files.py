@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from ssmlin._files import kind_of, read_arrays, write_arrays
-from ssmlin.data import Columns, numbers_of_times, times_of_numbers
+from ssmlin.data import Columns, Times, numbers_of_times, times_of_numbers
 from ssmlin.forecasting._collection import CollectionState, Population
 from ssmlin.forecasting._collection_members import InputScale
 from ssmlin.forecasting._history import History
@@ -72,9 +72,13 @@ def read_collection(path: Path) -> tuple[dict[str, Any], CollectionState]:
     layout = Layout.from_dict(notes["layout"])
     ends = np.cumsum(arrays["lengths"])
     history = {}
+    known: dict[bytes, Times] = {}  # of series that share their times
     for name, end, count in zip(notes["names"], ends, arrays["lengths"], strict=True):
         part = slice(end - count, end)
-        times = times_of_numbers(arrays["times"][part], notes["times"])
+        key = arrays["times"][part].tobytes()
+        if key not in known:
+            known[key] = times_of_numbers(arrays["times"][part], notes["times"])
+        times = known[key]
         history[name] = Columns(arrays["values"][part], arrays["inputs"][part], times,
                                 layout.targets, layout.inputs, notes["date_format"])  # fmt: skip
     populations = []

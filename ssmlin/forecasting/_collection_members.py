@@ -1,10 +1,10 @@
 """Series of a collection as a hierarchical regression sees them: scaled changes and their past."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from ssmlin.data import Columns, box_cox, first_place
 from ssmlin.forecasting._history import History
@@ -56,62 +56,118 @@ class Member(NamedTuple):
     next_step: int
 
 
+def members_of(
+    parts: Sequence[tuple[Columns, int]], power: float, history: History, scale: InputScale
+) -> list[Member | None]:
+    """Columns of series under a transformation, or None where one cannot be used so.
+
+    All are computed together, and their arrays are parts of those of all.
+
+    Args:
+        parts: series, and the number of a column of each.
+        power: λ of the transformation.
+        history: what is made of the past.
+        scale: of the inputs.
+    """
+    found: list[Member | None] = [None] * len(parts)
+    columns = [one.values[:, target] for one, target in parts]
+    seen = [np.flatnonzero(~np.isnan(values)) for values in columns]
+    usable = [
+        i for i, (values, there) in enumerate(zip(columns, seen, strict=True))
+        if len(there) >= LEAST_VALUES and (power == 1 or values[there].min() > 0)
+    ]  # fmt: skip
+    if not usable:
+        return found
+    spans = [slice(int(seen[i][0]), int(seen[i][-1]) + 1) for i in usable]
+    lengths = np.array([span.stop - span.start for span in spans])
+    starts = np.array([first_place(parts[i][0].times) for i in usable])
+    starts += np.array([span.start for span in spans])
+    num_inputs = parts[0][0].inputs.shape[1]
+    y = np.full((len(usable), lengths.max()), np.nan)
+    inputs = np.zeros((*y.shape, num_inputs))
+    for row, (i, span, length) in enumerate(zip(usable, spans, lengths, strict=True)):
+        y[row, :length] = columns[i][span]
+        if num_inputs:
+            inputs[row, :length] = scale.apply(parts[i][0].inputs[span])
+    made = _made(y, inputs, lengths, starts, power, history)
+    for i, span, one in zip(usable, spans, made, strict=True):
+        found[i] = one._replace(num_missing=len(columns[i]) - span.stop)
+    return found
+
+
 def _made(
-    values: Float[np.ndarray, " T"],
-    inputs: Float[np.ndarray, "T p"],
-    start: int,
+    y: Float[np.ndarray, "B T"],
+    inputs: Float[np.ndarray, "B T p"],
+    lengths: Int[np.ndarray, " B"],
+    starts: Int[np.ndarray, " B"],
     power: float,
     history: History,
-) -> Member:
-    """A series from its first observed value on; gaps in its past are filled by straight lines."""
-    there = np.flatnonzero(~np.isnan(values))
-    first, end = int(there[0]), int(there[-1]) + 1
-    seen = ~np.isnan(values[first:end])
-    y = values[first:end]
-    z = box_cox(y[:, None], (power,))[:, 0]
-    steps = np.arange(len(z))
-    z = np.interp(steps, steps[seen], z[seen])
+) -> list[Member]:
+    """Series from their first observed values to their last ones, padded to the longest.
+
+    Gaps in their past are filled by straight lines.
+    """
+    seen = ~np.isnan(y)
+    z, y = box_cox(y.reshape(-1, 1), (power,)).reshape(y.shape), _carried(y, seen)
+    steps = np.arange(y.shape[1])
+    inside = steps < lengths[:, None]
+    for row in np.flatnonzero((seen != inside).any(axis=1)):
+        z[row] = np.interp(steps, steps[seen[row]], z[row, seen[row]])
+    z = _carried(z, inside)
     # A change over a gap is no change over a step, and its line knows the value it leads to.
-    both = seen & np.concatenate([[False], seen[:-1]])
-    changes = np.diff(z)[both[1:]] if both.any() else np.diff(z)
-    size = float(np.sqrt(np.mean(changes**2)))
-    # A series that hardly changes is not blown up to rounding errors.
-    scale = max(size, 1e-3 * float(np.sqrt(np.mean(z**2))), 1e-12)
-    z = z / scale
-    u = inputs[first:end]
-    regressors = np.concatenate(
-        [history.regressors(z, start + first), u, np.diff(u, axis=0, prepend=u[:1])], axis=1
+    both = seen & np.pad(seen, ((0, 0), (1, 0)))[:, :-1]
+    changes = np.diff(z, axis=1, prepend=z[:, :1])
+    count = both.sum(axis=1)
+    usual = np.where(
+        count > 0,
+        np.where(both, changes**2, 0.0).sum(axis=1) / np.maximum(count, 1),
+        (changes**2).sum(axis=1) / (lengths - 1),
     )
-    begin = history.first_step(len(z))
-    targets = np.where(both, np.diff(z, prepend=z[:1]), np.nan)[begin:]
-    kept = y[begin:][both[begin:]]
-    slope = (power - 1) * float(np.log(kept).sum()) if power != 1 else 0.0
-    return Member(
-        targets, regressors[begin:], history.before(z, len(z)), scale,
-        _bounds(y[seen], z, scale, power),
-        slope - len(kept) * float(np.log(scale)), len(values) - end, start + end,
-    )  # fmt: skip
+    level = np.where(inside, z**2, 0.0).sum(axis=1) / lengths
+    # A series that hardly changes is not blown up to rounding errors.
+    scale = np.maximum(np.sqrt(usual), np.maximum(1e-3 * np.sqrt(level), 1e-12))
+    z, targets = z / scale[:, None], np.where(both, changes / scale[:, None], np.nan)
+    regressors = np.concatenate(
+        [history.regressors(z, starts), inputs, np.diff(inputs, axis=1, prepend=inputs[:, :1])],
+        axis=2,
+    )
+    last = history.before(z, lengths)
+    bounds = _bounds(y, z, seen.sum(axis=1), scale, power)
+    begins = history.first_step(lengths)
+    kept = both & (steps >= begins[:, None])
+    slopes = -kept.sum(axis=1) * np.log(scale)
+    if power != 1:
+        slopes += (power - 1) * np.log(np.where(kept, y, 1.0)).sum(axis=1)
+    return [
+        Member(
+            targets[i, begin:length], regressors[i, begin:length], last[i], float(scale[i]),
+            (float(bounds[i, 0]), float(bounds[i, 1])), float(slopes[i]), 0,
+            int(starts[i] + length),
+        )
+        for i, (begin, length) in enumerate(zip(begins, lengths, strict=True))
+    ]  # fmt: skip
+
+
+def _carried(
+    values: Float[np.ndarray, "B T"], known: Bool[np.ndarray, "B T"]
+) -> Float[np.ndarray, "B T"]:
+    """The last known value in the place of what is not known; the first ones are."""
+    latest = np.maximum.accumulate(np.where(known, np.arange(values.shape[1]), 0), axis=1)
+    carried: Float[np.ndarray, "B T"] = np.take_along_axis(values, latest, axis=1)
+    return carried
 
 
 def _bounds(
-    values: Float[np.ndarray, " n"], z: Float[np.ndarray, " T"], scale: float, power: float
-) -> tuple[float, float]:
+    values: Float[np.ndarray, "B T"],
+    z: Float[np.ndarray, "B T"],
+    counts: Int[np.ndarray, " B"],
+    scale: Float[np.ndarray, " B"],
+    power: float,
+) -> Float[np.ndarray, "B 2"]:
     """Far from what was seen: three ranges beyond it and thirty times the usual change."""
-    low = float(z.min()) - 3 * float(np.ptp(z)) - 30.0
+    low = z.min(axis=1) - 3 * np.ptp(z, axis=1) - 30.0
     if power == 1:
-        return low, float(z.max()) + 3 * float(np.ptp(z)) + 30.0
-    usual = float(np.sqrt(np.mean(np.diff(values) ** 2))) if len(values) > 1 else 0.0
-    highest = float(values.max()) + 3 * float(np.ptp(values)) + 30 * usual
-    return low, float(box_cox(np.array([[highest]]), (power,))[0, 0]) / scale
-
-
-def member_of(
-    columns: Columns, target: int, power: float, history: History, scale: InputScale
-) -> Member | None:
-    """A column of a series under a transformation, or None where it cannot be used so."""
-    values = columns.values[:, target]
-    seen = values[~np.isnan(values)]
-    if len(seen) < LEAST_VALUES or (power != 1 and seen.min() <= 0):
-        return None
-    inputs = scale.apply(columns.inputs)
-    return _made(values, inputs, first_place(columns.times), power, history)
+        return np.stack([low, z.max(axis=1) + 3 * np.ptp(z, axis=1) + 30.0], axis=1)
+    usual = np.sqrt((np.diff(values, axis=1) ** 2).sum(axis=1) / np.maximum(counts - 1, 1))
+    highest = values.max(axis=1) + 3 * np.ptp(values, axis=1) + 30 * usual
+    return np.stack([low, box_cox(highest[:, None], (power,))[:, 0] / scale], axis=1)

@@ -1,6 +1,6 @@
 """Sampled paths of many series from hierarchical regressions on their own past."""
 
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -69,34 +69,62 @@ def sample_paths(
 
     starts = jax.tree.map(padded, starts)
     beside = np.pad(padded(beside), [(0, 0), (0, length - steps), (0, 0)], mode="edge")
-    # Draws by a generator that is several times as fast on a CPU.
-    key = jax.random.key(seed, impl="rbg")
     # The latest value first in the weights, and last in time.
     weights = history.weights[:, ::-1].astype(np.float32)
-    paths = _paths(params, key, starts, np.transpose(beside, (1, 2, 0)), weights, num_samples)
+    draws = _draw(seed, starts, length, num_samples)
+    paths = _paths(params, starts, draws, np.transpose(beside, (1, 2, 0)), weights)
     return np.asarray(paths, np.float64)[:count, :, :steps]
 
 
-@partial(jax.jit, static_argnames="num_samples")
+class _Draws(NamedTuple):
+    """What is random in the paths of a batch.
+
+    Attributes:
+        precision: chi-squared with the degrees of freedom of each variance, (B, n).
+        start: standard normal, for the coefficients, (B, d, n).
+        steps: standard normal, for the coefficients and the value of every step, (H, d + 1, B, n).
+    """
+
+    precision: Float[np.ndarray, "B n"]
+    start: Float[np.ndarray, "B d n"]
+    steps: Float[np.ndarray, "H _ B n"]
+
+
+def _draw(seed: int, starts: Starts, steps: int, num_samples: int) -> _Draws:
+    """Draws by NumPy, which on a CPU takes a sixth of the time of JAX, on all cores."""
+    count, size = starts.mean.shape
+    first, *others = np.random.SeedSequence(seed).spawn(steps + 1)
+    rng = np.random.default_rng(first)
+    df = np.asarray(starts.variance.df, np.float64)[:, None]
+    precision = 2 * rng.standard_gamma(df / 2, (count, num_samples))
+    start = rng.standard_normal((count, size, num_samples), np.float32)
+    found = np.empty((steps, size + 1, count, num_samples), np.float32)
+
+    def fill(one: np.random.SeedSequence, out: np.ndarray) -> None:
+        np.random.Generator(np.random.SFC64(one)).standard_normal(out=out, dtype=np.float32)
+
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(fill, others, found))
+    return _Draws(precision.astype(np.float32), start, found)
+
+
+@jax.jit
 def _paths(
     params: ParamsHierarchicalRegression,
-    key: Array,
     starts: Starts,
+    draws: _Draws,
     beside: Float[Array, "H k B"],
     weights: Float[Array, "r L"],
-    num_samples: int,
 ) -> Float[Array, "B n H"]:
     """Paths of a batch; everything is elementwise over the last axes, series and paths."""
-    variance_key, start_key, path_key = jax.random.split(key, 3)
     mean, cov, law, last, bounds = starts
-    count, size = mean.shape
+    size = mean.shape[1]
     steps, length = len(beside), last.shape[1]
-    shape = (count, num_samples)
-    deviation = jnp.sqrt(law.sample(variance_key, (num_samples,))).T
+    shape = draws.precision.shape
+    deviation = jnp.sqrt(law.scale[:, None] / draws.precision)
     values, vectors = jnp.linalg.eigh(cov)
     root = vectors * jnp.sqrt(jnp.maximum(values, 0.0))[:, None, :]
-    normal = jax.random.normal(start_key, (count, size, num_samples), mean.dtype)
-    start = jnp.moveaxis(root @ normal, 1, 0) * deviation
+    start = jnp.moveaxis(root @ draws.start, 1, 0) * deviation
     start = start + (mean - params.coefficients).T[:, :, None]
     noise = jnp.sqrt(params.noise)[:, None, None]
     population = params.coefficients[:, None, None]
@@ -111,8 +139,7 @@ def _paths(
         carry: tuple[Array, Array], now: tuple[Array, Array, Array]
     ) -> tuple[tuple[Array, Array], None]:
         state, written = carry
-        number, others, key = now
-        normal = jax.random.normal(key, (size + 1, *shape), state.dtype)
+        number, others, normal = now
         state = params.decay * state + deviation * noise * normal[:size]
         past = jax.lax.dynamic_slice_in_dim(written, number, length)
         made = (weights @ past.reshape(length, -1)).reshape(-1, *shape)
@@ -127,6 +154,6 @@ def _paths(
             jax.lax.dynamic_update_slice_in_dim(written, value[None], number + length, 0),
         ), None
 
-    keys = jax.random.split(path_key, steps)
-    (_, written), _ = jax.lax.scan(step, (start, written), (jnp.arange(steps), beside, keys))
+    inputs = (jnp.arange(steps), beside, jnp.asarray(draws.steps))
+    (_, written), _ = jax.lax.scan(step, (start, written), inputs)
     return jnp.moveaxis(written[length:], 0, -1)

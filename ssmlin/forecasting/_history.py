@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 #: Rates of the exponentially weighted averages.
 _RATES = (0.03, 0.1, 0.2, 0.4, 0.7)
@@ -80,33 +80,43 @@ class History:
         period = self.period or 0
         return min(_MAX_HARMONICS, (period - 1) // 2) if period > _MAX_HARMONICS else 0
 
-    def places(self, steps: np.ndarray) -> Float[np.ndarray, "T k"]:
+    def places(self, steps: Int[np.ndarray, "*T"]) -> Float[np.ndarray, "*T k"]:
         """What depends on the number of a step alone: one, and the harmonics."""
         order = np.arange(1, self._num_harmonics + 1)
-        angle = 2 * np.pi * steps[:, None] * order / (self.period or 1)
-        return np.concatenate([np.ones((len(steps), 1)), np.cos(angle), np.sin(angle)], axis=1)
+        # Steps at the same place in a season have the same.
+        season = np.arange(self.period or 1)
+        angle = 2 * np.pi * season[:, None] * order / len(season)
+        table = np.concatenate([np.ones((len(season), 1)), np.cos(angle), np.sin(angle)], axis=1)
+        found: Float[np.ndarray, "*T k"] = table[np.asarray(steps) % len(season)]
+        return found
 
-    def before(self, values: Float[np.ndarray, " T"], step: int) -> Float[np.ndarray, " L"]:
+    def before(
+        self, values: Float[np.ndarray, "*B T"], step: Int[np.ndarray, "*B"] | int
+    ) -> Float[np.ndarray, "*B L"]:
         """The last L values before a step, the latest first; the first value stands for earlier."""
-        past = values[max(0, step - self.length) : step][::-1]
-        return np.concatenate([past, np.full(self.length - len(past), values[0])])
+        places = np.maximum(np.asarray(step)[..., None] - 1 - np.arange(self.length), 0)
+        return np.take_along_axis(values, places, axis=-1)
 
     def regressors(
-        self, values: Float[np.ndarray, " T"], start: int = 0
-    ) -> Float[np.ndarray, "T k"]:
+        self, values: Float[np.ndarray, "*B T"], start: Int[np.ndarray, "*B"] | int = 0
+    ) -> Float[np.ndarray, "*B T k"]:
         """The regressors of every step.
 
         Args:
-            values: a series without gaps.
-            start: the number of its first step, which says where in the season it begins.
+            values: series without gaps.
+            start: the number of the first step of each, which says where in the season it begins.
         """
-        early = np.full(self.length, values[0])
+        early = np.broadcast_to(values[..., :1], (*values.shape[:-1], self.length))
         windows = np.lib.stride_tricks.sliding_window_view(
-            np.concatenate([early, values[:-1]]), self.length
+            np.concatenate([early, values[..., :-1]], axis=-1), self.length, axis=-1
         )
-        past = windows[:, ::-1] @ self.weights.T
-        return np.concatenate([past, self.places(start + np.arange(len(values)))], axis=1)
+        past = windows @ self.weights[:, ::-1].T
+        steps = np.asarray(start)[..., None] + np.arange(values.shape[-1])
+        return np.concatenate([past, self.places(steps)], axis=-1)
 
-    def first_step(self, steps: int) -> int:
-        """The first step of a series of this length that is predicted, after a season or so."""
-        return min(self.period or _LEAST_PAST, max(1, steps - 3))
+    def first_step(self, steps: Int[np.ndarray, " B"]) -> Int[np.ndarray, " B"]:
+        """The first step of series of these lengths that is predicted, after a season or so."""
+        first: Int[np.ndarray, " B"] = np.minimum(
+            self.period or _LEAST_PAST, np.maximum(1, steps - 3)
+        )
+        return first

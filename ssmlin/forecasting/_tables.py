@@ -1,6 +1,7 @@
 """Frames of forecasts, of sampled paths and of cross-validation, with the caller's names."""
 
 from collections.abc import Hashable, Iterable, Sequence
+from itertools import batched
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,19 +14,30 @@ from ssmlin.forecasting._layout import Layout
 if TYPE_CHECKING:
     import pandas
 
+#: Series whose rows are joined at once.
+_SERIES = 256
+
 
 def forecast_table(forecasts: Iterable[SeriesForecast], layout: Layout) -> "pandas.DataFrame":
     """A row for each series, target and step: names, time, mean, and ends of the intervals."""
     require("pandas")
     import pandas as pd
 
-    parts = [_rows(one, layout, i) for one in forecasts for i in range(len(one.targets))]
-    # A frame for each series would take longer than the forecasts of thousands.
-    table = {name: _joined([one[name] for one in parts]) for name in parts[0]}
-    return pd.DataFrame(table)
+    # A frame for each series would take longer than the forecasts of thousands, and the arrays of
+    # each more memory than what is in them.
+    tables = [
+        _joined([_rows(one, layout, i) for one in some for i in range(len(one.targets))])
+        for some in batched(forecasts, _SERIES)
+    ]
+    return pd.DataFrame(_joined(tables))
 
 
-def _joined(columns: Sequence[Any]) -> Any:
+def _joined(tables: Sequence[dict[Hashable, Any]]) -> dict[Hashable, Any]:
+    """Tables one below another."""
+    return {name: _appended([one[name] for one in tables]) for name in tables[0]}
+
+
+def _appended(columns: Sequence[Any]) -> Any:
     """Columns of the same kind, one after another."""
     first = columns[0]
     if isinstance(first, list):

@@ -1,4 +1,4 @@
-from ssmlin.learning._batches import BatchFit, fit_batches
+from ssmlin.learning._batches import BatchFit, fit_batches, loss_curvature
 from ssmlin.learning._checkpoint import Checkpoint, digest
 from ssmlin.learning._datatree import posterior_params
 from ssmlin.learning._em import fit_em
@@ -27,6 +27,7 @@ __all__ = [
     "fit_stream",
     "lbfgs",
     "leave_future_out",
+    "loss_curvature",
     "minimise",
     "num_trainable",
     "paths",

@@ -27,6 +27,9 @@ from ssmlin.learning._models import name_of
 #: less than this. A single step may stand still far from the optimum.
 _STEPS, _TOLERANCE = 10, 1e-5
 _MEMORY = 30
+#: The step of differences of gradients in unconstrained parameters, and the least curvature as a
+#: share of the largest: below lies the rounding of single precision.
+_DIFFERENCE, _LEAST_CURVATURE = 1e-2, 1e-4
 
 
 @runtime_checkable
@@ -67,6 +70,7 @@ def fit_batches[P](
     num_values: int,
     *,
     num_steps: int = 200,
+    curvature: Float[np.ndarray, "n n"] | None = None,
     compiler_options: Mapping[str, str] | None = None,
     checkpoint_dir: str | Path | None = None,
     progress: bool = True,
@@ -86,6 +90,8 @@ def fit_batches[P](
             of B sequences. A program is compiled for each shape of a group.
         num_values: N.
         num_steps: L-BFGS steps, at most.
+        curvature: an estimate of that of the loss, such as :func:`loss_curvature` of a few batches:
+            steps are taken in coordinates in which it is the same in all directions.
         compiler_options: of the programs of the batches, such as `inference.batch_options()`.
         checkpoint_dir: a folder to keep the latest point in; the same call goes on from it.
         progress: show a progress bar.
@@ -113,7 +119,6 @@ def fit_batches[P](
     """
     _checks.positive_int("num_steps", num_steps)
     start, _ = ravel_pytree(to_unconstrained(params, props))
-    groups = [_sharded(group) for group in batches]
     arguments = {"model": model, "params": params, "batches": list(batches)}
     checkpoint = Checkpoint(checkpoint_dir, "fit_batches", arguments)
     state = _State(np.asarray(start, np.float64), np.zeros(0))
@@ -121,20 +126,18 @@ def fit_batches[P](
     state = state if loaded is None else jax.tree.map(np.asarray, loaded)
     losses = list(state.losses)
 
-    of_prior, of_group = _programs(tuple((compiler_options or {}).items()))
+    loss = _loss(model, params, props, batches, num_values, compiler_options)
+    root = np.eye(len(start)) if curvature is None else _inverse_root(curvature)
+    origin = state.point
 
-    def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
-        point = jax.device_put(np.asarray(x, start.dtype))
-        parts = [of_prior(model, point, params, props)]
-        parts += [of_group(model, point, params, props, group) for group in groups]
-        value = -sum(float(v) for v, _ in parts) / num_values
-        slope = -np.sum([np.asarray(g, np.float64) for _, g in parts], axis=0) / num_values
-        return value, slope
+    def of_scaled(u: np.ndarray) -> tuple[float, np.ndarray]:
+        value, slope = loss(origin + root @ u)
+        return value, root.T @ slope
 
     with progress_bar(progress) as bar:
         task = bar.add_task(f"fit {name_of(model)}", total=num_steps, completed=len(losses),
                             note="compiling")  # fmt: skip
-        first, _ = loss(state.point)
+        first, _ = loss(origin)
         if not np.isfinite(first):
             raise ValueError(
                 f"params: expected a finite loss at the start, got {first}; check params and data"
@@ -144,15 +147,15 @@ def fit_batches[P](
         def report(intermediate_result: optimize.OptimizeResult) -> None:
             losses.append(float(intermediate_result.fun))
             bar.update(task, completed=len(losses), note=f"loss {losses[-1]:.4f}")
-            checkpoint.save(_State(np.array(intermediate_result.x), np.array(losses)))
+            checkpoint.save(_State(origin + root @ intermediate_result.x, np.array(losses)))
             if _stands_still(losses):
                 raise StopIteration
 
         left = num_steps - len(losses)
         if left <= 0:
-            return _at(state.point, params, props), BatchFit(np.array(losses), False)
+            return _at(origin, params, props), BatchFit(np.array(losses), False)
         found = optimize.minimize(
-            loss, state.point, jac=True, method="L-BFGS-B", callback=report,
+            of_scaled, np.zeros(len(start)), jac=True, method="L-BFGS-B", callback=report,
             options={"maxiter": left, "maxfun": 4 * left, "maxcor": _MEMORY,
                      "ftol": 0.0, "gtol": 1e-7},
         )  # fmt: skip
@@ -160,8 +163,88 @@ def fit_batches[P](
         converged = found.status != 1 or _stands_still(losses)
         if converged:
             bar.update(task, total=len(losses))
-    checkpoint.save(_State(np.asarray(found.x), np.array(losses)), force=True)
-    return _at(found.x, params, props), BatchFit(np.array(losses), converged)
+    end = origin + root @ found.x
+    checkpoint.save(_State(end, np.array(losses)), force=True)
+    return _at(end, params, props), BatchFit(np.array(losses), converged)
+
+
+def loss_curvature[P](
+    model: BatchModel[P],
+    params: P,
+    props: P,
+    batches: Sequence[tuple[np.ndarray, ...]],
+    num_values: int,
+    *,
+    compiler_options: Mapping[str, str] | None = None,
+) -> Float[np.ndarray, "n n"]:
+    """The second derivatives of the loss of :func:`fit_batches`, by differences of gradients.
+
+    They cost a pass over the batches for each parameter, and a few batches are enough.
+
+    Args:
+        model: as in :func:`fit_batches`, like all that follow.
+        params: where.
+        props: matching properties.
+        batches: a few of the batches of the fit.
+        num_values: observed values in these.
+        compiler_options: of their programs.
+
+    Returns:
+        A symmetric matrix, by the unconstrained parameters in the order of their leaves.
+
+    Example:
+        >>> import numpy as np
+        >>> from ssmlin.learning import loss_curvature
+        >>> from ssmlin.models import HierarchicalRegression
+        >>> y, h = np.ones((1, 2, 5), np.float32), np.ones((1, 2, 5, 1), np.float32)
+        >>> model = HierarchicalRegression(1)
+        >>> loss_curvature(model, *model.initialize(), [(y, h)], y.size).shape
+        (7, 7)
+    """
+    loss = _loss(model, params, props, batches, num_values, compiler_options)
+    point = np.asarray(ravel_pytree(to_unconstrained(params, props))[0], np.float64)
+    here = loss(point)[1]
+    beside = [loss(point + _DIFFERENCE * one)[1] for one in np.eye(len(point))]
+    found = (np.stack(beside) - here) / _DIFFERENCE
+    symmetric: Float[np.ndarray, "n n"] = (found + found.T) / 2
+    return symmetric
+
+
+def _inverse_root(curvature: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
+    """R with R Rᵀ the inverse of the curvature, whose size counts where it is negative.
+
+    Source: Dauphin et al. (2014), Advances in Neural Information Processing Systems 27.
+    """
+    values, vectors = np.linalg.eigh(curvature)
+    sizes = np.abs(values)
+    root: Float[np.ndarray, "n n"] = vectors / np.sqrt(
+        np.maximum(sizes, _LEAST_CURVATURE * sizes.max())
+    )
+    return root
+
+
+def _loss[P](
+    model: BatchModel[P],
+    params: P,
+    props: P,
+    batches: Sequence[tuple[np.ndarray, ...]],
+    num_values: int,
+    compiler_options: Mapping[str, str] | None,
+) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
+    """The loss of a vector of unconstrained parameters, with its gradient."""
+    of_prior, of_group = _programs(tuple((compiler_options or {}).items()))
+    groups = [_sharded(group) for group in batches]
+    dtype = jax.tree.leaves(params)[0].dtype
+
+    def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
+        point = jax.device_put(np.asarray(x, dtype))
+        parts = [of_prior(model, point, params, props)]
+        parts += [of_group(model, point, params, props, group) for group in groups]
+        value = -sum(float(v) for v, _ in parts) / num_values
+        slope = -np.sum([np.asarray(g, np.float64) for _, g in parts], axis=0) / num_values
+        return value, slope
+
+    return loss
 
 
 def _stands_still(losses: Sequence[float]) -> bool:

@@ -7,8 +7,9 @@ import pytest
 from scipy import stats
 
 import ssmlin
+from ssmlin.forecasting import _collection_fit
 from ssmlin.forecasting._collection import conditioned
-from ssmlin.forecasting._collection_members import member_of
+from ssmlin.forecasting._collection_members import members_of
 from ssmlin.forecasting._collection_paths import Starts, sample_paths
 from ssmlin.forecasting._history import History
 
@@ -117,7 +118,7 @@ def test_the_first_step_has_the_law_of_the_filter(fitted):
     """Exactly Student-t, against quantiles of paths."""
     state = fitted.state_
     (population,) = state.populations
-    member = member_of(state.panel["s2"], 0, 1.0, state.regressors, state.input_scale)
+    (member,) = members_of([(state.panel["s2"], 0)], 1.0, state.regressors, state.input_scale)
     known = conditioned(population, [member], 8, 64)
     step = np.array([member.next_step])
     h = np.concatenate([state.regressors.weights @ member.last, state.regressors.places(step)[0]])
@@ -159,8 +160,8 @@ def test_the_value_after_a_gap_is_not_predicted_by_the_line_that_leads_to_it(fit
     rows = data.index[data.unique_id == "s2"]
     data.loc[rows[10:14], "y"] = np.nan
     state = clone(fitted).update(data).state_
-    member = member_of(state.panel["s2"], 0, 1.0, state.regressors, state.input_scale)
-    begin = state.regressors.first_step(STEPS + 2)
+    (member,) = members_of([(state.panel["s2"], 0)], 1.0, state.regressors, state.input_scale)
+    begin = state.regressors.first_step(np.array([STEPS + 2]))[0]
     np.testing.assert_array_equal(
         np.flatnonzero(np.isnan(member.targets)) + begin, np.arange(10, 15)
     )
@@ -264,6 +265,29 @@ def test_a_value_that_has_no_logarithm_is_told():
         ValueError, match="series 's0': transform: expected positive values .* got 0"
     ):
         forecaster(transform="log").fit(data)
+
+
+def test_a_fit_that_begins_with_some_series_ends_as_low(monkeypatch, tmp_path):
+    columns = ssmlin.Forecaster(lags=2, season=None, pooling="hierarchical", num_epochs=1)
+    with pytest.warns(RuntimeWarning, match="still improving"):
+        state = columns.fit(panel(24)).state_
+    monkeypatch.setattr(_collection_fit, "_BATCH", 3)
+    parts = [(one, 0) for one in state.panel.values()]
+    members = members_of(parts, 1.0, state.regressors, state.input_scale)
+
+    def fit(least, folder=None):
+        monkeypatch.setattr(_collection_fit, "_LEAST_BATCHES", least)
+        return _collection_fit.fit_population(
+            members, seed=0, num_steps=300, folder=folder, progress=False
+        )
+
+    _, _, plain = fit(99)
+    _, params, found = fit(8, tmp_path)
+    assert found.converged and found.losses[-1] < plain.losses[-1] + 1e-5
+    assert len(found.losses) < len(plain.losses)
+    assert len(list(tmp_path.iterdir())) == 3
+    _, again, _ = fit(8, tmp_path)  # goes on from what is there
+    np.testing.assert_allclose(again.coefficients, params.coefficients, atol=1e-2)
 
 
 def test_ten_series_are_pooled_hierarchically_and_fewer_are_not():
