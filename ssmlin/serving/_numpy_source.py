@@ -85,7 +85,7 @@ def numpy_source(function: Callable[..., Sequence[Array]], *like: Any) -> NumPyS
         >>> from ssmlin.serving._numpy_source import numpy_source
         >>> source = numpy_source(lambda x: (jnp.exp(2 * x) + jnp.sin(1.0),), jnp.ones(2))
         >>> source.lines, source.results
-        (['t0 = a0 * c["0"]', 't1 = np.exp(t0)', 't2 = t1 + c["1"]'], ['t2'])
+        (['t0 = c["0"] * a0', 't1 = np.exp(t0)', 't2 = t1 + c["1"]'], ['t2'])
     """
     closed = jax.make_jaxpr(function)(*like)
     writer = _Writer()

@@ -115,14 +115,14 @@ class OnlineForecaster:
             filter; or a series that the fit did not know.
 
     Example:
-        >>> import numpy as np, ssmlin
-        >>> sales = 10 + np.sin(np.arange(36) * np.pi / 6)
-        >>> forecaster = ssmlin.Forecaster(lags=2, num_epochs=5).fit(sales)
-        >>> online = ssmlin.OnlineForecaster(forecaster)
+        >>> import numpy as np, pandas as pd, ssmlin
+        >>> months = pd.date_range("2020-01-01", periods=36, freq="MS", name="month")
+        >>> sales = pd.Series(10 + np.sin(np.arange(36) * np.pi / 6), months, name="sales")
+        >>> online = ssmlin.OnlineForecaster(ssmlin.Forecaster().fit(sales))
         >>> state, prediction = online.step(online.init(), [10.0])
         >>> lower, upper = online.predict(state).intervals([80, 95])
-        >>> prediction.time, lower.shape
-        (36, (2, 1))
+        >>> prediction.time.strftime("%Y-%m"), lower.shape
+        ('2023-01', (2, 1))
     """
 
     def __init__(

@@ -32,12 +32,12 @@ class RowStream:
         ValueError: as :class:`ssmlin.OnlineForecaster`.
 
     Example:
-        >>> import numpy as np, ssmlin
-        >>> sales = 10 + np.sin(np.arange(36) * np.pi / 6)
-        >>> forecaster = ssmlin.Forecaster(lags=2, num_epochs=5).fit(sales)
-        >>> stream = ssmlin.serving.RowStream(forecaster, levels=(80,))
-        >>> [list(record) for record in stream.feed({"y": "10.2"})]
-        [['step', 'column', 'mean', 'lower_80', 'upper_80']]
+        >>> import numpy as np, pandas as pd, ssmlin
+        >>> months = pd.date_range("2020-01-01", periods=36, freq="MS", name="month")
+        >>> sales = pd.Series(10 + np.sin(np.arange(36) * np.pi / 6), months, name="sales")
+        >>> stream = ssmlin.serving.RowStream(ssmlin.Forecaster().fit(sales), levels=(80,))
+        >>> [list(x.items())[:2] for x in stream.feed({"month": "2023-01-01", "sales": "10.2"})]
+        [[('month', '2023-02-01'), ('column', 'sales')]]
     """
 
     def __init__(
