@@ -108,7 +108,7 @@ class OnlineFilter:
         emission: Float[AnyArray, " m"],
         inputs: Float[AnyArray, " k"] | None = None,
         *,
-        mask: bool = True,
+        mask: bool | np.bool_ = True,
     ) -> tuple[OnlineState, StepPrediction]:
         """Take one step.
 
