@@ -9,6 +9,10 @@ STAMP := $(VENV)/.ssmlin-installed
 $(DEMO): EXTRAS := cli,compare
 $(STAMP): EXTRAS := dev
 
+# Throw-away environments, of uv and the build backend and of other versions of the libraries.
+ENVS := .envs
+TOOLS := $(ENVS)/tools/bin
+
 PYTHON ?=
 UV ?= $(shell command -v uv 2>/dev/null)
 WORKERS ?= 2
@@ -18,7 +22,7 @@ PYTEST = MPLBACKEND=Agg $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 IS_SUPPORTED := import sys; sys.exit(sys.version_info < (3, 12))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-slow test-all calibration coverage lint format docs bench install install-demo clean
+.PHONY: help demo test test-quick test-slow test-all calibration coverage test-oldest test-newest lint format docs build check-wheel bench install install-demo clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [ARGS='more arguments'] [PYTHON=python3.12] [WORKERS=2]"
@@ -46,6 +50,21 @@ coverage: $(STAMP) ## say which lines and branches `make test` runs, then `make 
 	SSMLIN_TYPES=0 $(PYTEST) --cov $(ARGS)
 	$(PYTEST) -m '(slow or quick) and not calibration' --cov --cov-append $(ARGS)
 
+# The tests that take seconds in an environment of its own, made with these options of uv.
+define quick_with
+	$(TOOLS)/uv venv --quiet --clear --python $(BIN)/python $(ENVS)/$(1)
+	$(TOOLS)/uv pip install --quiet --python $(ENVS)/$(1)/bin/python $(2) -e '.[test]'
+	$(TOOLS)/uv pip list --quiet --python $(ENVS)/$(1)/bin/python
+	MPLBACKEND=Agg $(ENVS)/$(1)/bin/python -m pytest -n $(WORKERS) --dist worksteal \
+		-m 'quick and not slow and not calibration' $(ARGS)
+endef
+
+test-oldest: $(TOOLS) ## run the quick tests with the oldest libraries that pyproject.toml allows
+	$(call quick_with,oldest,--resolution lowest-direct)
+
+test-newest: $(TOOLS) ## run them with the newest, without constraints.txt
+	$(call quick_with,newest,--upgrade)
+
 lint: $(STAMP) ## check the format, the style and the types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -58,6 +77,13 @@ format: $(STAMP) ## format the code and mend what can be mended
 docs: $(STAMP) ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
+build: $(TOOLS) ## make the wheel and the source distribution in dist/
+	rm -rf dist
+	$(TOOLS)/hatchling build -d dist
+
+check-wheel: build ## try the wheel in a bare environment, with the core alone and with [cli]
+	UV=$(TOOLS)/uv PYTHON=$(BIN)/python .ci/check-wheel dist/*.whl
+
 bench: $(STAMP) ## run the benchmarks
 	$(BIN)/ssmlin bench $(ARGS)
 
@@ -66,9 +92,13 @@ install: $(STAMP) ## set everything up in .venv
 install-demo: $(DEMO) ## set up in .venv what the demonstration needs
 
 clean: ## remove what was built (but not .venv)
-	rm -rf site build dist ssmlin-demo .coverage htmlcov
+	rm -rf site build dist ssmlin-demo $(ENVS) .coverage htmlcov
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name .git -prune -o -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+$(TOOLS): | $(STAMP)
+	$(BIN)/python -m venv --clear $(ENVS)/tools
+	$(TOOLS)/python -m pip install --quiet --disable-pip-version-check hatchling uv
 
 # Installed anew only when one of these files is newer than the last installation.
 $(DEMO) $(STAMP): pyproject.toml constraints.txt

@@ -1,4 +1,4 @@
-"""Forecasters over the series of a competition: M1, on which settings are chosen, or M3.
+"""Forecasters over the series of a competition: M1, on which settings are chosen, M3 or Tourism.
 
 Run as `python -m benchmarks.many_series M1 --models theta auto_ets --folder DIR`. The forecasts of
 each model and group are kept in DIR, so a run that was stopped goes on, and the tables of those
@@ -67,7 +67,7 @@ def _log(text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("competition", choices=("M1", "M3"))
+    parser.add_argument("competition", choices=("M1", "M3", "Tourism"))
     parser.add_argument("--models", nargs="+", choices=tuple(MODELS), default=tuple(MODELS))
     parser.add_argument("--folder", type=Path, help="where forecasts are kept")
     parser.add_argument("--twice", action="store_true", help="second runs, to see what compiles")

@@ -13,8 +13,13 @@ from jaxtyping import Array
 
 
 def is_concrete(x: object) -> bool:
-    """Whether the values of `x` are known, which they are not while JAX traces a function."""
-    return not isinstance(x, jax.core.Tracer)
+    """Whether the values of `x` are known here.
+
+    They are not while JAX traces a function, nor where other processes hold a part of the array.
+    """
+    if isinstance(x, jax.core.Tracer):
+        return False
+    return not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated
 
 
 def describe(x: object) -> str:

@@ -21,7 +21,7 @@ CONTRIBUTING = Path(__file__).parents[1] / "CONTRIBUTING.md"
 # that models can offer it as methods.
 SHARED = (
     "_lazy", "_optional", "_batch_options", "_buckets", "_typing", "_checks", "_files", "_progress",
-    "_compilation_cache",
+    "_compilation_cache", "_display",
 )  # fmt: skip
 ROOMS = (
     "data", "attention", "lgssm", "mechanisms", "inference", "learning", "models", "forecasting",
@@ -118,6 +118,15 @@ def test_the_drawing_of_rooms_is_that_of_the_imports():
         if not any(below in reached(other) for other in direct[above] - {below})
     }
     assert arrows == expected
+
+
+def test_the_citation_is_of_this_version():
+    cited, project = (
+        CONTRIBUTING.with_name(x).read_text() for x in ("CITATION.cff", "pyproject.toml")
+    )
+    assert re.findall(r"^version: (.+)$", cited, re.M) == re.findall(
+        r'^version = "(.+)"$', project, re.M
+    )
 
 
 def test_public_names_exist_and_are_documented():

@@ -14,7 +14,9 @@ from ssmlin.cli._comparing import compare
 from ssmlin.cli._exporting import export
 from ssmlin.cli._fitting import fit, forecast, sample
 from ssmlin.cli._options import JsonOption, QuietOption, console, fail, prepare
+from ssmlin.cli._scores import print_failures, print_scores, print_warnings
 from ssmlin.cli._streaming import stream
+from ssmlin.cli._verdicts import print_verdict
 
 app = typer.Typer(
     help="Linear attention as probabilistic state space models.",
@@ -43,6 +45,10 @@ def _root(
     """Linear attention as probabilistic state space models."""
 
 
+for command in (compare, fit, forecast, sample, stream, export):
+    app.command()(command)
+
+
 @app.command()
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for the table and the figure.")] = Path(
@@ -61,6 +67,7 @@ def demo(
     """
     progress = not (quiet or as_json)
     prepare(progress)
+    from ssmlin.comparison import verdict
     from ssmlin.demonstration import run_demo
 
     lines: list[str] = []
@@ -70,36 +77,15 @@ def demo(
                 for name, comparison in results.items()}  # fmt: skip
         typer.echo(json.dumps(rows))
         return
-    for series, comparison in results.items():
-        table = Table(title=f"{series}: held out, one step ahead", title_justify="left")
-        table.add_column("model", no_wrap=True)
-        table.add_column("setting")
-        for heading in ("log density", "RMSE", "parameters", "seconds"):
-            table.add_column(heading, justify="right")
-        for r in comparison.results:
-            setting = ", ".join(f"{k}={v}" for k, v in r.setting.items())
-            if r.failure is not None:
-                table.add_row(r.name, setting, "failed", "", "", f"{r.seconds:.1f}")
-                lines.append(f"{series}, {r.name} failed: {r.failure}")
-                continue
-            table.add_row(
-                r.name,
-                setting,
-                f"{r.log_density:.3f}",
-                f"{r.rmse:.3f}",
-                str(r.num_parameters),
-                f"{r.seconds:.1f}",
-            )
-        console.print(table)
-    console.print(
-        "log density: mean log p(y_t | y_1 ... y_t-1) a step, standardised units; higher is better"
-    )
+    for name, comparison in results.items():
+        said, one = verdict(comparison, seed), {name: comparison}
+        print_verdict((said.which, said.trusted))
+        print_scores(comparison.to_frame(), f"{name}: held out, one step ahead", False, one)
+        print_failures(comparison.to_frame())
+        print_warnings(one)
+        console.print()
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
-
-
-for command in (compare, fit, forecast, sample, stream, export):
-    app.command()(command)
 
 
 @app.command()
@@ -135,9 +121,6 @@ def mechanisms(
         return
     from ssmlin.mechanisms import MECHANISMS
 
-    table = Table(title="S_t = S_{t-1} A_t + B_t", title_justify="left")
-    for heading in ("name", "A_t", "B_t", "gates", "source"):
-        table.add_column(heading, no_wrap=heading == "name")
     rows = []
     for name, cls in MECHANISMS.items():
         gates = []
@@ -148,11 +131,16 @@ def mechanisms(
                 text += " (or [{:g}, {:g}])".format(*declared.signed)
             gates.append(text)
         rows.append((name, cls.transition_formula, cls.drift_formula, gates, cls.source))
-        table.add_row(*rows[-1][:3], "\n".join(gates), cls.source)
     if as_json:
         keys = ("name", "transition", "drift", "gates", "source")
         typer.echo(json.dumps([dict(zip(keys, row, strict=True)) for row in rows]))
         return
+    console.print("S_t = S_{t-1} A_t + B_t\n", highlight=False)
+    table = Table.grid(padding=(0, 2), pad_edge=True)
+    table.add_column(no_wrap=True)
+    for name, transition, drift, gates, source in rows:
+        said = [f"A_t = {transition}", f"B_t = {drift}", ", ".join(gates), source]
+        table.add_row(name, "\n".join(line for line in said if line))
     console.print(table)
 
 
@@ -202,9 +190,9 @@ def bench(
     show: Annotated[bool, typer.Option("--list", help="List the benchmarks and end.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Time ssmlin against dynamax, cuthbert and statsmodels on this machine, as Markdown tables.
+    r"""Time ssmlin against dynamax, cuthbert and statsmodels on this machine, as Markdown tables.
 
-    cuthbert comes with `pip install ssmlin[bench]`; without it its columns are empty.
+    cuthbert comes with `pip install ssmlin\[bench]`; without it its columns are empty.
 
     Example: ssmlin bench filtering batches
     """
@@ -213,8 +201,10 @@ def bench(
         typer.echo(json.dumps(benchmarks.BENCHMARKS))
         return
     if show:
+        table = Table.grid(padding=(0, 1))
         for name, description in benchmarks.BENCHMARKS.items():
-            console.print(f"{name}: {description}", highlight=False, soft_wrap=True)
+            table.add_row(f"{name}:", description)
+        console.print(table, highlight=False)
         return
     for name in names or ():
         if name not in benchmarks.BENCHMARKS:

@@ -4,10 +4,10 @@ import hashlib
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -24,12 +24,16 @@ from ssmlin.cli._options import (
     resumable,
 )
 from ssmlin.cli._printing import cell, print_columns
+from ssmlin.cli._verdicts import FitCall, print_verdict
 
 if TYPE_CHECKING:
     import pandas
 
     from ssmlin.comparison.collections import Collection, CollectionComparison
+    from ssmlin.data import Calendar
 
+#: The model that `ssmlin fit` fits, and the pooling that it is.
+_OURS = "hierarchical"
 _MEANS = {"crps": "CRPS", "mase": "MASE", "smape": "sMAPE", "msis": "MSIS", "coverage_50": "50 %",
           "coverage_80": "80 %", "coverage_95": "95 %"}  # fmt: skip
 
@@ -43,6 +47,7 @@ class CollectionCall:
     series: str
     horizon: int
     time: str | None
+    calendar: "Calendar"
     reading: Reading
     models: Sequence[str]
     period: int | None
@@ -53,6 +58,8 @@ class CollectionCall:
     wide: bool
     quiet: bool
     as_json: bool
+    fit: Path | None
+    asked: Mapping[str, Any]
 
 
 def compare_over_series(call: CollectionCall) -> None:
@@ -82,6 +89,7 @@ def compare_over_series(call: CollectionCall) -> None:
             call.reading.table_of(call.file, call.series), call.horizon, call.period,
             name=call.file.stem, id_col=call.series, time_col=call.time,
             target_col=call.targets[0], date_format=call.reading.date_format,
+            calendar=call.calendar,
         )  # fmt: skip
     beside = call.output or call.report or Path(f"{call.file.stem}-comparison")
     folder = call.checkpoint or beside.with_name(beside.name + ".checkpoint")
@@ -108,19 +116,37 @@ def compare_over_series(call: CollectionCall) -> None:
                 write_collection_report(
                     call.report, {"all": found}, command=command, seed=call.seed
                 )  # fmt: skip
-    if call.as_json:
-        typer.echo(json.dumps(_record(found, said, call.seed)))
-    else:
-        for sentence in said:
-            console.print(sentence, highlight=False, soft_wrap=True)
+    to_fit, reason = _to_fit(found, call)
+    if not call.as_json:
+        print_verdict(said, reason, to_fit)
         _print(found, call.wide, call.seed)
         _print_failures(found)
         for path in (call.output, call.report):
             if path is not None:
                 console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    fitted = None
+    if to_fit is not None and call.fit is not None:
+        fitted = to_fit.run(call.quiet, call.as_json)
+    if call.as_json:
+        to_copy = None if to_fit is None else to_fit.command
+        record = _record(found, said, call.seed) | {"fit": to_copy, "model": fitted}
+        typer.echo(json.dumps(record))
     others = [made for model, made in found.forecasts.items() if model != "seasonal_naive"]
     if others and all(made.num_failures == len(collection) for made in others):
         no_result("expected one that can be fitted to a series, got none but seasonal_naive")
+    if call.fit is not None and to_fit is None:
+        no_result(f"expected {_OURS}, the one that --fit fits, got none that did not fail")
+
+
+def _to_fit(found: "CollectionComparison", call: CollectionCall) -> tuple[FitCall | None, str]:
+    """The call that fits our model to all series and their ends, and why it is that one."""
+    made = found.forecasts.get(_OURS)
+    if made is None or made.num_failures == len(found.collection):
+        return None, ""
+    best, *_ = found.ordered()
+    reason = f"{_OURS} has the best rank." if best == _OURS else f"Of these ssmlin fits {_OURS}."
+    period = found.collection.series[0].period
+    return FitCall.of(call.asked, call.fit, pooling=_OURS, period=period), reason
 
 
 def _models(asked: Sequence[str]) -> list[str]:

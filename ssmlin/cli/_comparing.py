@@ -4,7 +4,7 @@ import inspect
 import json
 import shlex
 import sys
-from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,9 +19,13 @@ from ssmlin.cli._options import (
     DecimalOption,
     EncodingOption,
     FileArgument,
+    FillInputsOption,
+    FreqOption,
+    HolidaysOption,
     InputsOption,
     JsonOption,
     LogOption,
+    PeriodOption,
     QueryOption,
     QuietOption,
     Reading,
@@ -32,6 +36,7 @@ from ssmlin.cli._options import (
     ThousandsOption,
     TimeOption,
     TransformOption,
+    calendar_of,
     console,
     fail,
     in_lines,
@@ -44,12 +49,13 @@ from ssmlin.cli._options import (
     transform_of,
     two_files,
 )
-from ssmlin.cli._printing import cell, print_columns
+from ssmlin.cli._scores import print_failures, print_scores, print_warnings
+from ssmlin.cli._verdicts import FitCall, call_of, print_verdict
 
 if TYPE_CHECKING:
     import pandas
 
-    from ssmlin.comparison import Comparison
+    from ssmlin.comparison import Comparison, Verdict
 
 
 def compare(
@@ -58,6 +64,9 @@ def compare(
     inputs: InputsOption = "",
     time: TimeOption = None,
     series: SeriesOption = None,
+    freq: FreqOption = None,
+    holidays: HolidaysOption = "",
+    fill_inputs: FillInputsOption = False,
     query: QueryOption = None,
     table_name: TableOption = None,
     encoding: EncodingOption = None,
@@ -83,13 +92,7 @@ def compare(
     refits: Annotated[
         int, typer.Option(min=0, help="Fit anew so many times in the held-out part.")
     ] = 0,
-    period: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Steps a season, 1 for none; with --series and --horizon by default by the times.",
-        ),
-    ] = None,
+    period: PeriodOption = None,
     transform: TransformOption = "auto",
     log: LogOption = False,
     output: Annotated[
@@ -98,6 +101,10 @@ def compare(
     report: Annotated[
         Path | None,
         typer.Option(help="Write tables and figures to this new HTML file, one for all."),
+    ] = None,
+    fit: Annotated[
+        Path | None,
+        typer.Option(help="Fit the best linear attention to the whole file, into this new file."),
     ] = None,
     draws: Annotated[
         int,
@@ -118,20 +125,27 @@ def compare(
 ) -> None:
     """Find the model that predicts the last part of your series best, fitted to the first part.
 
+    Sentences say which models are best, whether their intervals may be trusted, and which command
+    fits the best one.
+
     Example: ssmlin compare data.csv --target y --inputs price,holiday --horizon 12 --period 12
 
-    Example: ssmlin compare data.csv --target y --report report.html
+    Example: ssmlin compare data.csv --target y --report report.html --fit model.safetensors
 
     Example: ssmlin compare data.csv --target y --checkpoint done   # models may be added later
 
     Example: ssmlin compare sales.csv --target y --series shop --time month --horizon 12
     """
-    new_file(output, "--output")
-    new_file(report, "--report")
-    two_files(output, "--output", report, "--report")
+    asked = dict(locals())
+    files = {"--output": output, "--report": report, "--fit": fit}
+    for option, path in files.items():
+        new_file(path, option)
+    for (option, path), (other_option, other) in combinations(files.items(), 2):
+        two_files(path, option, other, other_option)
     reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
     if series is not None and horizon is not None:
-        of_one_step = {"inputs": inputs, "test_fraction": test_fraction, "refits": refits,
+        of_one_step = {"inputs": inputs, "fill_inputs": fill_inputs,
+                       "test_fraction": test_fraction, "refits": refits,
                        "transform": transform, "log": log, "draws": draws, "evidence": evidence,
                        "workers": workers}  # fmt: skip
         for option, value in of_one_step.items():
@@ -139,8 +153,9 @@ def compare(
                 fail(f"--{option.replace('_', '-')}: expected none with --series and --horizon")
         compare_over_series(
             CollectionCall(
-                file, target, series, horizon, time, reading, names(models), period, output,
-                report, checkpoint, seed, wide, quiet, as_json,
+                file, target, series, horizon, time, calendar_of(freq, holidays), reading,
+                names(models), period, output, report, checkpoint, seed, wide, quiet, as_json, fit,
+                asked,
             )
         )  # fmt: skip
         return
@@ -152,14 +167,19 @@ def compare(
     progress = not (quiet or as_json)
     prepare(progress)
     from ssmlin._files import written_whole
-    from ssmlin.comparison import all_series, compare_series, pooled_frame
+    from ssmlin.comparison import all_series, compare_series, pooled_frame, verdict
     from ssmlin.data import Series
+    from ssmlin.forecasting import season_of
 
+    calendar = calendar_of(freq, holidays)
     with waiting(f"reading {file}", progress):
-        panel = read(file, target, names(inputs), time, series, reading)
+        panel = read(
+            file, target, names(inputs), time, series, reading, calendar, fill_inputs=fill_inputs
+        )
     several = [
         Series(name or file.name, columns.values, columns.times, columns.targets, str(file),
-               columns.inputs, None if period == 1 else period)
+               columns.inputs, None if period == 1 else period or season_of(columns.times),
+               columns.input_names)
         for name, columns in panel.items()
     ]  # fmt: skip
     beside = output or report or Path(f"{file.stem}-comparison")
@@ -180,97 +200,69 @@ def compare(
         )
         frame = pooled_frame(found) if series is not None else found[several[0].name].to_frame()
         none_left = bool((frame.failure != "").all())
+        shown, each, title = frame, frame, f"{file.name}: held out, one step ahead"
+        if series is not None:
+            together = frame.series == all_series(found)
+            shown, each = frame[together].drop(columns="series"), frame[~together]
+            title = f"{file.name}: {len(several)} series together, held out, one step ahead"
+        said = verdict(found, seed) if len(shown) and not none_left else None
+        call = None if said is None or said.choice is None else call_of(said.choice, asked, fit)
         # Without a model that did not fail there is nothing to keep.
         if report is not None and not none_left:
-            _write_report(report, found[several[0].name], draws, seed, progress)
+            command = None if call is None else call.command
+            _write_report(report, found[several[0].name], draws, seed, progress, command)
         if output is not None and not none_left:
             with written_whole(output, new=True) as temporary:
                 frame.to_csv(temporary, index=False)
-    shown, each, title = frame, frame, f"{file.name}: held out, one step ahead"
-    if series is not None:
-        together = frame.series == all_series(found)
-        shown, each = frame[together].drop(columns="series"), frame[~together]
-        title = f"{file.name}: {len(several)} series together, held out, one step ahead"
-    if as_json:
-        typer.echo(json.dumps(json.loads(frame.to_json(orient="records"))))
-    else:
-        if len(shown) and not none_left:
-            _print(shown, title, wide, _seen(found))
-        _print_complaints(each)
+    if not as_json:
+        if said is not None:
+            print_verdict(said.sentences, "" if said.choice is None else said.choice.reason, call)
+            print_scores(shown, title, wide, found)
+        print_failures(each)
+        print_warnings(found)
         for path in (output, report):
             if path is not None and not none_left:
                 console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    fitted = call.run(quiet, as_json) if call is not None and fit is not None else None
+    if as_json:
+        typer.echo(json.dumps(_record(frame, said, call, fitted)))
     if none_left:
         no_result("expected one that can be fitted and predicts the held-out part, got none")
     if not len(shown):
         no_result("expected one that can be fitted to all series, got none")
+    if fit is not None and call is None:
+        no_result("expected a linear attention to fit, got none that did not fail")
 
 
-def _seen(found: Mapping[str, "Comparison"]) -> str:
-    """What models see of the values where that is not the values, "" otherwise."""
-    parts: dict[str, list[str]] = {}
-    for name, comparison in found.items():
-        if comparison.split.transformation:
-            parts.setdefault(comparison.split.transformation, []).append(name)
-    if len(found) == 1 or [len(names) for names in parts.values()] == [len(found)]:
-        return "".join(parts)
-    return ", ".join(f"{seen} in {len(names)} series" for seen, names in parts.items())
-
-
-def _print(frame: "pandas.DataFrame", title: str, wide: bool, seen: str = "") -> None:
-    """All columns, or the first ones that fit."""
-    columns = _every_column(frame) if wide else _main_columns(frame)
-    shown = print_columns(columns, title, wide)
-    shares = [heading for heading in ("80 %", "95 %") if heading in shown]
-    said = ["log p: mean log density a step"] if "log p" in shown else []
-    said += [f"{', '.join(shares)}: share of values inside this interval"] if shares else []
-    said += ["paths: CRPS of sampled paths"] if "paths" in shown else []
-    said += ["units: the training part's standard deviation of each column"]
-    said += [f"models see {seen}"] if seen else []
-    said += [] if wide else ["more columns: --wide, or --output with a file"]
-    console.print("; ".join(said), highlight=False)
-
-
-def _main_columns(frame: "pandas.DataFrame") -> dict[str, list[str]]:
-    """The most important columns, as text, the most important first."""
-    behind = [
-        f"{difference:.3f} ± {error:.3f}" if difference else ""
-        for difference, error in zip(frame.difference, frame.difference_se, strict=True)
-    ]
-    shown = {"log p": "log_density", "paths": "path_crps", "80 %": "coverage_80", "CRPS": "crps",
-             "RMSE": "rmse", "95 %": "coverage_95"}  # fmt: skip
-    cells = {heading: [cell(x) for x in frame[name]]
-             for heading, name in shown.items() if name in frame}  # fmt: skip
-    failed = frame["failure"] != ""
-    log_p = ["failed" if fail else x for fail, x in zip(failed, cells.pop("log p"), strict=True)]
-    behind = ["" if fail else x for fail, x in zip(failed, behind, strict=True)]
-    return {"model": list(frame.model), "log p": log_p, "to the best": behind} | cells
-
-
-def _every_column(frame: "pandas.DataFrame") -> dict[str, list[str]]:
-    """All columns, as text, but what is said below the table."""
+def _record(
+    frame: "pandas.DataFrame",
+    said: "Verdict | None",
+    call: FitCall | None,
+    fitted: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """All of it for `--json`."""
     return {
-        name: [cell(x) for x in frame[name]]
-        for name in frame.columns
-        if name not in ("failure", "warnings")
+        "conclusions": [] if said is None else [said.which, said.by_how_much, said.trusted],
+        "advice": [] if said is None else said.advice,
+        "best": [] if said is None else said.best,
+        "fit": None if call is None else call.command,
+        "model": fitted,
+        "units": {
+            "log_density": "nats a step",
+            "values": "standard deviations of the training part of each column",
+            "standard_deviations": frame.attrs["unit"],
+        },
+        "models": json.loads(frame.to_json(orient="records")),
     }
 
 
-def _print_complaints(frame: "pandas.DataFrame") -> None:
-    """Failures and warnings of each model, in a line."""
-    for column, verb in (("failure", "failed"), ("warnings", "warned")):
-        told = frame[frame[column] != ""]
-        for model, rows in told.groupby("model", sort=False):
-            where = ""
-            if "series" in frame:
-                count = frame["series"].nunique()
-                where = f" on {len(rows)} of {count} series, first on {rows['series'].iloc[0]}"
-            console.print(f"{model} {verb}{where}: {rows[column].iloc[0]}", highlight=False,
-                          soft_wrap=True)  # fmt: skip
-
-
 def _write_report(
-    path: Path, comparison: "Comparison", draws: int, seed: int, progress: bool
+    path: Path,
+    comparison: "Comparison",
+    draws: int,
+    seed: int,
+    progress: bool,
+    fit_command: str | None,
 ) -> None:
     """The report, with the posterior of the gates of the best mechanism that has some."""
     import warnings
@@ -304,4 +296,6 @@ def _write_report(
         break
     command = shlex.join(["ssmlin", *sys.argv[1:]])
     with waiting("drawing the figures of the report", progress):
-        write_report(path, comparison, command=command, draws=tree, drawn_from=name)
+        write_report(
+            path, comparison, command=command, fit_command=fit_command, draws=tree, drawn_from=name
+        )

@@ -1,6 +1,7 @@
 """`ssmlin fit`, `forecast` and `sample`."""
 
 import json
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from importlib import import_module
@@ -17,10 +18,14 @@ from ssmlin.cli._options import (
     DecimalOption,
     EncodingOption,
     FileArgument,
+    FillInputsOption,
+    FreqOption,
+    HolidaysOption,
     InputsOption,
     JsonOption,
     LogOption,
     ModelArgument,
+    PeriodOption,
     QueryOption,
     QuietOption,
     Reading,
@@ -32,6 +37,8 @@ from ssmlin.cli._options import (
     TimeOption,
     TransformOption,
     as_options,
+    as_season,
+    calendar_of,
     console,
     fail,
     in_lines,
@@ -42,11 +49,13 @@ from ssmlin.cli._options import (
     transform_of,
     two_files,
 )
+from ssmlin.cli._printing import print_columns, rounded
 
 if TYPE_CHECKING:
     import pandas
 
-    from ssmlin.forecasting import CollectionState, Forecaster, ForecasterState
+    from ssmlin.data import Calendar
+    from ssmlin.forecasting import CollectionState, Forecaster, ForecasterState, Layout
     from ssmlin.learning import Algorithm
 
 #: Text and Parquet files above this many bytes are streamed.
@@ -65,6 +74,9 @@ def fit(
     inputs: InputsOption = "",
     time: TimeOption = None,
     series: SeriesOption = None,
+    freq: FreqOption = None,
+    holidays: HolidaysOption = "",
+    fill_inputs: FillInputsOption = False,
     query: QueryOption = None,
     table_name: TableOption = None,
     encoding: EncodingOption = None,
@@ -77,9 +89,7 @@ def fit(
         typer.Option(min=0, help="Lagged values as inputs; default by an information criterion."),
     ] = None,
     key_dim: Annotated[int, typer.Option(min=1, help="d, except of bayesian_memory.")] = 4,
-    period: Annotated[
-        int | None, typer.Option(min=2, help="Steps a season; default by the dates.")
-    ] = None,
+    period: PeriodOption = None,
     pooling: Annotated[
         str,
         typer.Option(
@@ -124,6 +134,7 @@ def fit(
     transform = transform_of(transform, log)
     progress = not (quiet or as_json)
     prepare(progress)
+    calendar = calendar_of(freq, holidays)
 
     from ssmlin.data import TableStream
     from ssmlin.forecasting import Forecaster
@@ -131,7 +142,8 @@ def fit(
 
     if mechanism not in MECHANISMS:
         fail(f"--mechanism: expected one of {', '.join(MECHANISMS)}; got {mechanism!r}")
-    if window is None and series is None and period is None and difference == 0 and _is_long(file):
+    in_memory = series, period, calendar.freq, difference or None, fill_inputs or None
+    if window is None and not any(in_memory) and _is_long(file):
         window = _WINDOW
     reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
     folder = checkpoint or output.with_name(output.name + ".checkpoint")
@@ -139,7 +151,7 @@ def fit(
         forecaster = Forecaster(
             mechanism,
             lags="auto" if lags is None else lags,
-            season="auto" if period is None else period,
+            season=as_season(period),
             transform=transform,
             pooling=pooling,
             key_dim=key_dim,
@@ -148,6 +160,9 @@ def fit(
             seed=seed,
             progress=progress,
             checkpoint_dir=folder,
+            freq=calendar.freq,
+            holidays=calendar.holidays,
+            fill_inputs=fill_inputs,
         )
         if window:
             if series is not None or difference > 0:
@@ -156,12 +171,13 @@ def fit(
                 raise ValueError(f"--query, --table: expected a database, got {file}")
             stream = TableStream(file, target, names(inputs), time, date_format=date_format,
                                  progress=progress, **reading.of_text())  # fmt: skip
-            with as_options("window"), as_options("season", "period"):
+            with as_options("window"), as_options("season", "period"), as_options("freq"):
                 forecaster.fit_stream(stream, window=window)
         else:
             with waiting(f"reading {file}", progress):
                 table = reading.table_of(file, series)
-            forecaster.fit(table, names(inputs), series, time, target, date_format=date_format)
+            with as_options("freq"):
+                forecaster.fit(table, names(inputs), series, time, target, date_format=date_format)
         state = fitted(forecaster)
         kept = replace(reading, date_format=state.layout.date_format)
         forecaster.save(output, notes={"reading": kept.notes()})
@@ -188,18 +204,52 @@ def _is_long(file: Path) -> bool:
 
 
 def _load(
-    model_file: Path, file: Path, reading: Reading, *, to_fit: bool, progress: bool
+    model_file: Path,
+    file: Path,
+    reading: Reading,
+    *,
+    to_fit: bool,
+    progress: bool,
+    calendar: "Calendar | None" = None,
+    fill_inputs: bool = False,
+    **columns: str | None,
 ) -> "Forecaster":
-    """A fitted forecaster that goes on from a file, read like the file of the fit."""
+    """A fitted forecaster that goes on from a file, read like the file of the fit.
+
+    Args:
+        model_file: of the forecaster.
+        file: the file.
+        reading: what is said of it.
+        to_fit: refuse what no model could be fitted to.
+        progress: say what is done.
+        calendar: what is said of its steps.
+        fill_inputs: whether inputs that are missing are filled; a fit that did goes on so.
+        **columns: what --inputs, --time and --series say, which the fit has said already.
+    """
     from ssmlin.forecasting import Forecaster
 
-    with in_lines(), waiting(f"reading {model_file} and {file}", progress):
+    with in_lines(), waiting(f"reading {model_file} and {file}", progress), as_options("freq"):
         forecaster = Forecaster.load(model_file)
         state = fitted(forecaster)
+        _same_columns(state.layout, columns)
+        if calendar is not None and calendar.freq is not None:
+            forecaster.freq, forecaster.holidays = calendar.freq, calendar.holidays
+        forecaster.fill_inputs |= fill_inputs
         reading = reading.after(state.notes.get("reading", {}))
         table = reading.table_of(file, state.layout.series)
         forecaster.update(table, to_fit=to_fit, date_format=reading.date_format)
     return forecaster
+
+
+def _same_columns(layout: "Layout", columns: Mapping[str, str | None]) -> None:
+    """Raise ValueError where options name other columns than those of the fit."""
+    kept = {"inputs": ",".join(layout.inputs), "time": layout.time, "series": layout.series}
+    for option, given in columns.items():
+        given = ",".join(names(given or "")) if option == "inputs" else given
+        if given and given != kept[option]:
+            raise ValueError(
+                f"--{option}: expected {kept[option] or 'none'}, as in the fit, got {given}"
+            )
 
 
 def forecast(
@@ -216,6 +266,12 @@ def forecast(
         Path | None, typer.Option(help="Write the sampled paths to this new file, too.")
     ] = None,
     samples: Annotated[int, typer.Option(min=2, help="Sampled paths.")] = 1000,
+    inputs: InputsOption = "",
+    time: TimeOption = None,
+    series: SeriesOption = None,
+    freq: FreqOption = None,
+    holidays: HolidaysOption = "",
+    fill_inputs: FillInputsOption = False,
     query: QueryOption = None,
     table_name: TableOption = None,
     encoding: EncodingOption = None,
@@ -227,6 +283,9 @@ def forecast(
     as_json: JsonOption = False,
 ) -> None:
     """Forecast the steps after the end of a file, with intervals, in its units.
+
+    The model's file knows the columns and the steps of the fit, so they need not be said again;
+    what is said of the steps comes first.
 
     Example: ssmlin forecast sales.safetensors data.csv --horizon 24 --output forecast.csv
     """
@@ -240,7 +299,11 @@ def forecast(
     from ssmlin.cli._tables import write_forecasts
 
     reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
-    forecaster = _load(model_file, file, reading, to_fit=False, progress=progress)
+    forecaster = _load(
+        model_file, file, reading, to_fit=False, progress=progress,
+        calendar=calendar_of(freq, holidays), fill_inputs=fill_inputs, inputs=inputs, time=time,
+        series=series,
+    )  # fmt: skip
     state = fitted(forecaster)
     called = state.summary["mechanism"]
     with in_lines(), waiting(f"compiling and forecasting by {called}", progress):
@@ -272,6 +335,8 @@ def _read_future(
     layout = state.layout
     if not layout.inputs:
         return None
+    if future is None and layout.fill_inputs:
+        return None
     if future is None:
         wanted = ", ".join(layout.inputs)
         raise ValueError(
@@ -299,6 +364,12 @@ def sample(
     warmup: Annotated[int, typer.Option(min=1, help="Steps of adaptation.")] = 500,
     draws: Annotated[int, typer.Option(min=1, help="Draws of each chain.")] = 500,
     checkpoint: CheckpointOption = None,
+    inputs: InputsOption = "",
+    time: TimeOption = None,
+    series: SeriesOption = None,
+    freq: FreqOption = None,
+    holidays: HolidaysOption = "",
+    fill_inputs: FillInputsOption = False,
     query: QueryOption = None,
     table_name: TableOption = None,
     encoding: EncodingOption = None,
@@ -327,7 +398,11 @@ def sample(
     from ssmlin.forecasting import draw_parameters
 
     reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
-    forecaster = _load(model_file, file, reading, to_fit=True, progress=progress)
+    forecaster = _load(
+        model_file, file, reading, to_fit=True, progress=progress,
+        calendar=calendar_of(freq, holidays), fill_inputs=fill_inputs, inputs=inputs, time=time,
+        series=series,
+    )  # fmt: skip
     folder = checkpoint or output.with_name(output.name + ".checkpoint")
     with in_lines(), resumable(folder, keep=checkpoint is not None):
         found = draw_parameters(
@@ -345,5 +420,8 @@ def sample(
     if as_json:
         typer.echo(summary.to_json(orient="index"))
         return
-    typer.echo(summary.to_string())
+    columns = {"parameter": [str(name) for name in summary.index]}
+    columns |= {str(name): [rounded(float(x)) for x in summary[name]] for name in summary}
+    if len(print_columns(columns, f"{file.name}: the posterior", wide=False)) < len(columns):
+        console.print(f"more columns: arviz.summary of {output}", highlight=False)
     console.print(f"wrote {output}", highlight=False, soft_wrap=True)

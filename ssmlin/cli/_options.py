@@ -15,7 +15,7 @@ from ssmlin._progress import waiting
 if TYPE_CHECKING:
     import pandas
 
-    from ssmlin.data import Columns
+    from ssmlin.data import Calendar, Columns
 
 console = Console(markup=False)  # names in brackets are names
 
@@ -45,6 +45,28 @@ TransformOption = Annotated[
         help="What models see of the targets: none, log, box-cox, a Box-Cox power >= 0, or auto: "
         "values, square roots or logarithms, by the likelihood of the training data."
     ),
+]
+PeriodOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Steps a season, 1 for none; default by the dates."),
+]
+FreqOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What a step is: B (business days), D, W, MS, QS, YS, h, min, s, perhaps with a "
+        "number before it; default by the dates."
+    ),
+]
+HolidaysOption = Annotated[
+    str,
+    typer.Option(
+        help="Business days that are no steps: dates such as 2024-12-25 separated by commas, or a "
+        "text file with a date in each line."
+    ),
+]
+FillInputsOption = Annotated[
+    bool,
+    typer.Option("--fill-inputs", help="An input that is missing takes its last value before."),
 ]
 LogOption = Annotated[bool, typer.Option("--log", help="Short for --transform log.")]
 TableOption = Annotated[
@@ -113,6 +135,21 @@ def transform_of(transform: str, log: bool) -> str:
     if log and transform not in ("auto", "log"):
         fail(f"--log: expected no other --transform beside it, got {transform}")
     return "log" if log else transform
+
+
+def as_season(period: int | None) -> int | str | None:
+    """What a forecaster's `season` is for --period."""
+    return "auto" if period is None else (None if period == 1 else period)
+
+
+def calendar_of(freq: str | None, holidays: str) -> "Calendar":
+    """What --freq and --holidays say."""
+    from ssmlin.data import Calendar
+
+    with in_lines(), as_options("freq"), as_options("holidays"):
+        if Path(holidays).is_file():
+            holidays = ",".join(Path(holidays).read_text().split())
+        return Calendar(freq, names(holidays))
 
 
 def new_file(path: Path | None, option: str) -> None:
@@ -217,20 +254,22 @@ def read(
     time: str | None,
     series: str | None,
     reading: Reading,
+    calendar: "Calendar | None" = None,
     *,
-    to_fit: bool = True,
+    fill_inputs: bool = False,
 ) -> dict[str, "Columns"]:
     """Columns of a file for each series in it; under the name "" where there is one."""
     from ssmlin.data import select_columns, select_panel
 
-    with in_lines():
+    with in_lines(), as_options("freq"):
         table = reading.table_of(file, series)
+        where = (targets, inputs, time, reading.date_format)
         if series is None:
-            one = select_columns(table, targets, inputs, time, reading.date_format, to_fit=to_fit)
+            one = select_columns(table, *where, calendar=calendar, fill_inputs=fill_inputs)
             return {"": one}
         return select_panel(
-            table, series, targets, inputs, time, reading.date_format, to_fit=to_fit
-        )
+            table, series, *where, calendar=calendar, fill_inputs=fill_inputs
+        )  # fmt: skip
 
 
 @contextmanager

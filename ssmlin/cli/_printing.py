@@ -19,6 +19,11 @@ def cell(x: Any) -> str:
     return str(x)
 
 
+def rounded(x: float) -> str:
+    """A number with three digits that count, or all of a whole part that has more."""
+    return f"{x:.0f}" if abs(x) >= 100 else f"{x:.3g}"
+
+
 def print_columns(columns: Mapping[str, Sequence[str]], title: str, wide: bool) -> list[str]:
     """Print all columns, or the first ones that fit; names and numbers are never cut.
 

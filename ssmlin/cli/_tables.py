@@ -86,7 +86,7 @@ def forecast_file(forecasts: Sequence["SeriesForecast"], layout: "Layout") -> "p
             if layout.series is not None:
                 table[layout.series] = np.full(len(one.means), one.name, object)
             table |= {
-                _time_name(layout): one.times,
+                _time_name(layout): _labels(one, layout),
                 free_name("column", keys): np.full(len(one.means), target, object),
                 free_name("mean", keys): one.means[:, i],
             }
@@ -106,7 +106,7 @@ def paths_file(forecasts: Sequence["SeriesForecast"], layout: "Layout") -> "pand
         if layout.series is not None:
             table[layout.series] = np.full(len(path), one.name, object)
         table[free_name("path", (layout.series, layout.time, *one.targets))] = path
-        table[_time_name(layout, one.targets)] = one.times[step]
+        table[_time_name(layout, one.targets)] = _labels(one, layout)[step]
         table |= {name: one.paths[:, :, i].ravel() for i, name in enumerate(one.targets)}
         parts.append(table)
     return _joined(parts)
@@ -124,6 +124,11 @@ def _joined(parts: Sequence[dict[str, Any]]) -> "pandas.DataFrame":
         return first.append(others)
 
     return pd.DataFrame({name: column(name) for name in parts[0]})
+
+
+def _labels(forecast: "SeriesForecast", layout: "Layout") -> Any:
+    """The times as the user writes them; steps that are counted need no more than that."""
+    return forecast.times if layout.time is None else layout.times(forecast.times)
 
 
 def _time_name(layout: "Layout", taken: Sequence[str] = ()) -> str:

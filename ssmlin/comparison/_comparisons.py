@@ -1,6 +1,7 @@
 """Which model predicts a series best, by how much, and is its uncertainty calibrated?"""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,6 +21,7 @@ from ssmlin.comparison._result_files import ResultFolder, read_result, write_res
 from ssmlin.comparison._scores import Units
 from ssmlin.comparison._split import Split, train_test_split
 from ssmlin.comparison._tables import Comparison
+from ssmlin.comparison._verdict import verdict
 from ssmlin.data import Series
 from ssmlin.forecasting import Observed
 from ssmlin.mechanisms import MECHANISMS, Mechanism
@@ -95,7 +97,12 @@ def compare(
         values inside central intervals; `pit_p`, the p-value of calibration; with a horizon the
         scores of paths, `path_...`; `num_parameters`, `seconds`, `setting`, `failure` with the
         reason where a model failed, and `warnings` of the libraries that fitted it. Of a model that
-        failed there are no scores. ``attrs["power"]`` holds λ of each column, 1 for none.
+        failed there are no scores. ``attrs["verdict"]`` says in sentences which models are best,
+        what they gain, whether their intervals may be trusted, and what to do
+        (:func:`ssmlin.comparison.verdict`);
+        ``attrs["power"]`` holds λ of each column, 1 for none, and ``attrs["unit"]`` the unit of its
+        CRPS, energy, RMSE and MAE, the standard deviation of its training part. Log densities are
+        in nats a step, of the values in these units.
 
     Raises:
         ValueError: an argument of the wrong shape or range, an unknown model, dates that do not
@@ -112,14 +119,21 @@ def compare(
     """
     require(*_PACKAGES)
     values, columns, times = read_table("emissions", emissions)
-    outside = None if inputs is None else read_table("inputs", inputs).values
+    outside = None if inputs is None else read_table("inputs", inputs)
     check_labels(emissions, inputs)
-    series = Series("series", values, times, columns, "", outside, period)
-    return compare_models(
+    series = Series("series", values, times, columns, "", period=period)
+    if outside is not None:  # arrays have no names
+        names = outside.columns if hasattr(inputs, "columns") else ()
+        series = replace(series, inputs=outside.values, input_names=names)
+    comparison = compare_models(
         series, models, test_fraction, horizon=horizon, num_refits=num_refits,
         transform=transform, evidence=evidence, seed=seed, workers=workers,
         checkpoint_dir=checkpoint_dir, progress=progress,
-    ).to_frame()  # fmt: skip
+    )  # fmt: skip
+    table = comparison.to_frame()
+    if any(result.failure is None for result in comparison.results):
+        table.attrs["verdict"] = str(verdict(comparison))
+    return table
 
 
 def compare_models(

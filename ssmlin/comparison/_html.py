@@ -1,98 +1,105 @@
-"""One HTML file without scripts or links to other files: paragraphs, tables, figures."""
+"""One HTML file without links to other files: paragraphs, tables, figures."""
 
-import base64
 import html
-import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from importlib.resources import files
+from typing import NamedTuple
 
 import numpy as np
 
-from ssmlin._optional import require
+#: Letters that a phone shows beside each other in half a line.
+_HALF_A_LINE = 22
 
-if TYPE_CHECKING:
-    import matplotlib.figure
 
-_STYLE = """
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff;
-       max-width: 66rem; margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; } h3 { font-size: 1rem; }
-figure { margin: 1rem 0; } figcaption { color: #555; font-size: .9rem; }
-img { max-width: 100%; height: auto; }
-table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .5rem; text-align: right; border-bottom: 1px solid #ddd; }
-td { white-space: nowrap; } .text { white-space: normal; text-align: left; }
-th { background: #f5f5f5; vertical-align: bottom; overflow-wrap: normal; }
-td:first-child, th:first-child { text-align: left; }
-tr.ours td:first-child { font-weight: 600; }
-pre { background: #f5f5f5; padding: .7rem; white-space: pre-wrap; }
-.note { color: #555; }
-/* Where a table has no room its rows become cards, with the headings beside the numbers. */
-@media (max-width: 66rem) {
-  thead { display: none; } table, tbody { display: block; }
-  tr { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr));
-       column-gap: 1.5rem; padding: .5rem 0; border-bottom: 1px solid #ddd; }
-  td { display: flex; justify-content: space-between; gap: .5rem; padding: 0; border: 0;
-       white-space: normal; }
-  td:first-child { grid-column: 1 / -1; font-weight: 600; }
-  td:not(:first-child)::before { content: attr(data-label); color: #555; }
-}
-"""
+class Cell(NamedTuple):
+    """A number of a table as it is shown, and as it is sorted."""
+
+    shown: str
+    value: float
 
 
 def page(title: str, parts: Sequence[str]) -> str:
     """The whole file, with the parts below each other."""
+    style, script = (
+        files("ssmlin.comparison").joinpath(name).read_text("utf-8")
+        for name in ("_page.css", "_page.js")
+    )
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
-        "<body>\n" + "\n".join(parts) + "\n</body>\n</html>\n"
+        f"<title>{html.escape(title)}</title>\n<style>{style}</style>\n</head>\n"
+        "<body>\n" + "\n".join(parts) + f"\n<script>{script}</script>\n</body>\n</html>\n"
     )
+
+
+def heading(words: str, level: int = 2) -> str:
+    """A heading."""
+    return f"<h{level}>{html.escape(words)}</h{level}>"
 
 
 def text(words: str) -> str:
-    """A paragraph."""
+    """A paragraph that explains."""
     return f'<p class="note">{html.escape(words)}</p>'
 
 
-def image(figure: "matplotlib.figure.Figure", title: str) -> str:
-    """A figure inside the file."""
-    require("matplotlib")
-    from matplotlib import rc_context
-
-    buffer = io.BytesIO()
-    with rc_context({"savefig.dpi": 110}):
-        figure.savefig(buffer, format="png")
-    data = base64.b64encode(buffer.getvalue()).decode()
-    label = html.escape(title)
-    return (
-        f'<figure><img alt="{label}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{label}</figcaption></figure>"
-    )
+def conclusion(sentences: Sequence[str]) -> str:
+    """The paragraph that the page begins with."""
+    return f'<p class="verdict">{html.escape(" ".join(sentences))}</p>'
 
 
-def table(headings: Sequence[str], rows: Sequence[tuple[str, Sequence[object]]]) -> str:
+def code(words: str) -> str:
+    """A command."""
+    return f"<pre>{html.escape(words)}</pre>"
+
+
+def items(lines: Sequence[str]) -> str:
+    """A list."""
+    return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
+
+
+def folded(summary: str, parts: Sequence[str]) -> str:
+    """What is unfolded on demand; nothing where there is nothing."""
+    inside = "\n".join(parts)
+    return f"<details><summary>{html.escape(summary)}</summary>{inside}</details>" if parts else ""
+
+
+def table(
+    headings: Sequence[str],
+    rows: Sequence[tuple[str, Sequence[object]]],
+    *,
+    sortable: bool = False,
+) -> str:
     """A table whose rows have a class each; every cell knows its heading."""
-    head = "".join(f"<th{_kind(x)}>{html.escape(x)}</th>" for x in headings)
+    sort = ' aria-sort="none" tabindex="0"' if sortable else ""
+    head = "".join(f"<th{_kind(x)}{sort}>{html.escape(x)}</th>" for x in headings)
     body = "".join(
         f'<tr class="{kind}">' + "".join(map(_td, headings, cells)) + "</tr>"
         for kind, cells in rows
     )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    kind = ' class="sortable"' if sortable else ""
+    return f"<table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _td(heading: str, x: object) -> str:
-    label, text = html.escape(heading), html.escape(_cell(x))
-    return f'<td data-label="{label}"{_kind(heading)}>{text}</td>'
+    label, shown = html.escape(heading), html.escape(_shown(x))
+    number = x.value if isinstance(x, Cell) else x
+    value = ""
+    if isinstance(number, float) and np.isfinite(number):
+        value = f' data-value="{number:.9g}"'
+    return f'<td data-label="{label}"{_kind(heading, shown)}{value}>{shown}</td>'
 
 
-def _kind(heading: str) -> str:
-    """Columns of words are to the left, and may have several lines."""
-    return ' class="text"' if heading in ("", "setting") else ""
+def _kind(heading: str, shown: str = "") -> str:
+    """Columns of words are to the left, and may have several lines; a long cell has a line."""
+    if heading in ("", "setting"):
+        return ' class="text"'
+    return ' class="long"' if len(heading) + len(shown) > _HALF_A_LINE else ""
 
 
-def _cell(x: object) -> str:
+def _shown(x: object) -> str:
+    """Three digits after the point; fewer of large numbers."""
+    if isinstance(x, Cell):
+        return x.shown
     if isinstance(x, float):
-        return "" if np.isnan(x) else f"{x:.3f}"
+        return "" if np.isnan(x) else f"{x:.3f}" if abs(x) < 1000 else f"{x:.4g}"
     return str(x)

@@ -42,8 +42,13 @@ class Split:
         """The way back from transformed values, None if there is no transformation."""
         if not self.scaling.is_transformed:
             return None
+        return Units(self.scaling, self.spread)
+
+    @property
+    def spread(self) -> tuple[float, ...]:
+        """The standard deviation of each column's training part, the unit of the scores."""
         spread = np.nanstd(self.series.values[: self.num_train], axis=0)
-        return Units(self.scaling, tuple(spread.tolist()))
+        return tuple(spread.tolist())
 
     @property
     def transformation(self) -> str:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ssmlin._display import one_line
 from ssmlin._optional import require
 from ssmlin.comparison._candidate import describe_setting
 from ssmlin.comparison._evaluation import Result
@@ -36,14 +37,27 @@ class Comparison(NamedTuple):
     num_refits: int = 0
     seed: int = 0
 
+    def __repr__(self) -> str:
+        said = {
+            "models": [one.name for one in self.results],
+            "num_steps": len(self.split.series.values),
+            "horizon": self.horizon,
+        }
+        return one_line(self, said)
+
+    def _repr_html_(self) -> str:
+        html: str = self.to_frame().to_html(index=False, na_rep="", float_format="{:.4g}".format)
+        return html
+
     def to_frame(self) -> "pandas.DataFrame":
         """The table that :func:`ssmlin.compare` describes."""
         require("pandas")
         import pandas as pd
 
         table = pd.DataFrame(_rows(self.results))
-        power = self.split.scaling.power
-        table.attrs["power"] = dict(zip(self.split.series.columns, power, strict=True))
+        columns = self.split.series.columns
+        table.attrs["power"] = dict(zip(columns, self.split.scaling.power, strict=True))
+        table.attrs["unit"] = dict(zip(columns, self.split.spread, strict=True))
         return table
 
 
@@ -55,7 +69,7 @@ def stacked_frame(comparisons: Mapping[str, Comparison]) -> "pandas.DataFrame":
 
     Returns:
         The columns of :func:`ssmlin.compare` and before them `series`. ``attrs["power"]`` holds
-        λ of each column, by the name of the series.
+        λ of each column, and ``attrs["unit"]`` the unit of its scores, by the name of the series.
     """
     return _stacked({name: comparison.to_frame() for name, comparison in comparisons.items()})
 
@@ -82,6 +96,15 @@ def pooled_frame(comparisons: Mapping[str, Comparison]) -> "pandas.DataFrame":
     require("pandas")
     import pandas as pd
 
+    pooled = pooled_results(comparisons)
+    tables = {all_series(comparisons): pd.DataFrame(_rows(pooled))} if pooled else {}
+    return _stacked(
+        tables | {name: comparison.to_frame() for name, comparison in comparisons.items()}
+    )
+
+
+def pooled_results(comparisons: Mapping[str, Comparison]) -> list[Result]:
+    """The results of models that failed on no series, of all series together; the best first."""
     by_model: dict[str, list[Result]] = {}
     for comparison in comparisons.values():
         for result in comparison.results:
@@ -91,11 +114,7 @@ def pooled_frame(comparisons: Mapping[str, Comparison]) -> "pandas.DataFrame":
         for results in by_model.values()
         if len(results) == len(comparisons) and all(r.scores is not None for r in results)
     ]
-    pooled.sort(key=lambda r: (-r.log_density, r.name))
-    tables = {all_series(comparisons): pd.DataFrame(_rows(pooled))} if pooled else {}
-    return _stacked(
-        tables | {name: comparison.to_frame() for name, comparison in comparisons.items()}
-    )
+    return sorted(pooled, key=lambda r: (-r.log_density, r.name))
 
 
 def all_series(names: Iterable[str]) -> str:
@@ -108,12 +127,14 @@ def _stacked(tables: Mapping[str, "pandas.DataFrame"]) -> "pandas.DataFrame":
     require("pandas")
     import pandas as pd
 
-    powers = {name: table.attrs.pop("power") for name, table in tables.items()
-              if "power" in table.attrs}  # fmt: skip
+    attributes = {
+        kind: {name: table.attrs.pop(kind) for name, table in tables.items() if kind in table.attrs}
+        for kind in ("power", "unit")
+    }
     for name, table in tables.items():
         table.insert(0, "series", name)
     stacked = pd.concat(tables.values(), ignore_index=True)
-    stacked.attrs["power"] = powers
+    stacked.attrs |= attributes
     return stacked
 
 

@@ -13,17 +13,12 @@ from numpy.typing import ArrayLike
 
 from ssmlin._optional import require
 from ssmlin._typing import AnyArray
-from ssmlin.comparison._panels import plot_band, stacked_panels
+from ssmlin.comparison._panels import central, finish, plot_band, stacked_panels
 from ssmlin.models import Forecast
 
 if TYPE_CHECKING:
     import matplotlib.figure
     import xarray
-
-
-def _central(draws: Float[np.ndarray, "n T"], level: float) -> list[Float[np.ndarray, " T"]]:
-    """Lower end, median and upper end of the central intervals over the first axis."""
-    return list(np.quantile(draws, [0.5 - level / 2, 0.5, 0.5 + level / 2], axis=0))
 
 
 def _labels(times: ArrayLike | None, count: int) -> Shaped[np.ndarray, " T"]:
@@ -56,7 +51,7 @@ def loss_figure(losses: Mapping[str, ArrayLike]) -> "matplotlib.figure.Figure":
         values = np.asarray(curve)
         axis.plot(np.arange(len(values)), values, lw=1.2, label=name)
     axis.set(xlabel="epoch or iteration", ylabel="loss")
-    axis.legend()
+    finish(figure)
     return figure
 
 
@@ -155,7 +150,7 @@ def gate_figure(
         x = gate.transpose("chain", "draw", "time", ...).values
         x = x.reshape(x.shape[0] * x.shape[1], x.shape[2], -1)
         for column in range(x.shape[-1]):
-            plot_band(axis, gate["time"].values, _central(x[..., column], level))
+            plot_band(axis, gate["time"].values, central(x[..., column], level))
         axis.set_ylabel(gate_label(name.removesuffix("_t")))
     axes[0].set_title(f"posterior median and {100 * level:g} % band", fontsize=9)
     return figure
@@ -185,7 +180,7 @@ def state_norm_figure(
         raise ValueError(f"states: expected shape (num_samples, T, m, d), got {x.shape}")
     norms = np.linalg.norm(x.reshape(-1, *x.shape[-3:]), axis=(-2, -1))
     figure, (axis,) = stacked_panels(1, 3.0)
-    plot_band(axis, _labels(times, norms.shape[1]), _central(norms, level))
+    plot_band(axis, _labels(times, norms.shape[1]), central(norms, level))
     axis.set(ylabel="‖S_t‖", title=f"posterior median and {100 * level:g} % band")
     return figure
 
@@ -228,7 +223,7 @@ def predictive_figure(
     figure, axes = stacked_panels(m, 2.2)
     for column, axis in enumerate(axes):
         axis.plot(labels, y[:, column], color="black", lw=0.8, label="observed")
-        plot_band(axis, labels, _central(draws[..., column], level), label="one step ahead")
+        plot_band(axis, labels, central(draws[..., column], level), label="one step ahead")
         if forecast is not None:
             ahead = labels[-1] + (labels[-1] - labels[-2]) * np.arange(1, len(forecast.means) + 1)
             axis.plot(ahead, np.asarray(forecast.means)[:, column], color="C1", label="forecast")
@@ -236,5 +231,5 @@ def predictive_figure(
                 ends = np.asarray(low)[:, column], np.asarray(high)[:, column]
                 axis.fill_between(ahead, *ends, color="C1", alpha=0.2, lw=0)
         axis.set_ylabel(columns[column] if columns else f"y[{column}]")
-    axes[0].legend(loc="upper left", fontsize=8, ncols=3)
+    finish(figure)
     return figure

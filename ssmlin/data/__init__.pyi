@@ -1,3 +1,4 @@
+from ssmlin.data._calendar import Calendar
 from ssmlin.data._columns import Columns, numbers, select_columns
 from ssmlin.data._future import future_inputs
 from ssmlin.data._grids import first_place, future_times, grid_step
@@ -11,12 +12,15 @@ from ssmlin.data._tables import read_table
 from ssmlin.data._times import (
     Times,
     is_dates,
+    label_format,
     numbers_of_times,
     parse_times,
     times_of_numbers,
+    written_as,
 )
 
 __all__ = [
+    "Calendar",
     "Columns",
     "Scaling",
     "Series",
@@ -33,6 +37,7 @@ __all__ = [
     "grid_step",
     "inverse_box_cox",
     "is_dates",
+    "label_format",
     "lagged",
     "numbers",
     "numbers_of_times",
@@ -42,4 +47,5 @@ __all__ = [
     "select_panel",
     "series_ids",
     "times_of_numbers",
+    "written_as",
 ]

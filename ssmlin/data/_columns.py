@@ -7,15 +7,20 @@ from numbers import Real
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ssmlin._optional import require
+from ssmlin.data._calendar import Calendar
 from ssmlin.data._grids import regular_steps
+from ssmlin.data._lags import carried_forward
 from ssmlin.data._texts import PLAIN, Marks, is_like_a_number, to_numbers
-from ssmlin.data._times import Times, find_date_format, parse_times
+from ssmlin.data._times import Times, find_date_format, listed, parse_times
 
 if TYPE_CHECKING:
     import pandas
+
+#: What can be done about inputs that are missing.
+FILL = "fill_inputs= (--fill-inputs) takes the last known ones"
 
 
 class Columns(NamedTuple):
@@ -47,6 +52,8 @@ def select_columns(
     date_format: str | None = None,
     *,
     to_fit: bool = True,
+    calendar: Calendar | None = None,
+    fill_inputs: bool = False,
 ) -> Columns:
     """Take targets, inputs and times from a table, and check them.
 
@@ -54,7 +61,8 @@ def select_columns(
     time column the rows are sorted, and gaps in the regular grid of the times become missing
     values; a warning tells of either. If dates have a time zone and one time of day, such as
     midnight, steps are counted in local days, which may have 23 or 25 hours; with other dates they
-    are counted in elapsed time.
+    are counted in elapsed time. Dates on business days alone, most of which are there, with a
+    weekend between them that is not, are steps of business days.
 
     Args:
         frame: the table. Columns whose names are numbers are known by these as text.
@@ -65,6 +73,9 @@ def select_columns(
             "ISO8601", or "number". By default it is inferred from all rows.
         to_fit: whether a model is to be fitted to the data. A model that is fitted already can
             continue from a single row or from values that do not vary.
+        calendar: what a step is and which days are none; by default the dates say it.
+        fill_inputs: an input that is missing takes its last value before, in the order of the
+            times; otherwise it is refused.
 
     Returns:
         The arrays, the times and the names.
@@ -73,8 +84,8 @@ def select_columns(
         ValueError: a column that does not exist, is named twice, does not hold numbers, holds
             infinite values, is empty, or is an input with missing values; to fit, a column that
             does not vary or fewer than two rows; times that cannot be read in one way, occur twice,
-            are irregular, or have more than three missing steps for each row. Messages name the
-            column and the data row, counted from 1.
+            are irregular or not what the calendar says, or have more than three missing steps for
+            each row. Messages name the column and the data row, counted from 1.
 
     Warns:
         RuntimeWarning: the rows were not sorted, or steps are missing.
@@ -91,6 +102,7 @@ def select_columns(
     frame = frame.rename(columns=str)
     if not names:
         raise ValueError("targets: expected at least one column, got none")
+    check_calendar(calendar, clock)
     chosen = [*names, *input_names, *([] if clock is None else [clock])]
     check_names(chosen, list(frame.columns))
     for name in chosen:
@@ -102,10 +114,10 @@ def select_columns(
     values = np.column_stack([numbers(frame[name]) for name in names])
     outside = [numbers(frame[name]) for name in input_names]
     for name, column in zip(input_names, outside, strict=True):
-        if np.isnan(column).any():
+        if np.isnan(column).any() and not fill_inputs:
             raise ValueError(
-                f"inputs: expected no missing values in column {name!r}, got one in data row "
-                f"{int(np.isnan(column).argmax()) + 1}"
+                f"inputs: expected no missing values in column {name!r}, got "
+                f"{missing_rows(np.flatnonzero(np.isnan(column)))}; {FILL}"
             )
     for name, column in zip(names, values.T, strict=True):
         seen = column[~np.isnan(column)]
@@ -117,22 +129,44 @@ def select_columns(
     times: Times = np.arange(len(table))
     if clock is not None:
         date_format = date_format or find_date_format(frame[clock])
-        steps = regular_steps(parse_times(frame[clock], date_format), clock)
+        steps = regular_steps(parse_times(frame[clock], date_format), clock, calendar)
         times, table = steps.times, steps.arrange(table)
-        if inputs and np.isnan(table[:, len(names) :]).any():
-            step = int(np.isnan(table[:, len(names) :]).any(axis=1).argmax())
-            raise ValueError(
-                f"time: expected a row at {times[step]} in column {clock!r}, since inputs must be "
-                "known at all steps; got none"
-            )
+    known = table[:, len(names) :]
+    if fill_inputs:
+        known = carried_forward(known)
+    unknown = np.isnan(known).any(axis=1)
+    if unknown.any():
+        first = input_names[int(np.isnan(known[unknown][0]).argmax())]
+        raise ValueError(
+            f"inputs: expected a first value of {first!r} to go on from, got none at "
+            f"{listed(times[unknown])}"
+            if fill_inputs
+            else f"time: expected a row at {listed(times[unknown])} in column {clock!r}, since "
+            f"inputs must be known at all steps; got none; {FILL}"
+        )
     return Columns(
         table[:, : len(names)],
-        table[:, len(names) :],
+        known,
         times,
         names,
         input_names,
         None if clock is None else date_format,
     )
+
+
+def check_calendar(calendar: Calendar | None, time: str | None) -> None:
+    """Raise ValueError if something is said of the steps, but there is no column of times."""
+    if calendar is not None and calendar.freq is not None and time is None:
+        raise ValueError("freq: expected a column of times (--time) with it, got none")
+
+
+def missing_rows(places: Int[np.ndarray, " n"]) -> str:
+    """The first rows of data, and their number."""
+    rows = [str(place + 1) for place in places[:5]]
+    if len(places) == 1:
+        return f"one in data row {rows[0]}"
+    more = ", ..." if len(places) > len(rows) else ""
+    return f"{len(places)} in data rows {', '.join(rows)}{more}"
 
 
 def check_names(names: Sequence[str], known: Sequence[str]) -> None:

@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
-from ssmlin.data._columns import numbers
+from ssmlin.data._columns import FILL, missing_rows, numbers
 from ssmlin.data._grids import TOLERANCE, future_times
+from ssmlin.data._lags import carried_forward
 from ssmlin.data._panels import series_ids
-from ssmlin.data._times import Times, is_dates, parse_times
+from ssmlin.data._times import Times, is_dates, listed, parse_times
 
 if TYPE_CHECKING:
     import pandas
-
-_NAMED = 5  # the largest number of times in a message
 
 
 def future_inputs(
@@ -26,6 +25,8 @@ def future_inputs(
     series: str | None = None,
     name: str = "",
     date_format: str | None = None,
+    *,
+    last: Float[np.ndarray, " k"] | None = None,
 ) -> Float[np.ndarray, "horizon k"]:
     """Take the inputs of the steps after a history, in the order of the steps.
 
@@ -43,16 +44,19 @@ def future_inputs(
             several.
         name: the name of the series; rows of other series are ignored.
         date_format: how dates are written, as in :func:`ssmlin.data.select_columns`.
+        last: the inputs of the last step of the history, for an input that is missing to take the
+            last value before; None refuses what is missing.
 
     Returns:
         The inputs, (horizon, k), in the units of the table.
 
     Raises:
         ValueError: a column that does not exist; no row of the series; times of another kind or
-            another time zone than those of the history; a step without a row or with two, or a
-            row between two steps; an input that is missing or not a finite number; without a time
-            column, fewer rows than steps, or so many that they may include the history. Messages
-            name the time or the data row, counted from 1 among the rows of the series.
+            another time zone than those of the history; a step with two rows, or a row between two
+            steps; an input that is not a finite number; unless there is `last`, a step without a
+            row, or an input that is missing; without a time column, fewer rows than steps, or so
+            many that they may include the history. Messages name the time or the data row, counted
+            from 1 among the rows of the series.
 
     Example:
         >>> import pandas as pd
@@ -68,12 +72,12 @@ def future_inputs(
             known = ", ".join(map(str, table.columns[:20]))
             raise ValueError(f"columns: expected names among {known}; got {column!r}")
     if series is None:
-        return _inputs(table, times, horizon, inputs, time, date_format)
+        return _inputs(table, times, horizon, inputs, time, date_format, last)
     rows = table[np.array(series_ids(table[series])) == name]
     if len(rows) == 0:
         raise ValueError(f"series: expected rows of {name!r} in column {series!r}, got none")
     try:
-        return _inputs(rows, times, horizon, inputs, time, date_format)
+        return _inputs(rows, times, horizon, inputs, time, date_format, last)
     except ValueError as error:
         raise ValueError(f"series {name!r}: {error}") from error
 
@@ -85,27 +89,37 @@ def _inputs(
     inputs: Sequence[str],
     time: str | None,
     date_format: str | None,
+    last: Float[np.ndarray, " k"] | None,
 ) -> Float[np.ndarray, "horizon k"]:
     """The inputs of one series, from its rows."""
     if time is None:
-        _check_count(len(rows), len(times), horizon)
-        place = np.arange(horizon)
+        if last is None or len(rows) >= horizon:
+            _check_count(len(rows), len(times), horizon)
+        place = np.arange(min(horizon, len(rows)))
+        steps = place
     else:
-        place = _places(parse_times(rows[time], date_format), times, horizon, time)
+        ahead = future_times(times, horizon)
+        place, steps = _places(parse_times(rows[time], date_format), times, ahead, time)
+        unsaid = np.setdiff1d(np.arange(horizon), steps)
+        if len(unsaid) and last is None:
+            raise ValueError(
+                f"time: expected a row for each step to come in column {time!r}, got none for "
+                f"{listed(ahead[unsaid])}; {FILL}"
+            )
     needed = np.zeros(len(rows), bool)
     needed[place] = True
-    columns = []
-    for name in inputs:
+    found = np.full((horizon, len(inputs)), np.nan)
+    for i, name in enumerate(inputs):
         # The other rows may hold anything.
         column = numbers(rows[name].where(needed))
-        bad = needed & np.isnan(column)
-        if bad.any():
+        bad = np.flatnonzero(needed & np.isnan(column))
+        if len(bad) and last is None:
             raise ValueError(
                 f"inputs: expected no missing values in column {name!r} of the steps to come, got "
-                f"one in data row {int(bad.argmax()) + 1}"
+                f"{missing_rows(bad)}; {FILL}"
             )
-        columns.append(column[place])
-    return np.column_stack(columns) if columns else np.zeros((horizon, 0))
+        found[steps, i] = column[place]
+    return found if last is None else carried_forward(found, last)
 
 
 def _check_count(rows: int, steps: int, horizon: int) -> None:
@@ -120,8 +134,10 @@ def _check_count(rows: int, steps: int, horizon: int) -> None:
         )
 
 
-def _places(given: Times, times: Times, horizon: int, name: str) -> Int[np.ndarray, " horizon"]:
-    """The row of each future step; `given` are the times of the rows."""
+def _places(
+    given: Times, times: Times, ahead: Times, name: str
+) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+    """The rows that are future steps, and which ones; `given` are the times of the rows."""
     kinds = ["dates" if is_dates(x) else "numbers" for x in (given, times)]
     if kinds[0] != kinds[1]:
         raise ValueError(
@@ -133,7 +149,6 @@ def _places(given: Times, times: Times, horizon: int, name: str) -> Int[np.ndarr
             f"time: expected times of the history's zone in column {name!r}, {zones[1]}, got "
             f"{zones[0]}"
         )
-    ahead = future_times(times, horizon)
     last = times[-1]
     step = ahead[0] - last
     # Counted in steps, so that numbers and dates are compared alike, and 0.1 + 0.2 equals 0.3.
@@ -145,9 +160,9 @@ def _places(given: Times, times: Times, horizon: int, name: str) -> Int[np.ndarr
     if len(unknown):
         raise ValueError(
             f"time: expected the times of the steps to come in column {name!r}, "
-            f"{_listed(ahead)}; got {_listed(given[unknown])} between them"
+            f"{listed(ahead)}; got {listed(given[unknown])} between them"
         )
-    counts = np.bincount(nearest, minlength=horizon)
+    counts = np.bincount(nearest, minlength=len(ahead))
     if (counts > 1).any():
         twice = int((counts > 1).argmax())
         rows = inside[nearest == twice] + 1
@@ -155,17 +170,4 @@ def _places(given: Times, times: Times, horizon: int, name: str) -> Int[np.ndarr
             f"time: expected each time once in column {name!r}, got {ahead[twice]} in data rows "
             f"{rows[0]} and {rows[1]}"
         )
-    if (counts == 0).any():
-        raise ValueError(
-            f"time: expected a row for each step to come in column {name!r}, got none for "
-            f"{_listed(ahead[counts == 0])}"
-        )
-    place = np.empty(horizon, int)
-    place[nearest] = inside
-    return place
-
-
-def _listed(times: Times) -> str:
-    """The first times, and their number."""
-    text = ", ".join(str(one) for one in times[:_NAMED])
-    return text if len(times) <= _NAMED else f"{text}, ... ({len(times)} in all)"
+    return inside, nearest

@@ -14,7 +14,15 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ssmlin._optional import require
-from ssmlin.data._columns import Columns, check_names, known_names, numbers, select_columns
+from ssmlin.data._calendar import Calendar
+from ssmlin.data._columns import (
+    Columns,
+    check_calendar,
+    check_names,
+    known_names,
+    numbers,
+    select_columns,
+)
 from ssmlin.data._grids import Steps, regular_steps
 from ssmlin.data._times import NUMBER, Times, find_date_format, is_dates, parse_times
 
@@ -31,6 +39,8 @@ def select_panel(
     date_format: str | None = None,
     *,
     to_fit: bool = True,
+    calendar: Calendar | None = None,
+    fill_inputs: bool = False,
 ) -> dict[str, Columns]:
     """Take several series, which may differ in length, from one table.
 
@@ -42,6 +52,8 @@ def select_panel(
         time: the name of a column of numbers or dates.
         date_format: as in :func:`select_columns`, but inferred from the rows of all series.
         to_fit: as in :func:`select_columns`.
+        calendar: likewise.
+        fill_inputs: likewise.
 
     Returns:
         For each series what :func:`select_columns` returns, by its name (see :func:`series_ids`)
@@ -71,6 +83,7 @@ def select_panel(
             f"series: expected a column of its own among {known_names(list(frame.columns))}; got "
             f"{key!r}"
         )
+    check_calendar(calendar, clock)
     if clock is not None and date_format is None:
         # Of all series together, since the dates of one alone may be read in two ways.
         check_names([clock], list(frame.columns))
@@ -87,7 +100,7 @@ def select_panel(
         end += count
         try:
             if whole is not None and not whole.is_doubtful[number]:
-                steps = whole.steps(part, clock, known)
+                steps = whole.steps(part, clock, calendar, known)
                 if steps.places is None or not input_names:
                     table = steps.arrange(whole.table[part])
                     panel[name] = Columns(
@@ -96,8 +109,9 @@ def select_panel(
                     )  # fmt: skip
                     continue
             panel[name] = select_columns(
-                frame.iloc[rows[part]], names, input_names, clock, date_format, to_fit=to_fit
-            )
+                frame.iloc[rows[part]], names, input_names, clock, date_format, to_fit=to_fit,
+                calendar=calendar, fill_inputs=fill_inputs,
+            )  # fmt: skip
         except ValueError as error:
             raise ValueError(f"series {name!r}: {error}") from error
     return panel
@@ -118,12 +132,15 @@ class _Whole(NamedTuple):
     ticks: np.ndarray
     is_doubtful: Bool[np.ndarray, " n"]
 
-    def steps(self, part: slice, clock: str | None, known: dict[bytes, Steps]) -> Steps:
+    def steps(
+        self, part: slice, clock: str | None, calendar: Calendar | None, known: dict[bytes, Steps]
+    ) -> Steps:
         """The steps of a series, those of series with the same times once.
 
         Args:
             part: its rows.
             clock: the name of the column of times.
+            calendar: what is said of them.
             known: the steps of times that came before, which are added to.
         """
         key = self.ticks[part].tobytes()
@@ -131,7 +148,7 @@ class _Whole(NamedTuple):
             known[key] = (
                 Steps(self.ticks[part], None, None)
                 if self.times is None or clock is None
-                else regular_steps(self.times[part], clock)
+                else regular_steps(self.times[part], clock, calendar)
             )
         return known[key]
 

@@ -20,6 +20,7 @@ class Series:
         source: where the series comes from and how it was transformed.
         inputs: exogenous inputs, (T, k), or None.
         period: the number of steps in a season, or None.
+        input_names: the names of the k inputs; default numbers.
 
     Example:
         >>> import numpy as np
@@ -35,3 +36,11 @@ class Series:
     source: str
     inputs: Float[np.ndarray, "T k"] | None = None
     period: int | None = None
+    input_names: tuple[str, ...] = ()
+
+    @property
+    def input_labels(self) -> tuple[str, ...]:
+        """The names of the inputs, or "input 1", "input 2", ... where they have none."""
+        count = 0 if self.inputs is None else self.inputs.shape[1]
+        numbered = tuple(f"input {i}" for i in range(1, count + 1))
+        return self.input_names if len(self.input_names) == count else numbered

@@ -3,6 +3,7 @@
 import datetime
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeGuard, Union
 
 import numpy as np
@@ -366,6 +367,92 @@ def parse_times(column: "pandas.Series", date_format: str | None = None, offset:
                 f"{years[row] - 100} or {years[row]}"
             )
     return values
+
+
+#: How ISO 8601 may be written, and the bare clocks that follow a date.
+_ISO_DATES, _ISO_CLOCKS = ("%Y-%m-%d", "%Y-%m", "%Y/%m/%d", "%Y%m%d"), (
+    "", " %H:%M:%S", " %H:%M", "T%H:%M:%S", "T%H:%M", " %H", "T%H")  # fmt: skip
+#: So many of the first and of the last texts show how all are written.
+_SHOWN = 100
+
+
+def label_format(
+    column: "pandas.Series", date_format: str | None, like: str | None = None
+) -> str | None:
+    """How to write further dates like those of a column of text or of digits.
+
+    Args:
+        column: as it came.
+        date_format: how it is read, see :func:`find_date_format`.
+        like: a format that is taken if it gives the texts back, such as that of a longer column.
+
+    Returns:
+        A format for :func:`written_as`; None for what is no text, for local times and where no
+        format gives the texts back.
+
+    Example:
+        >>> import pandas as pd
+        >>> from ssmlin.data import label_format
+        >>> label_format(pd.Series(["9.12.2012", "10.12.2012"]), "%d.%m.%Y")
+        '%-d.%m.%Y'
+    """
+    if date_format in (None, NUMBER) or _typed_dates(column) is not None:
+        return None
+    require("pandas")
+    import pandas as pd
+
+    shown = column if len(column) <= 2 * _SHOWN else pd.concat(
+        [column[:_SHOWN], column[-_SHOWN:]])  # fmt: skip
+    texts = _texts(shown)
+    dates = pd.DatetimeIndex(_parse_in(shown, texts, str(date_format)))
+    if dates.tz is not None:
+        return None
+    forms = [str(date_format)]
+    if date_format == ISO:
+        forms = [date + clock for clock in _ISO_CLOCKS for date in _ISO_DATES]
+    for bare in ("%d", "%m", "%H", "%I"):
+        forms += [form.replace(bare, f"%-{bare[1]}") for form in forms if bare in form]
+    if like is not None:
+        forms.insert(0, like)
+    return next((form for form in forms if written_as(dates, form) == texts), None)
+
+
+def written_as(dates: "pandas.DatetimeIndex", form: str) -> list[str]:
+    """Write dates in a format of strftime, with %q for a quarter and %-d, %-m, %-H without zeros.
+
+    Example:
+        >>> import pandas as pd
+        >>> from ssmlin.data import written_as
+        >>> written_as(pd.DatetimeIndex(["2000-04-01"]), "%YQ%q")
+        ['2000Q2']
+    """
+    return [_written(date, form) for date in dates]
+
+
+@lru_cache(4096)
+def _written(date: "pandas.Timestamp", form: str) -> str:
+    """One date; strftime knows no quarters, and numbers without zeros not everywhere."""
+    own = {"%q": date.quarter, "%-d": date.day, "%-m": date.month, "%-H": date.hour,
+           "%-I": (date.hour - 1) % 12 + 1}  # fmt: skip
+    for sign, value in own.items():
+        form = form.replace(sign, str(value))
+    return str(date.strftime(form))
+
+
+def listed(times: Times, most: int = 5) -> str:
+    """The first times and their number, for a message; midnights as days.
+
+    Example:
+        >>> import numpy as np
+        >>> from ssmlin.data._times import listed
+        >>> listed(np.arange(9), most=2)
+        '0, 1, ... (9 in all)'
+    """
+    shown = times[:most]
+    if is_dates(shown) and shown.tz is None and (shown == shown.normalize()).all():
+        shown = shown.strftime("%Y-%m-%d")
+    text = ", ".join(str(one) for one in shown)
+    return text if len(times) <= most else f"{text}, ... ({len(times)} in all)"
 
 
 def numbers_of_times(times: Times) -> tuple[np.ndarray, dict[str, Any]]:

@@ -60,6 +60,8 @@ def prediction_figure(panels: Sequence[SeriesPanel]) -> "matplotlib.figure.Figur
             axis.axvline(times[start], color="grey", ls="--", lw=1)
             axis.axvspan(times[start], times[-1], color="grey", alpha=0.08, lw=0)
             axis.margins(x=0.01)
-        top.legend(loc="upper left", fontsize=8, ncols=3)
         bottom.set_xlabel("held out to the right of the dashed line", fontsize=8)
+    # Above the panels, where it hides no peak.
+    named = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*named, loc="outside upper left", fontsize=8, ncols=3, frameon=False)
     return figure

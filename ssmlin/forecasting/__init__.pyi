@@ -1,5 +1,6 @@
 from ssmlin.forecasting._ahead import SeriesForecast, check_forecast, in_units
 from ssmlin.forecasting._collection import CollectionState
+from ssmlin.forecasting._decomposition import decompose
 from ssmlin.forecasting._discount import DISCOUNTS, best_discount
 from ssmlin.forecasting._fitting import FittedAttention, fit_attention
 from ssmlin.forecasting._forecaster import Forecaster, load
@@ -18,10 +19,11 @@ from ssmlin.forecasting._regression import (
     least_squares,
     moments_of,
 )
-from ssmlin.forecasting._season import season_of, with_season
+from ssmlin.forecasting._season import harmonic_names, season_of, with_season
 from ssmlin.forecasting._sequences import padded, with_lags
 from ssmlin.forecasting._settings import Recommendation
 from ssmlin.forecasting._state import ForecasterState
+from ssmlin.forecasting._statsforecast import StatsForecastInterface
 
 __all__ = [
     "Ahead",
@@ -37,15 +39,18 @@ __all__ = [
     "Predictive",
     "Recommendation",
     "SeriesForecast",
+    "StatsForecastInterface",
     "best_discount",
     "check_forecast",
     "choose_num_lags",
     "choose_powers",
     "choose_regression",
+    "decompose",
     "draw_lags",
     "draw_parameters",
     "exact_predictions",
     "fit_attention",
+    "harmonic_names",
     "in_units",
     "known_lags",
     "lags_and_inputs",

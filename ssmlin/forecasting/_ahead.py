@@ -1,19 +1,23 @@
 """The forecast of one series: means, intervals and paths in its own units."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Float
 
 from ssmlin import _checks
+from ssmlin._display import one_line, small_table
 from ssmlin.data import Columns, Scaling, Times, first_place, future_times
 from ssmlin.forecasting._fitting import FittedAttention
 from ssmlin.forecasting._recipe import scaled
 from ssmlin.forecasting._season import harmonics
 from ssmlin.forecasting._sequences import with_lags
-from ssmlin.models import Forecast
+from ssmlin.models import Forecast, forecast_dataset
+
+if TYPE_CHECKING:
+    import xarray
 
 
 class SeriesForecast(NamedTuple):
@@ -38,6 +42,27 @@ class SeriesForecast(NamedTuple):
     lower: Float[np.ndarray, "levels H m"]
     upper: Float[np.ndarray, "levels H m"]
     paths: Float[np.ndarray, "num_samples H m"]
+
+    def __repr__(self) -> str:
+        return one_line(self, self._asdict() | {"name": self.name or None, "times": self._span})
+
+    def _repr_html_(self) -> str:
+        said = self._asdict() | {"name": self.name or None, "times": self._span}
+        return small_table(type(self).__name__, said)
+
+    @property
+    def _span(self) -> str:
+        return f"{self.times[0]} to {self.times[-1]}"
+
+    def to_xarray(self) -> "xarray.Dataset":
+        """The forecast as a dataset: `mean`, `lower`, `upper` and `paths`.
+
+        Returns:
+            A dataset with the dimensions `time`, `column`, `level` (percentages) and `sample`.
+        """
+        return forecast_dataset(
+            self.times, self.targets, self.means, self.levels, self.lower, self.upper, self.paths
+        ).assign_attrs(series=self.name)
 
 
 def check_forecast(horizon: object, levels: Sequence[float | int], num_samples: object) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ssmlin._buckets import bucket
+from ssmlin._display import one_line, small_table
 from ssmlin._progress import waiting
 from ssmlin.data import Columns, Times, future_times, inverse_box_cox
 from ssmlin.forecasting._ahead import SeriesForecast, check_forecast
@@ -54,6 +55,15 @@ def powers_to_mix(transform: str | float | int) -> tuple[float, ...]:
     if fixed is not None:
         return (fixed,)
     return (1.0, 0.5, 0.0) if transform == "box-cox" else (1.0, 0.0)
+
+
+def sizes(panel: Mapping[str, Columns]) -> dict[str, object]:
+    """How many series there are and of how many steps, to be shown."""
+    steps = sorted(len(one.values) for one in panel.values())
+    if not steps:
+        return {"num_series": 0}
+    same = steps[0] == steps[-1]
+    return {"num_series": len(steps), "num_steps": steps[0] if same else (steps[0], steps[-1])}
 
 
 class Population(NamedTuple):
@@ -125,6 +135,12 @@ class CollectionState:
             "alpha": float(params.decay),
             "converged": self.converged,
         }
+
+    def __repr__(self) -> str:
+        return one_line(self, sizes(self.history) | self.summary)
+
+    def _repr_html_(self) -> str:
+        return small_table(type(self).__name__, sizes(self.history) | self.summary)
 
     def describe(self, *, was_chosen: bool = True) -> list[str]:
         """The summary as sentences."""

@@ -77,7 +77,8 @@ def read_collection(path: Path) -> tuple[dict[str, Any], CollectionState]:
         part = slice(end - count, end)
         key = arrays["times"][part].tobytes()
         if key not in known:
-            known[key] = times_of_numbers(arrays["times"][part], notes["times"])
+            dates = times_of_numbers(arrays["times"][part], notes["times"])
+            known[key] = layout.calendar.mark(dates)
         times = known[key]
         history[name] = Columns(arrays["values"][part], arrays["inputs"][part], times,
                                 layout.targets, layout.inputs, notes["date_format"])  # fmt: skip

@@ -11,6 +11,7 @@ from ssmlin import _checks
 from ssmlin._optional import require
 from ssmlin.data import Columns
 from ssmlin.forecasting._collection import CollectionState
+from ssmlin.forecasting._layout import Layout
 from ssmlin.forecasting._recipe import Recipe
 from ssmlin.forecasting._state import ForecasterState, fit_panel
 from ssmlin.forecasting._tables import cutoff_rows
@@ -72,7 +73,8 @@ def cut(panel: Mapping[str, Columns], horizon: int, num_windows: int, step: int)
 
 def cross_validate(
     recipe: Recipe,
-    state: ForecasterState | CollectionState,
+    panel: Mapping[str, Columns],
+    layout: Layout,
     windows: Sequence[Window],
     horizon: int,
     levels: Sequence[float | int],
@@ -84,7 +86,8 @@ def cross_validate(
 
     Args:
         recipe: the settings of the fits.
-        state: of the forecaster, for the whole series and their names.
+        panel: the whole series.
+        layout: the caller's names.
         windows: of :func:`cut`.
         horizon: steps after each cutoff.
         levels: percentages of the intervals.
@@ -97,18 +100,18 @@ def cross_validate(
     require("pandas")
     import pandas as pd
 
-    parts, fitted = [], state
+    parts: list[pandas.DataFrame] = []
+    fitted: ForecasterState | CollectionState | None = None
     for number, window in enumerate(windows):
-        if number == 0 or refit:
+        if fitted is None or refit:
             folder = None if recipe.folder is None else recipe.folder / f"cutoff-{number}"
             changed = replace(recipe, checkpoint_dir=folder)
-            fitted = fit_panel(changed, window.known, state.layout)
+            fitted = fit_panel(changed, window.known, layout)
         else:
             fitted = replace(fitted, history=window.known)
-        future = window.future if state.layout.inputs else dict.fromkeys(window.known)
+        future = window.future if layout.inputs else dict.fromkeys(window.known)
         found = fitted.forecasts(horizon, levels, future, num_samples=num_samples, seed=recipe.seed)
         parts += [
-            cutoff_rows(one, window.cutoffs[one.name], state.panel[one.name], state.layout)
-            for one in found
+            cutoff_rows(one, window.cutoffs[one.name], panel[one.name], layout) for one in found
         ]
     return pd.concat(parts, ignore_index=True)

@@ -91,8 +91,9 @@ def read(path: Path) -> tuple[Recipe, ForecasterState | CollectionState]:
         values, inputs, times = (
             arrays[f"history.{number}.{part}"] for part in ("values", "inputs", "times")
         )
-        history[name] = Columns(values, inputs, times_of_numbers(times, label), layout.targets,
-                                layout.inputs, label["date_format"])  # fmt: skip
+        dates = layout.calendar.mark(times_of_numbers(times, label))
+        history[name] = Columns(values, inputs, dates, layout.targets, layout.inputs,
+                                label["date_format"])  # fmt: skip
     settings = dict(notes.get("recipe", {}))
     if "discounts" in settings:
         settings["discounts"] = tuple(settings["discounts"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +45,8 @@ class Forecaster(Recipe):
     Args:
         mechanism: a name in ``ssmlin.MECHANISMS``, or an instance.
         lags: how many lagged values are inputs; "auto" chooses.
-        season: steps a season, whose harmonics are inputs; "auto" takes that of the times
-            (:func:`ssmlin.forecasting.season_of`) if the criterion wants it; None for none.
+        season: steps a season, whose harmonics are inputs if the criterion wants them; "auto" by
+            the times (:func:`ssmlin.forecasting.season_of`); None for none.
         transform: "auto" for values, square roots or logarithms, chosen by the likelihood; "none",
             "log", "box-cox", or a power >= 0, see :func:`ssmlin.forecasting.choose_powers`.
         pooling: "separate" for a model for each series; "shared" for one model whose parameters all
@@ -60,6 +61,9 @@ class Forecaster(Recipe):
         seed: of all random starts and draws.
         progress: show a progress bar.
         checkpoint_dir: a folder to keep the state of the fit in; the same call goes on from there.
+        freq: what a step is, such as "B", see :class:`ssmlin.data.Calendar`; default by the times.
+        holidays: business days that are no steps, such as "2024-12-25".
+        fill_inputs: take the last value before where an input is missing, also of a step to come.
 
     Attributes:
         state_: what is fitted, a :class:`ssmlin.forecasting.ForecasterState`; None before.
@@ -120,9 +124,10 @@ class Forecaster(Recipe):
             RuntimeWarning: rows were brought in order, or steps are missing.
         """
         names = Names(id_col, time_col, target_col)
-        table, layout = tabulate(data, inputs, names, date_format)
+        table, layout = tabulate(data, inputs, names, date_format, self.calendar,
+                                 fill_inputs=self.fill_inputs)  # fmt: skip
         strict = self.pooling_of(layout.num_series(table)) != "hierarchical"
-        self.state_ = fit_panel(self, layout.panel(table, to_fit=strict), layout)
+        self.state_ = fit_panel(self, *layout.read(table, to_fit=strict))
         return self
 
     def fit_stream(self, stream: TableStream, *, window: int = 2000) -> "Forecaster":
@@ -136,12 +141,8 @@ class Forecaster(Recipe):
             stream: the table, not transformed.
             window: steps of a window.
 
-        Returns:
-            The forecaster itself.
-
         Raises:
-            ValueError: a table that cannot be used, with its column and row; or a setting that a
-                streamed fit cannot have.
+            ValueError: a table that cannot be used, or a setting that a streamed fit cannot have.
         """
         _checks.positive_int("window", window)
         self.state_ = fit_stream(self, stream, window)
@@ -160,13 +161,15 @@ class Forecaster(Recipe):
             inputs: as there; of a frame the columns are known already.
             to_fit: refuse data that no model could be fitted to: single rows and constant columns.
             date_format: of dates as text; default as in the data that were fitted.
-
-        Returns:
-            The forecaster itself; ValueError for data that cannot be used.
         """
-        table, layout = tabulate_like(self._fitted.layout, data, inputs, date_format)
-        self.state_ = self._fitted.with_panel(layout.panel(table, to_fit=to_fit), layout)
+        known = self._fitted.layout.asked(self.calendar, fill_inputs=self.fill_inputs)
+        table, layout = tabulate_like(known, data, inputs, date_format)
+        self.state_ = self._fitted.with_panel(*layout.read(table, to_fit=to_fit))
         return self
+
+    def _repr_html_(self) -> str:
+        state = "<p>not fitted</p>" if self.state_ is None else self.state_._repr_html_()
+        return f"<code>{escape(repr(self))}</code>{state}"
 
     @property
     def model_(self) -> LinearAttentionSSM | HierarchicalRegression:
@@ -283,9 +286,8 @@ class Forecaster(Recipe):
         """
         state = self._fitted
         windows = cut(state.panel, horizon, num_windows, step)
-        return cross_validate(
-            self, state, windows, horizon, levels, refit=refit, num_samples=num_samples
-        )
+        return cross_validate(self, state.panel, state.layout, windows, horizon, levels,
+                              refit=refit, num_samples=num_samples)  # fmt: skip
 
     def plot(
         self,

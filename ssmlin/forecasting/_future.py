@@ -24,7 +24,8 @@ def future_panel(
         horizon: how many steps.
 
     Returns:
-        For each series an array (H, k), or None without inputs.
+        For each series an array (H, k), or None without inputs. Where the layout says that missing
+        inputs are filled, those that are missing are the last ones before.
 
     Raises:
         ValueError: inputs that are missing, or that the model does not have.
@@ -39,6 +40,8 @@ def future_panel(
             raise ValueError("future_inputs: expected none, since the forecaster has no inputs, "
                              f"got {type(future).__name__}")  # fmt: skip
         return dict.fromkeys(panel)
+    if future is None and layout.fill_inputs:
+        return {name: np.tile(one.inputs[-1], (horizon, 1)) for name, one in panel.items()}
     if future is None:
         raise ValueError(f"future_inputs: expected the inputs {', '.join(layout.inputs)} of the "
                          "steps to come, got none")  # fmt: skip
@@ -64,8 +67,10 @@ def future_panel(
                     table = table.rename_axis(index=time).reset_index()
             table = table.rename(columns=str)
             series = layout.series if is_frame and not is_list else None
-            found[name] = future_inputs(table, columns.times, horizon, layout.inputs, time, series,
-                                        name, columns.date_format)  # fmt: skip
+            found[name] = future_inputs(
+                table, columns.times, horizon, layout.inputs, time, series, name,
+                columns.date_format, last=columns.inputs[-1] if layout.fill_inputs else None,
+            )  # fmt: skip
         except ValueError as error:
             text = str(error).removeprefix("future_inputs: ")
             raise ValueError(f"future_inputs: {text}") from error

@@ -13,8 +13,9 @@ _CHANGES = 3
 #: Seasons back from which changes are taken.
 _SEASONS = 2
 _MAX_HARMONICS = 4
-#: Steps at the start of a series without a season whose past says too little.
-_LEAST_PAST = 3
+#: Steps at the start of a series without a season whose past says too little: five averages of
+#: fewer changes than that are hardly more than noise.
+_LEAST_PAST = 5
 
 
 @dataclass(frozen=True)

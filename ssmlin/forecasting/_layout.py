@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ssmlin._optional import require
-from ssmlin.data import Columns, Times, free_name, is_dates, select_columns, select_panel
+from ssmlin.data import (
+    Calendar,
+    Columns,
+    Times,
+    free_name,
+    is_dates,
+    label_format,
+    select_columns,
+    select_panel,
+    written_as,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -29,6 +39,10 @@ class Layout:
         is_whole: whether the times are whole numbers, which come back as integers.
         period: the pandas frequency of times that came as periods.
         labels: targets and series whose names are not text, by their text.
+        calendar: what a step is and which days are none.
+        fill_inputs: whether inputs that are missing take their last values before.
+        label_form: how times that came as text or as digits are written, see
+            :func:`ssmlin.data.label_format`.
     """
 
     targets: tuple[str, ...]
@@ -39,22 +53,43 @@ class Layout:
     is_whole: bool = False
     period: str | None = None
     labels: Mapping[str, Hashable] = field(default_factory=dict)
+    calendar: Calendar = field(default_factory=Calendar)
+    fill_inputs: bool = False
+    label_form: str | None = None
 
-    def panel(self, table: "pandas.DataFrame", *, to_fit: bool) -> dict[str, Columns]:
-        """The series of a table by name; "" where there is one.
+    def read(
+        self, table: "pandas.DataFrame", *, to_fit: bool
+    ) -> tuple[dict[str, Columns], "Layout"]:
+        """The series of a table by name, "" where there is one; and what the table says of itself.
+
+        Returns:
+            The series; and this layout with how dates are written, and with what a step is.
 
         Raises:
             ValueError: what :func:`ssmlin.data.select_columns` refuses.
         """
+        options: dict[str, Any] = {
+            "to_fit": to_fit, "calendar": self.calendar, "fill_inputs": self.fill_inputs,
+        }  # fmt: skip
+        where = (self.targets, self.inputs, self.time, self.date_format)
         if self.series is None:
-            one = select_columns(
-                table, self.targets, self.inputs, self.time, self.date_format, to_fit=to_fit
-            )
-            return {"": one}
-        return select_panel(
-            table, self.series, self.targets, self.inputs, self.time, self.date_format,
-            to_fit=to_fit,
-        )  # fmt: skip
+            panel = {"": select_columns(table, *where, **options)}
+        else:
+            panel = select_panel(table, self.series, *where, **options)
+        if self.time is None:
+            return panel, self
+        first, *others = (Calendar.of(one.times) for one in panel.values())
+        calendar = self.calendar
+        if calendar.freq is None and all(one == first for one in others):
+            calendar = first
+        date_format = next(iter(panel.values())).date_format
+        form = label_format(table[self.time], date_format, self.label_form)
+        return panel, replace(self, date_format=date_format, calendar=calendar, label_form=form)
+
+    def asked(self, calendar: Calendar, *, fill_inputs: bool) -> "Layout":
+        """The layout with what is said of the steps, if anything is, and of missing inputs."""
+        calendar = self.calendar if calendar.freq is None else calendar
+        return replace(self, calendar=calendar, fill_inputs=fill_inputs)
 
     def num_series(self, table: "pandas.DataFrame") -> int:
         """How many series are in a table; what is wrong with it :meth:`panel` tells."""
@@ -65,12 +100,18 @@ class Layout:
         return self.labels.get(name, name)
 
     def times(self, times: Times) -> Any:
-        """Times as the caller has them: whole numbers as integers, periods as periods."""
-        if self.period is not None and is_dates(times):
-            return times.to_period(self.period)
-        if self.is_whole and not is_dates(times):
-            return np.round(np.asarray(times)).astype(np.int64)
-        return times
+        """Times as the caller has them: text as text, periods as periods, integers as integers."""
+        if is_dates(times):
+            if self.period is not None:
+                return times.to_period(self.period)
+            if self.label_form is None:
+                return times
+            require("pandas")
+            import pandas as pd
+
+            texts = pd.Index(written_as(times, self.label_form))
+            return texts.astype(np.int64) if self.is_whole else texts
+        return np.round(np.asarray(times)).astype(np.int64) if self.is_whole else times
 
     def free(self, name: str) -> str:
         """One of our own names for a column, changed if the caller has it already."""
@@ -92,6 +133,8 @@ class Layout:
         tuples: dict[str, Any] = {
             k: tuple(x) if isinstance(x, list) else x for k, x in data.items()
         }
+        if "calendar" in tuples:
+            tuples["calendar"] = Calendar(**tuples["calendar"])
         return cls(**tuples)
 
 
@@ -114,6 +157,9 @@ def tabulate(
     inputs: object = None,
     names: Names | None = None,
     date_format: str | None = None,
+    calendar: Calendar | None = None,
+    *,
+    fill_inputs: bool = False,
 ) -> tuple["pandas.DataFrame", Layout]:
     """Any data that a forecaster takes as one table.
 
@@ -123,6 +169,8 @@ def tabulate(
             list of these.
         names: of the columns.
         date_format: how dates are written as text.
+        calendar: what a step is; default what the index of the data says.
+        fill_inputs: whether inputs that are missing take their last values before.
 
     Returns:
         The table, whose columns are named by text, and where in it everything is.
@@ -151,7 +199,11 @@ def tabulate(
         pd.api.types.is_integer_dtype(times),
         times.name.removeprefix("period[")[:-1] if isinstance(times, pd.PeriodDtype) else None,
         labels,
+        calendar or Calendar(),
+        fill_inputs,
     )
+    if layout.calendar.freq is None and place.time not in getattr(data, "columns", ()):
+        layout = replace(layout, calendar=Calendar.of(getattr(data, "index", None)))
     return table.rename(columns=str), layout
 
 
@@ -179,7 +231,10 @@ def tabulate_like(
     if inputs is None and isinstance(data, pd.DataFrame):
         inputs = known.inputs or None
     names = Names(known.series, known.time, known.targets)
-    table, layout = tabulate(data, inputs, names, date_format or known.date_format)
+    written = date_format or known.date_format
+    table, layout = tabulate(
+        data, inputs, names, written, known.calendar, fill_inputs=known.fill_inputs
+    )
     for what, one, other in (("times", known.time, layout.time),
                              ("several series", known.series, layout.series)):  # fmt: skip
         if (one is None) != (other is None):
@@ -192,7 +247,8 @@ def tabulate_like(
             f"inputs: expected {', '.join(known.inputs) or 'none'}, as in the fit, got "
             f"{', '.join(layout.inputs) or 'none'}"
         )
-    return table, replace(layout, labels={**known.labels, **layout.labels})
+    labels = {**known.labels, **layout.labels}
+    return table, replace(layout, labels=labels, label_form=known.label_form)
 
 
 def is_several(data: object) -> bool:

@@ -95,7 +95,8 @@ def _paths(
     lags = starts.lags if starts.lags.ndim == 4 else starts.lags[:, None]
     lags = jnp.broadcast_to(lags, (groups, num_samples, *lags.shape[-2:]))
     states, row_covs, lags = (
-        jnp.reshape(x, (-1, *x.shape[2:])) for x in (drawn, starts.row_covs, lags)
+        jnp.reshape(x, (groups * num_samples, *x.shape[2:]))  # there may be no lags
+        for x in (drawn, starts.row_covs, lags)
     )
     _, paths = simulate(model, params, path_key, states, row_covs, lags, future)
     return paths.reshape(groups, num_samples, *paths.shape[1:])

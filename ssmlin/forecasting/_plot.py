@@ -55,7 +55,8 @@ def forecast_figure(
         axis.set_ylabel(f"{layout.label(one.name)}, {target}" if one.name else target)
         axis.margins(x=0.01)
     if shown:
-        axes[0].legend(loc="upper left", fontsize=8, ncols=4)
+        named = axes[0].get_legend_handles_labels()
+        figure.legend(*named, loc="outside upper left", fontsize=8, ncols=5, frameon=False)
         axes[-1].set_xlabel(layout.time_name)
     return figure
 

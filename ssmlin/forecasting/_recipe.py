@@ -1,18 +1,18 @@
 """The recipe: its settings, and how it turns series into a fitted model."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from ssmlin import _checks
-from ssmlin.data import Columns, Scaling, first_place
+from ssmlin.data import Calendar, Columns, Scaling, first_place
 from ssmlin.forecasting._discount import DISCOUNTS
 from ssmlin.forecasting._fitting import FittedAttention, fit_sequences, recommended_for
 from ssmlin.forecasting._interface import Observed
-from ssmlin.forecasting._orders import choose_num_lags, choose_regression
+from ssmlin.forecasting._orders import choose_regression
 from ssmlin.forecasting._powers import choose_powers
 from ssmlin.forecasting._season import season_of, with_season
 from ssmlin.forecasting._sequences import padded
@@ -22,7 +22,7 @@ from ssmlin.mechanisms import Mechanism, get_mechanism
 _MANY_SERIES = 10
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Recipe:
     """The settings of a :class:`ssmlin.Forecaster`, which documents them."""
 
@@ -39,6 +39,9 @@ class Recipe:
     seed: int = 0
     progress: bool = False
     checkpoint_dir: str | Path | None = None
+    freq: str | None = None
+    holidays: Sequence[str] = ()
+    fill_inputs: bool = False
 
     def __post_init__(self) -> None:
         get_mechanism(self.mechanism)
@@ -61,8 +64,20 @@ class Recipe:
         _checks.positive_int("difference", self.difference, minimum=0)
         if self.num_epochs is not None:
             _checks.positive_int("num_epochs", self.num_epochs)
+        self.holidays = self.calendar.holidays  # what is no frequency or no date is told now
         if len(self.discounts) == 0:
             raise ValueError("discounts: expected at least one number in [0.75, 1], got none")
+
+    def __repr__(self) -> str:
+        changed = {x.name: getattr(self, x.name) for x in fields(self)
+                   if getattr(self, x.name) != x.default}  # fmt: skip
+        arguments = ", ".join(f"{name}={value!r}" for name, value in changed.items())
+        return f"{type(self).__name__}({arguments})"
+
+    @property
+    def calendar(self) -> Calendar:
+        """What is said of the steps."""
+        return Calendar(self.freq, self.holidays)
 
     @property
     def writes_values(self) -> bool:
@@ -143,11 +158,7 @@ def fit_group(panel: Mapping[str, Columns], recipe: Recipe, folder: Path | None)
     plain = [scaled(one, scalings[name], None) for name, one in panel.items()]
     longest = max(plain, key=lambda one: len(one.values))
     num_lags = recipe.lags if isinstance(recipe.lags, int) else None
-    seasonal = period
-    if recipe.season == "auto":
-        num_lags, seasonal = choose_regression(longest, period, num_lags=num_lags)
-    elif num_lags is None:
-        num_lags = choose_num_lags(with_season(longest, period))
+    num_lags, seasonal = choose_regression(longest, period, num_lags=num_lags)
     several = [scaled(one, scalings[name], seasonal) for name, one in panel.items()]
     wanted = recommended_for(several, recipe.mechanism, num_lags, recipe.used_key_dim)
     fitted = fit_sequences(

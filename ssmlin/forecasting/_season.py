@@ -15,7 +15,8 @@ _MOST_STEPS_A_DAY = 96
 def season_of(times: Times) -> int | None:
     """How many steps a season has, by the distance of the times.
 
-    A year for months and quarters, 52 steps for weeks, a week for days, a day for hours.
+    A year for months and quarters, 52 steps for weeks, a week for days and for business days, a day
+    for hours.
 
     Args:
         times: equally spaced numbers or dates.
@@ -34,6 +35,8 @@ def season_of(times: Times) -> int | None:
         return None
     if kind == "months":
         return round(12 / step) if step < 12 and 12 % step == 0 else None
+    if kind == "business days":
+        return 5 if step == 1 else None
     if step == 7 * _DAY:
         return 52
     if step == _DAY:
@@ -59,6 +62,21 @@ def harmonics(period: int, steps: Int[np.ndarray, " T"]) -> Float[np.ndarray, "T
     sines = np.sin(angle)[:, : (period - 1) // 2]
     waves: Float[np.ndarray, "T k"] = np.sqrt(2) * np.concatenate([np.cos(angle), sines], axis=1)
     return waves
+
+
+def harmonic_names(period: int | None) -> list[str]:
+    """What the columns of :func:`harmonics` are called; none without a season.
+
+    Example:
+        >>> from ssmlin.forecasting import harmonic_names
+        >>> harmonic_names(4)
+        ['season, cosine of 4 steps', 'season, cosine of 2 steps', 'season, sine of 4 steps']
+    """
+    if period is None:
+        return []
+    names = [f"season, {wave} of {period / k:.3g} steps" for wave in ("cosine", "sine")
+             for k in range(1, min(period // 2, _MAX_HARMONICS) + 1)]  # fmt: skip
+    return names[: harmonics(period, np.zeros(0, int)).shape[1]]
 
 
 def with_season(observed: Observed, period: int | None, start: int = 0) -> Observed:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from ssmlin._display import one_line, small_table
 from ssmlin._progress import waiting
 from ssmlin.data import Columns, Scaling, TableStream, describe_powers
 from ssmlin.forecasting._ahead import SeriesForecast, check_forecast, forecast_series
@@ -16,6 +17,7 @@ from ssmlin.forecasting._collection import (
     CollectionState,
     fit_collection,
     powers_to_mix,
+    sizes,
 )
 from ssmlin.forecasting._fitting import FittedAttention
 from ssmlin.forecasting._future import future_panel
@@ -87,6 +89,12 @@ class ForecasterState:
             "num_parameters": next(iter(self.num_parameters.values()), None),
             "validation_log_density": next(iter(self.validation.values()), None),
         }
+
+    def __repr__(self) -> str:
+        return one_line(self, sizes(self.history) | self.summary)
+
+    def _repr_html_(self) -> str:
+        return small_table(type(self).__name__, sizes(self.history) | self.summary)
 
     def describe(self, *, was_chosen: bool = True) -> list[str]:
         """The summary as sentences.
@@ -203,9 +211,8 @@ def fit_panel(
     """
     pooling = recipe.pooling_of(len(panel))
     if pooling == "hierarchical":
-        date_format = next(iter(panel.values())).date_format
         return fit_collection(
-            panel, replace(layout, date_format=date_format),
+            panel, layout,
             period=period_of(panel, recipe),
             num_lags=recipe.lags if isinstance(recipe.lags, int) else None,
             powers=powers_to_mix(recipe.transform), seed=recipe.seed,
@@ -221,8 +228,7 @@ def fit_panel(
             folder = folder / f"series-{number}"
         with _fitting(recipe, name):
             found[name] = fit_group(group, recipe, folder)
-    date_format = next(iter(panel.values())).date_format
-    return _state(found, replace(layout, date_format=date_format), panel, "all of the data")
+    return _state(found, layout, panel, "all of the data")
 
 
 def fit_stream(recipe: Recipe, stream: TableStream, window: int) -> ForecasterState:

@@ -69,6 +69,11 @@ def fit_table_stream(stream: TableStream, recipe: Recipe, window: int) -> GroupF
         )
     if recipe.difference:
         raise ValueError(f"difference: expected 0 for a streamed fit, got {recipe.difference}")
+    if recipe.freq is not None or recipe.holidays or recipe.fill_inputs:
+        raise ValueError(
+            "freq: expected no freq, holidays or fill_inputs for a streamed fit, whose rows are at "
+            f"equal steps, got {recipe.calendar} and fill_inputs={recipe.fill_inputs}"
+        )
     summary, m = stream.summary, len(stream.targets)
     first = _first_rows(stream)
     num_lags = recipe.lags if isinstance(recipe.lags, int) else choose_num_lags(first)

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from jaxtyping import Array, Float
 
+from ssmlin._display import one_line, small_table
+
 
 class PosteriorMatrixLGSSM(NamedTuple):
     r"""Exact posterior of a :class:`ssmlin.lgssm.MatrixLGSSM`; fields that were not kept are None.
@@ -38,3 +40,9 @@ class PosteriorMatrixLGSSM(NamedTuple):
     predicted_covariances: Float[Array, "T *rows d d"] | None = None
     smoothed_means: Float[Array, "T m d"] | None = None
     smoothed_covariances: Float[Array, "T *rows d d"] | None = None
+
+    def __repr__(self) -> str:
+        return one_line(self, self._asdict())
+
+    def _repr_html_(self) -> str:
+        return small_table("Posterior of the states", self._asdict())

@@ -4,7 +4,8 @@ The loss is a sum over batches, so its gradient is one, too: memory holds the in
 one batch. The parameters are few and the loss is not random, so L-BFGS needs some hundred passes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from dynamax.parameters import from_unconstrained, log_det_jac_constrain, to_unconstrained
+from jax.experimental import multihost_utils
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, ArrayLike, Float
@@ -20,7 +22,7 @@ from scipy import optimize
 
 from ssmlin import _checks
 from ssmlin._progress import progress_bar
-from ssmlin.learning._checkpoint import Checkpoint
+from ssmlin.learning._checkpoint import Checkpoint, digest
 from ssmlin.learning._models import name_of
 
 #: The fit ends where so many steps together lower the loss, a mean over the observed values, by
@@ -60,6 +62,7 @@ class _State(NamedTuple):
 
     point: np.ndarray
     losses: np.ndarray
+    converged: np.ndarray
 
 
 def fit_batches[P](
@@ -80,7 +83,13 @@ def fit_batches[P](
     The loss is $-\big(\log p(\theta) + \sum_i \log p(y_i \mid \theta)\big) / N$ over N observed
     values, with $p(\theta)$ the density of the unconstrained parameters: of a log-normal prior that
     is highest at its median, while the density of the constrained parameter may be highest where
-    hardly any of its mass is. Batches are computed one after another, each on all local devices.
+    hardly any of its mass is. Batches are computed one after another, each on all devices.
+
+    After `jax.distributed.initialize` these are the devices of all processes. Every process makes
+    the same call with the same arguments, computes its part of each batch, and ends with the same
+    result: the sums are the same everywhere, and so are the steps. The first process alone writes
+    the checkpoint, into a folder that all of them read. If one of them ends, the others raise; the
+    same call then goes on with as many processes as there are.
 
     Args:
         model: hashable, with ``log_prior(params)`` and ``log_likelihoods(params, *data)``.
@@ -100,7 +109,9 @@ def fit_batches[P](
         The parameters with the highest posterior density, and how the fit went.
 
     Raises:
-        ValueError: a loss that is not finite at the start, or a checkpoint of another call.
+        ValueError: a loss that is not finite at the start, a checkpoint of another call, or
+            processes that were given different arguments.
+        RuntimeError: another process has ended.
 
     Example:
         >>> import numpy as np
@@ -121,9 +132,10 @@ def fit_batches[P](
     start, _ = ravel_pytree(to_unconstrained(params, props))
     arguments = {"model": model, "params": params, "batches": list(batches)}
     checkpoint = Checkpoint(checkpoint_dir, "fit_batches", arguments)
-    state = _State(np.asarray(start, np.float64), np.zeros(0))
+    state = _State(np.asarray(start, np.float64), np.zeros(0), np.array(False))
     loaded = checkpoint.load(state)
     state = state if loaded is None else jax.tree.map(np.asarray, loaded)
+    _check_same_everywhere({"state": state, "curvature": curvature, **arguments})
     losses = list(state.losses)
 
     loss = _loss(model, params, props, batches, num_values, compiler_options)
@@ -134,7 +146,13 @@ def fit_batches[P](
         value, slope = loss(origin + root @ u)
         return value, root.T @ slope
 
-    with progress_bar(progress) as bar:
+    is_first = jax.process_index() == 0
+
+    def save(point: np.ndarray, *, force: bool = False, converged: bool = False) -> None:
+        if is_first:
+            checkpoint.save(_State(point, np.array(losses), np.array(converged)), force=force)
+
+    with progress_bar(progress and is_first) as bar:
         task = bar.add_task(f"fit {name_of(model)}", total=num_steps, completed=len(losses),
                             note="compiling")  # fmt: skip
         first, _ = loss(origin)
@@ -147,13 +165,13 @@ def fit_batches[P](
         def report(intermediate_result: optimize.OptimizeResult) -> None:
             losses.append(float(intermediate_result.fun))
             bar.update(task, completed=len(losses), note=f"loss {losses[-1]:.4f}")
-            checkpoint.save(_State(origin + root @ intermediate_result.x, np.array(losses)))
+            save(origin + root @ intermediate_result.x)
             if _stands_still(losses):
                 raise StopIteration
 
         left = num_steps - len(losses)
-        if left <= 0:
-            return _at(origin, params, props), BatchFit(np.array(losses), False)
+        if state.converged or left <= 0:
+            return _at(origin, params, props), BatchFit(np.array(losses), bool(state.converged))
         found = optimize.minimize(
             of_scaled, np.zeros(len(start)), jac=True, method="L-BFGS-B", callback=report,
             options={"maxiter": left, "maxfun": 4 * left, "maxcor": _MEMORY,
@@ -164,7 +182,7 @@ def fit_batches[P](
         if converged:
             bar.update(task, total=len(losses))
     end = origin + root @ found.x
-    checkpoint.save(_State(end, np.array(losses)), force=True)
+    save(end, force=True, converged=converged)
     return _at(end, params, props), BatchFit(np.array(losses), converged)
 
 
@@ -233,15 +251,17 @@ def _loss[P](
 ) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
     """The loss of a vector of unconstrained parameters, with its gradient."""
     of_prior, of_group = _programs(tuple((compiler_options or {}).items()))
-    groups = [_sharded(group) for group in batches]
+    groups = [_spread(group) for group in batches]
+    params = jax.tree.map(np.asarray, params)  # which may go to the devices of all processes
     dtype = jax.tree.leaves(params)[0].dtype
 
     def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
-        point = jax.device_put(np.asarray(x, dtype))
+        point = np.asarray(x, dtype)
         parts = [of_prior(model, point, params, props)]
-        parts += [of_group(model, point, params, props, group) for group in groups]
-        value = -sum(float(v) for v, _ in parts) / num_values
-        slope = -np.sum([np.asarray(g, np.float64) for _, g in parts], axis=0) / num_values
+        parts += [of_group(model, point, params, props, *group) for group in groups]
+        with _other_processes():
+            value = -sum(float(v) for v, _ in parts) / num_values
+            slope = -np.sum([np.asarray(g, np.float64) for _, g in parts], axis=0) / num_values
         return value, slope
 
     return loss
@@ -281,20 +301,21 @@ def _programs(
         return jax.value_and_grad(density)(point)
 
     def likelihood[P](
-        model: BatchModel[P], point: Array, like: P, props: P, group: tuple[Array, ...]
+        model: BatchModel[P], point: Array, like: P, props: P, counts: Array, *group: Array
     ) -> Any:
-        def of_batch(point: Array, data: tuple[Array, ...]) -> Array:
-            return jnp.sum(model.log_likelihoods(_constrained(point, like, props), *data))
+        def of_batch(point: Array, counts: Array, data: tuple[Array, ...]) -> Array:
+            terms = model.log_likelihoods(_constrained(point, like, props), *data)
+            return jnp.sum(jnp.where(counts, terms, 0.0))
 
         def add(
-            total: tuple[Array, Array], data: tuple[Array, ...]
+            total: tuple[Array, Array], batch: tuple[Array, tuple[Array, ...]]
         ) -> tuple[tuple[Array, Array], None]:
             # Value and gradient at once, so that nothing of a batch is kept for later.
-            value, slope = jax.value_and_grad(of_batch)(point, data)
+            value, slope = jax.value_and_grad(of_batch)(point, *batch)
             return (total[0] + value, total[1] + slope), None
 
         nothing = jnp.zeros((), point.dtype), jnp.zeros_like(point)
-        return jax.lax.scan(add, nothing, group)[0]
+        return jax.lax.scan(add, nothing, (counts, group))[0]
 
     return (
         jax.jit(prior, static_argnums=0),
@@ -302,17 +323,59 @@ def _programs(
     )
 
 
-def _sharded(group: tuple[np.ndarray, ...]) -> tuple[Array, ...]:
-    """The arrays on all local devices, each with a part of every batch."""
-    devices = jax.local_devices()
+def _spread(group: tuple[np.ndarray, ...]) -> tuple[Array, ...]:
+    """Which sequences count, and the arrays, on all devices, each with a part of every batch.
 
+    Where the devices cannot share a batch out evenly, the last sequence fills it up and counts
+    once.
+    """
+    devices = jax.devices()
     mesh: Any = Mesh(np.array(devices), ("sequences",))
     spec: Any = PartitionSpec
     split = NamedSharding(mesh, spec(None, "sequences"))
+    num, size = group[0].shape[:2]
+    index = np.arange(-(-size // len(devices)) * len(devices))
+    counts = np.broadcast_to(index < size, (num, len(index)))
 
     def put(x: np.ndarray) -> Array:
-        whole = len(devices) == 1 or x.shape[1] % len(devices) > 0
-        placed: Array = jax.device_put(x, None if whole else split)
-        return placed
+        if len(devices) == 1:
+            one: Array = jax.device_put(x)
+            return one
+        return jax.make_array_from_callback(x.shape, split, lambda part: x[part])
 
-    return tuple(map(put, group))
+    def filled(x: np.ndarray) -> np.ndarray:
+        return x if len(index) == size else x[:, np.minimum(index, size - 1)]
+
+    return put(counts), *(put(filled(x)) for x in group)
+
+
+def _check_same_everywhere(arguments: Mapping[str, Any]) -> None:
+    """Refuse processes that would not take the same steps."""
+    if jax.process_count() == 1:
+        return
+    mine = {name: digest(value) for name, value in arguments.items()}
+    codes = np.array([int(code[:7], 16) for code in mine.values()], np.int32)
+    with _other_processes():
+        everywhere = np.asarray(multihost_utils.process_allgather(codes))
+    same = (everywhere == codes).all(axis=0)
+    other = [name for name, agreed in zip(mine, same, strict=True) if not agreed]
+    if other:
+        raise ValueError(
+            "fit_batches: expected the same arguments, and the same folder of checkpoints, in all "
+            f"{jax.process_count()} processes, got others for {', '.join(other)}"
+        )
+
+
+@contextmanager
+def _other_processes() -> Iterator[None]:
+    """Says what it means where a sum over processes fails."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        raise RuntimeError(
+            f"fit_batches: expected {jax.process_count()} processes that live until the fit is "
+            "done, but one of them has ended or cannot be reached; start the fit again, with any "
+            "number of processes, and it goes on from checkpoint_dir"
+        ) from error

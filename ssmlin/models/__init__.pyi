@@ -10,6 +10,7 @@ from ssmlin.models._continuing import start_particles
 from ssmlin.models._features import ParamsGate, ParamsProjection, lagged_inputs
 from ssmlin.models._files import load, load_arrays, load_notes, mechanism_fields, save
 from ssmlin.models._forecast import Forecast, mix_states, simulate
+from ssmlin.models._forecast_tables import forecast_dataset
 from ssmlin.models._gaps import PathStarts
 from ssmlin.models._hierarchical_regression import (
     HierarchicalRegression,
@@ -110,6 +111,7 @@ __all__ = [
     "StationaryNoise",
     "TokenMaps",
     "WriteNoise",
+    "forecast_dataset",
     "estimate_autoregression",
     "has_missing_lags",
     "lagged_inputs",

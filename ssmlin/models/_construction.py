@@ -11,6 +11,7 @@ from dynamax.ssm import SSM
 from jaxtyping import Float
 
 from ssmlin import _checks
+from ssmlin._display import small_table
 from ssmlin._typing import AnyArray
 from ssmlin.mechanisms import MECHANISMS, Mechanism, get_mechanism
 from ssmlin.models._initial_state import InitialState
@@ -119,6 +120,9 @@ class Construction(SSM):  # type: ignore[misc]  # dynamax has no types
     def __repr__(self) -> str:
         arguments = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
         return f"{type(self).__name__}({arguments})"
+
+    def _repr_html_(self) -> str:
+        return small_table(type(self).__name__, self.settings)
 
     @property
     def settings(self) -> dict[str, Any]:

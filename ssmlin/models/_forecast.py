@@ -1,16 +1,24 @@
 """Simulating a model forward, and what `forecast` returns."""
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 from tensorflow_probability.substrates.jax import distributions as tfd
 
+from ssmlin._display import one_line, small_table
 from ssmlin._typing import AnyArray
 from ssmlin.inference import symmetric_root
 from ssmlin.lgssm import MatrixLGSSM
+from ssmlin.models._forecast_tables import forecast_dataset, forecast_frame, index_after
 from ssmlin.models._parameters import ParamsLinearAttentionSSM
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
 
 
 class Forecast(NamedTuple):
@@ -23,6 +31,17 @@ class Forecast(NamedTuple):
         lower: lower ends, (num_levels, horizon, m).
         upper: upper ends, (num_levels, horizon, m).
         samples: sampled paths, (num_samples, horizon, m), or None.
+
+    Example:
+        >>> import jax.numpy as jnp, pandas as pd
+        >>> from ssmlin import Forecast
+        >>> ends = jnp.array([[[8.0], [7.0]]])
+        >>> found = Forecast(ends[0] + 2, jnp.ones((2, 1, 1)), jnp.array([0.95]), ends, ends + 4)
+        >>> months = pd.period_range("2024-01", "2024-05", freq="M")
+        >>> found.to_frame(after=months)
+                 mean  lo-95  hi-95
+        2024-06  10.0    8.0   12.0
+        2024-07   9.0    7.0   11.0
     """
 
     means: Float[Array, "horizon m"]
@@ -31,6 +50,65 @@ class Forecast(NamedTuple):
     lower: Float[Array, "num_levels horizon m"]
     upper: Float[Array, "num_levels horizon m"]
     samples: Float[Array, "num_samples horizon m"] | None = None
+
+    def __repr__(self) -> str:
+        return one_line(self, self._asdict())
+
+    def _repr_html_(self) -> str:
+        return small_table(type(self).__name__, self._asdict())
+
+    def to_frame(
+        self, after: "pandas.Index | None" = None, columns: Sequence[str] | None = None
+    ) -> "pandas.DataFrame":
+        """The means and the intervals as a frame, a row for each step.
+
+        Args:
+            after: the index of the data; the frame's index goes on from it. None numbers the steps.
+            columns: names of the m columns; default y, or y1, y2, ...
+
+        Returns:
+            The columns `mean`, `lo-95`, ..., `hi-95`; below the name of each column if there are
+            several.
+
+        Raises:
+            ValueError: another number of names, or an index that is not regular.
+        """
+        return forecast_frame(**self._parts(after, columns))
+
+    def to_xarray(
+        self, after: "pandas.Index | None" = None, columns: Sequence[str] | None = None
+    ) -> "xarray.Dataset":
+        """The forecast as a dataset: `mean`, `covariance`, `lower`, `upper` and `paths`.
+
+        Args:
+            after: as in :meth:`to_frame`.
+            columns: likewise.
+
+        Returns:
+            A dataset with the dimensions `time`, `column`, `level` (percentages) and, of paths,
+            `sample`; of covariances `other_column`, too.
+
+        Raises:
+            ValueError: as there.
+        """
+        found = forecast_dataset(**self._parts(after, columns), paths=self.samples)
+        dims = ("time", "column", "other_column")
+        return found.assign(covariance=(dims, np.asarray(self.covariances))).assign_coords(
+            other_column=found["column"].values
+        )
+
+    def _parts(self, after: "pandas.Index | None", columns: Sequence[str] | None) -> dict[str, Any]:
+        """The arguments of `forecast_frame`."""
+        horizon, m = self.means.shape
+        if columns is None:
+            columns = ["y"] if m == 1 else [f"y{i + 1}" for i in range(m)]
+        if len(columns) != m:
+            raise ValueError(f"columns: expected {m} names, got {len(columns)}")
+        percentages = [round(100 * float(level), 4) for level in self.levels]
+        return {
+            "index": index_after(after, horizon), "columns": columns, "means": self.means,
+            "levels": percentages, "lower": self.lower, "upper": self.upper,
+        }  # fmt: skip
 
 
 def exact_forecast(

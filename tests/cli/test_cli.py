@@ -84,7 +84,7 @@ def test_compare(data, tmp_path):
     as_json = runner.invoke(
         app, ["compare", str(data), "-y", "y", "--inputs", "u", "--json", *CHEAP]
     )
-    found = json.loads(as_json.output)
+    found = json.loads(as_json.output)["models"]
     assert float(rows[0]["log_density"]) == pytest.approx(found[0]["log_density"], rel=1e-9)
 
 
@@ -271,7 +271,7 @@ def test_a_panel_from_file_to_forecast(tmp_path):
             assert found.loc[(shop, t), "mean"] == pytest.approx(expected, rel=0.02)
     assert len(pd.read_csv(paths)) == 2 * 1000 * 3
     table = run("compare", data, "-y", "y", "--series", "shop", "--time", "day", "--json", *CHEAP)
-    series = [row["series"] for row in json.loads(table.output)]
+    series = [row["series"] for row in json.loads(table.output)["models"]]
     assert series == ["all"] * 2 + ["a"] * 2 + ["b"] * 2
 
 
@@ -331,6 +331,8 @@ def test_a_report_from_the_command_line(data, tmp_path):
     run("compare", data, "-y", "y", "--inputs", "u", "--report", report, *CHEAP)
     text = report.read_text()
     assert "autoregression" in text and "ssmlin" in text
+    assert 0 < text.index("Best over 27 held-out steps is autoregression") < text.index("<table")
+    assert text.index("intervals of autoregression") < text.index("<table")
     again = runner.invoke(app, ["compare", str(data), "-y", "y", "--report", str(report), *CHEAP])
     assert again.exit_code == 2 and "--report: expected a file that does not" in again.output
     panel = ["compare", str(data), "-y", "y", "--series", "text", "--report", "r.html", *CHEAP]

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ssmlin.cli._app import app
-from ssmlin.comparison.collections import MODELS, compare_collection, hold_out
+from ssmlin.comparison.collections import MODELS, compare_collection, conclusions, hold_out
 
 runner = CliRunner()
 PANEL = ["-y", "sales", "--series", "shop", "--time", "month", "--horizon", "3"]
@@ -71,7 +71,10 @@ def test_the_conclusions_come_first(panel):
     path, values = panel
     found = compare_collection(hold_out(values, 3, 12), ["autoregression"])["all"]
     (best, *_) = found.ordered()
-    first, second, third = compare(path, *OPTIONS).stdout.splitlines()[:3]
+    first, second, third = conclusions(found)
+    printed = compare(path, *OPTIONS).stdout
+    assert " ".join(printed.split()).startswith(f"{first} {second} {third} ")
+    assert all(len(line) <= 80 for line in printed.splitlines()[:8])
     assert best in first and "critical difference" in first
     assert f"{100 * abs(found.relative().loc['autoregression', 'skill']):.1f} %" in second
     coverage = found.summary().loc[best, "coverage_95"]
@@ -81,6 +84,7 @@ def test_the_conclusions_come_first(panel):
 def test_json_holds_the_conclusions_and_the_summary(panel):
     found = json.loads(compare(panel[0], *OPTIONS, "--json").stdout)
     assert (found["series"], found["horizon"], found["period"]) == (12, 3, 12)
+    assert found["fit"] is None  # no model of ours was compared
     assert len(found["conclusions"]) == 3 and found["critical_difference"] > 0
     rows = {row["model"]: row for row in found["models"]}
     assert rows["seasonal_naive"]["ratio"] == rows["seasonal_naive"]["mase_ratio"] == 1

@@ -2,6 +2,7 @@
 
 import sys
 from io import StringIO
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,8 @@ from typer.testing import CliRunner
 import ssmlin
 from ssmlin import LinearAttentionSSM
 from ssmlin._files import written_whole
-from ssmlin.cli import _comparing as comparing
 from ssmlin.cli import _printing as printing
+from ssmlin.cli import _scores as scores_printed
 from ssmlin.cli._app import app
 from ssmlin.comparison._frames import check_labels
 from ssmlin.data import Scaling, read_table, select_columns, select_panel
@@ -352,15 +353,21 @@ def scored(*names, failure=""):
 
 def on_a_screen(monkeypatch, width):
     """Whatever prints sees so many columns."""
-    for module in (comparing, printing):
+    for module in (scores_printed, printing):
         monkeypatch.setattr(module, "console", Console(width=width, file=StringIO(), markup=False))
+
+
+#: What the line below a table says of the series.
+COMPARED = {"": SimpleNamespace(split=SimpleNamespace(
+    spread=[2.0], series=SimpleNamespace(columns=("y",)), transformation=""
+))}  # fmt: skip
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
 def test_a_table_has_the_columns_that_fit_and_cuts_nothing(width, monkeypatch, capsys):
     on_a_screen(monkeypatch, width)
     names = ("multi_token_attention", "unobserved_components")
-    comparing._print(scored(*names), "[a] title", wide=False)
+    scores_printed.print_scores(scored(*names), "[a] title", False, COMPARED)
     out = capsys.readouterr().out
     assert "…" not in out and all(f"  {name} " in out for name in names)
     assert out.count("-123.456") == 2
@@ -372,7 +379,7 @@ def test_a_table_has_the_columns_that_fit_and_cuts_nothing(width, monkeypatch, c
 def test_wide_tables_have_all_columns(monkeypatch, capsys):
     on_a_screen(monkeypatch, 80)
     frame = scored("multi_token_attention")
-    comparing._print(frame, "title", wide=True)
+    scores_printed.print_scores(frame, "title", True, COMPARED)
     out = capsys.readouterr().out
     shown = frame.drop(columns=["failure", "warnings"])
     for name, value in shown.iloc[0].items():
@@ -410,7 +417,8 @@ def test_a_series_may_be_called_all(tmp_path):
     result = run("compare", data, "-y", "y", "--series", "shop", "-q", "--workers", 1, "--models",
                  "persistence", "--output", tmp_path / "table.csv")  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert result.output.count("persistence") == 1
+    rows = [line for line in result.output.splitlines() if line.startswith("  persistence")]
+    assert len(rows) == 1
     found = pd.read_csv(tmp_path / "table.csv").set_index("series")["log_density"]
     assert list(found.index) == ["all_", "all", "b"]
     assert found["all_"] == pytest.approx((found["all"] + found["b"]) / 2)

@@ -1,6 +1,6 @@
 """Looks at a page in Chromium, as wide as is asked for, and prints what is there as JSON.
 
-browser.py PAGE WIDTH SCREENSHOT [WIDTH SCREENSHOT ...]
+browser.py PAGE light|dark WIDTH SCREENSHOT [WIDTH SCREENSHOT ...]
 """
 
 import json
@@ -8,16 +8,35 @@ import os
 import sys
 
 os.environ["QT_QPA_PLATFORM"] = "offscreen"
-os.environ["QTWEBENGINE_CHROMIUM_FLAGS"] = "--no-sandbox --disable-gpu"
+SCHEME = {"dark": 0, "light": 1}[sys.argv[2]]
+os.environ["QTWEBENGINE_CHROMIUM_FLAGS"] = (
+    f"--no-sandbox --disable-gpu --blink-settings=preferredColorScheme={SCHEME}"
+)
 
 SCRIPT = """JSON.stringify({
   title: document.title,
   headings: [...document.querySelectorAll('h2')].map(x => x.innerText),
-  images: [...document.images].map(x => [x.alt, x.complete, x.naturalWidth, x.clientWidth]),
+  figures: [...document.querySelectorAll('figure svg')].map(
+      x => [x.getAttribute('aria-label'), x.getBoundingClientRect()]).filter(x => x[1].width).map(
+      x => [x[0], x[1].width, x[1].right]),
+  letters: Math.min(...[...document.querySelectorAll('figure svg text')].map(
+      x => x.getBoundingClientRect()).filter(x => x.width).map(x => x.height)),
+  colours: [getComputedStyle(document.body).backgroundColor,
+            ...new Set([...document.querySelectorAll('svg text')].map(
+                x => getComputedStyle(x).fill))],
+  undefined: [...document.querySelectorAll('svg [clip-path], svg use')].map(
+      x => (x.getAttribute('clip-path') || x.getAttribute('href')).match(/#[^)]*/)[0].slice(1)
+  ).filter(x => document.querySelectorAll('[id="' + x + '"]').length !== 1),
   tables: [...document.querySelectorAll('table')].map(
-      x => [...x.rows].map(r => [...r.cells].map(c => c.innerText))),
+      x => [...x.rows].map(r => [...r.cells].map(c => c.textContent))),
+  sorted: (() => {
+      const table = document.querySelector('table');
+      table.rows[0].cells[3].click();
+      table.rows[0].cells[3].click();
+      return [...table.tBodies[0].rows].map(r => r.cells[3].dataset.value ?? '');
+  })(),
   width: document.documentElement.scrollWidth, viewport: window.innerWidth,
-  edges: [...document.querySelectorAll('table, td, th, pre, li, h1, p, img')].map(
+  edges: [...document.querySelectorAll('table, td, th, pre, li, h1, p, svg')].map(
       x => [x.innerText || x.tagName, x.getBoundingClientRect().right + x.scrollWidth
             - x.clientWidth]),
 })"""
@@ -51,7 +70,7 @@ def main():
     page = Page(view)
     page.setUrlRequestInterceptor(requests)
     view.setPage(page)
-    todo = list(zip(map(int, sys.argv[2::2]), sys.argv[3::2], strict=True))
+    todo = list(zip(map(int, sys.argv[3::2]), sys.argv[4::2], strict=True))
     found = []
 
     def look():
@@ -67,7 +86,7 @@ def main():
         image = view.grab().toImage()
         image.save(screenshot)
         colours = {image.pixel(x, y) for x in range(0, width, 11) for y in range(0, 1400, 11)}
-        said = {"said": page.said, "urls": requests.urls, "colours": len(colours)}
+        said = {"said": page.said, "urls": requests.urls, "pixels": len(colours)}
         found.append(json.loads(text) | said)
         look()
 

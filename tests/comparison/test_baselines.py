@@ -38,6 +38,23 @@ def test_seasonal_models_want_a_period(name):
     assert (candidate is None) == (name == "seasonal_naive")
 
 
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("sarimax", {"order": (1, 0, 0), "seasonal": 52}),
+        pytest.param("unobserved_components", {"seasonal": 52}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_season_of_many_steps_has_harmonics_and_no_state_for_each(name, setting):
+    """Two waves of a year of weeks, and noise: the errors are no larger than twice the noise."""
+    assert all("seasonal_order" not in one for one in settings("sarimax", period=52, seasonal=52))
+    t = np.arange(160)
+    wave = np.sin(2 * np.pi * t / 52) + 0.5 * np.cos(4 * np.pi * t / 52)
+    y = Observed.of((2 * wave + 0.1 * np.random.default_rng(0).normal(size=160))[:, None])
+    fitted = BASELINES[name].fit(y.until(120), 0, **setting)
+    assert np.sqrt(np.mean((fitted.predict(y).mean - y.values)[120:] ** 2)) < 0.2
+
+
 def test_all_that_is_compared_by_default_can_be_sent_to_a_process():
     train = Observed.of(np.random.default_rng(0).normal(size=(40, 1)))
     candidates = forecasters(train, DEFAULT, 4)

@@ -242,9 +242,18 @@ def test_relative_scores_and_ranks_leave_unscaled_series_out(comparison):
 def test_the_figure_names_every_model(comparison):
     figure = comparison.plot_ranks("mase")
     (axis,) = figure.axes
-    texts = " ".join(text.get_text() for text in axis.texts)
-    assert all(model in texts for model in comparison.models)
+    names = [label.get_text() for label in axis.get_yticklabels()]
+    assert names == list(comparison.ordered("mase"))
     assert axis.get_title() == "MASE: average ranks over 6 series"
+
+
+def test_ratios_are_drawn_as_percentages_the_best_first(comparison):
+    (axis,) = comparison.plot_ratios("crps").axes
+    names = [label.get_text() for label in axis.get_yticklabels()]
+    assert names == ["oracle", "seasonal_naive"]
+    oracle = comparison.relative("crps").loc["oracle"]
+    (shown,) = (x for x in axis.containers if x.has_xerr and x[0].get_ydata()[0] == 0)
+    assert shown[0].get_xdata()[0] == pytest.approx(100 * (oracle["ratio"] - 1))
 
 
 def test_calibration_counts_values_below_each_quantile(comparison):
@@ -271,13 +280,13 @@ def test_forecasts_of_the_worst_series_are_drawn_first(comparison):
 
 
 def test_the_report_holds_tables_failures_and_figures(comparison, tmp_path, monkeypatch):
-    path, drawn, draw = tmp_path / "report.html", [], CollectionComparison.plot_forecasts
+    path, drawn, draw = tmp_path / "report.html", [], CollectionComparison.forecast_figures
 
     def drawing(self, model, which, **options):
         drawn.append((model, which, options["measure"]))
         return draw(self, model, which, **options)
 
-    monkeypatch.setattr(CollectionComparison, "plot_forecasts", drawing)
+    monkeypatch.setattr(CollectionComparison, "forecast_figures", drawing)
     write_collection_report(path, {"all": comparison}, command="ssmlin <this>")
     whole = path.read_text()
     for expected in (
@@ -294,12 +303,14 @@ def test_the_report_holds_tables_failures_and_figures(comparison, tmp_path, monk
         for table in re.findall("<table.*?</table>", whole)
     )
     assert len(means[0]) == 8 and [row[0] for row in means[1:]] == ["oracle", "seasonal_naive"]
-    assert coverage[1] == ["nominal", "0.500", "0.800", "0.950"]
+    assert coverage[1] == ["nominal", "50.0 %", "80.0 %", "95.0 %"]
     assert coverage[2][1:] == [
-        f"{getattr(comparison.scores['oracle'], f'coverage_{p}').mean():.3f}" for p in (50, 80, 95)
+        f"{100 * getattr(comparison.scores['oracle'], f'coverage_{p}').mean():.1f} %"
+        for p in (50, 80, 95)
     ]  # fmt: skip
     assert ["steps per season", str(PERIOD)] in run
-    assert whole.count("<img") == 1 + 1 + 2 and "http" not in whole
+    # Three figures for a screen and for a phone, ten and less panels of random and worst series.
+    assert whole.count("<svg") == 2 * 3 + 7 + 6 and "http" not in whole
     with pytest.raises(FileExistsError):
         write_collection_report(path, {"all": comparison})
 

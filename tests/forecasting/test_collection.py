@@ -82,6 +82,14 @@ def test_a_level_says_nothing_and_the_future_is_not_seen(history):
     np.testing.assert_allclose(last, found[20, : len(history.weights)], atol=1e-12)
 
 
+@pytest.mark.parametrize("history", [History(), History(12)])
+def test_a_short_series_has_steps_to_predict(history):
+    steps = np.arange(4, 41)
+    first = history.first_step(steps)
+    assert (first >= 1).all() and (steps - first >= 3).all()
+    assert first[-1] == (history.period or 5)
+
+
 # --------------------------------------------------------------------- forecasts
 
 

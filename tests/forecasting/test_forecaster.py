@@ -1,5 +1,7 @@
 """The forecaster: every form of data, the caller's names and units, agreement with its parts."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +12,9 @@ import ssmlin
 from ssmlin import Forecaster
 from ssmlin.data import TableStream
 from ssmlin.data._grids import first_place
+from ssmlin.forecasting import StatsForecastInterface, season_of
 from ssmlin.forecasting import _recipe as recipe
 from ssmlin.forecasting import _streams as streams
-from ssmlin.forecasting import season_of
 from ssmlin.forecasting._fitting import RecipeFit
 from ssmlin.models import load as load_model
 
@@ -146,6 +148,56 @@ def test_times_go_on_as_they_are(index, following, unfitted, tmp_path):
     pd.testing.assert_frame_equal(ssmlin.load(tmp_path / "f").predict(H, **FEW), frame)
 
 
+@pytest.mark.float32
+@pytest.mark.parametrize(
+    ("times", "settings", "following"),
+    [
+        ([f"{2000 + i // 4}Q{i % 4 + 1}" for i in range(T)], {}, ["2006Q1", "2006Q2"]),
+        ([202000 + i for i in range(1, 13)], {}, [202101, 202102]),
+        (pd.bdate_range("2024-01-02", periods=3), {"freq": "B"},
+         [pd.Timestamp("2024-01-05"), pd.Timestamp("2024-01-08")]),
+        (pd.bdate_range("2024-01-02", periods=3), {"holidays": ["2024-01-08"]},
+         [pd.Timestamp("2024-01-05"), pd.Timestamp("2024-01-09")]),
+        (pd.bdate_range("2024-01-02", periods=3), {}, [pd.Timestamp("2024-01-05"),
+         pd.Timestamp("2024-01-08")]),  # the index says it
+    ],
+)  # fmt: skip
+def test_dates_go_on_as_they_are_written_and_as_the_calendar_says(
+    times, settings, following, unfitted, tmp_path
+):
+    index = times if not settings and not isinstance(times, list) else pd.Index(list(times))
+    fitted = forecaster(**settings).fit(pd.Series(values(steps=len(times)), index))
+    frame = fitted.predict(H, **FEW)
+    assert frame["ds"].tolist() == following
+    assert type(frame["ds"].tolist()[0]) is type(following[0])
+    fitted.save(tmp_path / "f")
+    again = ssmlin.load(tmp_path / "f")
+    pd.testing.assert_frame_equal(again.predict(H, **FEW), frame)
+    # One row tells no step, but the calendar goes with the model.
+    if not isinstance(times, list):
+        pd.testing.assert_series_equal(
+            again.update(pd.Series(values()[:2], index[-2:])).predict(H, **FEW)["ds"], frame["ds"]
+        )
+
+
+@pytest.mark.float32
+def test_missing_inputs_are_filled_on_demand(unfitted):
+    sales, price = pd.Series(values(), MONTHS), pd.Series(values(1), MONTHS, name="price")
+    gappy, filled = price.copy(), price.copy()
+    gappy.iloc[[5, 6]], filled.iloc[[5, 6]] = np.nan, price.iloc[4]
+    fitted = forecaster(fill_inputs=True).fit(sales, gappy)
+    strict = forecaster().fit(sales, filled)
+    plan = [price.iloc[-1], price.iloc[-1]]
+    expected = strict.predict(H, future_inputs=plan, **FEW)
+    pd.testing.assert_frame_equal(fitted.predict(H, **FEW), expected)
+    pd.testing.assert_frame_equal(
+        fitted.predict(H, future_inputs=[np.nan, np.nan], **FEW), expected
+    )
+    with pytest.raises(ValueError, match="no missing values in column 'price', got 2 in data rows 6"
+                       ", 7; fill_inputs="):  # fmt: skip
+        forecaster().fit(sales, gappy)
+
+
 # ------------------------------------------------------------------------------ what is forecast
 
 
@@ -213,7 +265,9 @@ def test_a_season_is_that_of_the_times_wherever_the_data_begin(unfitted):
     later = fitted.update(pd.Series(wave, months)[7:]).state_.observed()[""].inputs
     np.testing.assert_allclose(later, whole[7:], atol=1e-9)
     assert forecaster(season="auto").fit(wave).state_.only_fit.seasonal is None
-    assert forecaster(season=6).fit(wave).state_.only_fit.seasonal == 6
+    # Of a season that is said the criterion decides, too: these harmonics are no worth here.
+    assert forecaster(season=12).fit(wave).state_.only_fit.seasonal == 12
+    assert forecaster(season=5).fit(wave).state_.only_fit.seasonal is None
 
 
 @pytest.mark.float32
@@ -268,6 +322,74 @@ def test_cross_validation_is_what_forecasts_by_hand_are(refit, unfitted):
         pd.testing.assert_frame_equal(rows.drop(columns=["cutoff", "y"]), expected)
 
 
+# ------------------------------------------------------------------------------ statsforecast
+
+PRICED = LONG.assign(price=np.arange(2.0 * T))
+LEVELS = [80, 95]
+
+
+@pytest.mark.float32
+def test_statsforecasts_methods_are_those_of_the_forecaster(unfitted):
+    sf = StatsForecastInterface(forecaster(), alias="linear")
+    future = PRICED.assign(ds=PRICED["ds"] + pd.DateOffset(months=T))
+    found = sf.forecast(h=H, df=PRICED, X_df=future, level=LEVELS)
+    ours = forecaster().fit(PRICED, ["price"])
+    expected = ours.predict(H, LEVELS, future).sort_values(["unique_id", "ds"], ignore_index=True)
+    pd.testing.assert_frame_equal(found.set_axis(expected.columns, axis=1), expected)
+    assert list(found.columns[2:]) == [
+        "linear", "linear-lo-95", "linear-lo-80", "linear-hi-80", "linear-hi-95"
+    ]  # fmt: skip
+    found = sf.cross_validation(h=H, df=PRICED, n_windows=2, step_size=3, refit=False)
+    expected = ours.cross_validation(H, 2, step=3, levels=()).rename(columns={"mean": "linear"})
+    by = ["unique_id", "cutoff", "ds"]
+    pd.testing.assert_frame_equal(found, expected.sort_values(by, ignore_index=True))
+    assert sf.predict(H, future).columns.tolist() == ["unique_id", "ds", "linear"]
+
+
+@pytest.mark.slow
+@pytest.mark.float32
+def test_statsforecasts_frames_are_those_of_the_library(unfitted):
+    """All but the forecasts themselves; every argument of ours is one of theirs."""
+    library = pytest.importorskip("statsforecast")
+    from statsforecast.models import Naive
+
+    theirs = library.StatsForecast([Naive(alias="linear")], freq="MS")
+    ours = StatsForecastInterface(forecaster(), alias="linear")
+    for method in ("predict", "forecast", "cross_validation"):
+        known = inspect.signature(getattr(library.StatsForecast, method)).parameters
+        assert set(inspect.signature(getattr(ours, method)).parameters) <= set(known)
+    data = LONG.drop(columns="price")
+    for method, options in (
+        ("forecast", {"h": H, "level": LEVELS}),
+        ("cross_validation", {"h": H, "n_windows": 2, "step_size": 3, "level": LEVELS}),
+    ):
+        found = getattr(ours, method)(df=data, **options)
+        expected = getattr(theirs, method)(df=data, **options)
+        assert set(found.columns) == set(expected.columns)  # their order is a model's own
+        same = [x for x in ("unique_id", "ds", "cutoff", "y") if x in expected]
+        pd.testing.assert_frame_equal(found[same], expected[same], check_dtype=False)
+
+
+@pytest.mark.float32
+def test_what_is_shown_is_short_and_says_what_is_fitted(sales):
+    fitted, series = sales
+    assert repr(Forecaster()) == "Forecaster()" and "not fitted" in Forecaster()._repr_html_()
+    assert repr(forecaster()) == "Forecaster(lags=1, season=None, transform='none')"
+    shown = fitted._repr_html_()
+    for name, value in {"num_series": 1, "num_steps": T, "num_lags": 1}.items():
+        assert f'>{name}</th><td style="text-align: left">{value}</td>' in shown
+    (found,) = fitted.forecasts(H)
+    for thing in (fitted.state_, found, fitted.model_):
+        assert len(repr(thing)) < 600 and thing._repr_html_().startswith("<table>")
+    dataset = found.to_xarray()
+    np.testing.assert_array_equal(dataset["mean"][:, 0], fitted.predict(H)["mean"])
+    np.testing.assert_array_equal(
+        dataset["upper"].sel(level=95, column="sales"), fitted.predict(H)["hi-95"]
+    )
+    assert dataset["paths"].sizes == {"sample": 1000, "time": H, "column": 1}
+    assert pd.Timestamp(dataset["time"].values[0]) == series.index[-1] + series.index.freq
+
+
 @pytest.mark.float32
 def test_a_picture_has_history_means_and_bands(unfitted):
     figure = forecaster().fit(LONG).plot(H, levels=(50, 80), num_steps=10)
@@ -312,6 +434,8 @@ def test_a_stream_is_fitted_and_gone_on_from(tmp_path, monkeypatch):
         ({"pooling": "all"}, "pooling: expected one of"),
         ({"mechanism": "mamba"}, "mechanism: expected"),
         ({"difference": -1}, "difference: expected"),
+        ({"freq": "fortnight"}, "freq: expected B"),
+        ({"holidays": ["Easter"]}, "holidays: expected dates"),
         ({"discounts": ()}, "discounts: expected"),
     ],
 )

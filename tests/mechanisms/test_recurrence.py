@@ -97,7 +97,8 @@ def test_outputs_alone_need_no_memory_for_states():
         function = jax.jit(lambda x: ssmlin.linear_attention("mamba2", **x, method=method))
         return function.lower(tokens).compile().memory_analysis().temp_size_in_bytes
 
-    assert temporary("auto") < 4 * steps * (2 * d + m)
+    few = 8192
+    assert temporary("auto") < 4 * steps * (2 * d + m) + few
     # The other drivers make all states.
     assert temporary("chunked") > 4 * steps * m * d
 

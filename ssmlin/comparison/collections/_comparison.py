@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Float
 
+from ssmlin._display import one_line
 from ssmlin._optional import require
 from ssmlin.comparison.collections._collection import Collection, CollectionSeries
 from ssmlin.comparison.collections._figures import (
+    forecast_figure,
     plot_average_ranks,
     plot_calibration,
     plot_forecasts,
+    plot_ratios,
 )
 from ssmlin.comparison.collections._model import CollectionModel, Forecasts, forecast_collection
 from ssmlin.comparison.collections._registry import DEFAULT, MODELS, SEASONAL_NAIVE
 from ssmlin.comparison.collections._scores import CollectionScores, score_collection
 from ssmlin.comparison.collections._storage import read_forecasts, write_forecasts
 from ssmlin.comparison.collections._summary import (
+    Interval,
     Ranks,
     average_ranks,
     mean_ranks,
@@ -53,6 +57,13 @@ class CollectionComparison:
     def models(self) -> tuple[str, ...]:
         """The names of the models."""
         return tuple(self.scores)
+
+    def __repr__(self) -> str:
+        return one_line(self, {"num_series": len(self.collection), "models": list(self.models)})
+
+    def _repr_html_(self) -> str:
+        html: str = self.summary().to_html(na_rep="", float_format="{:.4g}".format)
+        return html
 
     def table(self, measure: str) -> Float[np.ndarray, "n M"]:
         """A measure of every series that has it, a column for each model.
@@ -191,6 +202,15 @@ class CollectionComparison:
             for model, made in self.forecasts.items()
         }
 
+    def plot_ratios(
+        self, measure: str = "crps", reference: str = SEASONAL_NAIVE, seed: int = 0
+    ) -> "Figure":
+        """Draw how much larger scores are than those of a reference, see :meth:`relative`."""
+        order = self.ordered(measure)
+        frame = self.relative(measure, reference, seed).loc[list(order)]
+        ratios = Interval(*(frame[f"ratio{end}"].to_numpy() for end in ("", "_low", "_high")))
+        return plot_ratios(order, ratios, measure.upper(), reference)
+
     def plot_calibration(self) -> "Figure":
         """Draw how much more often than they say values are below the quantiles of each model."""
         return plot_calibration(self.calibration(), f"{len(self.collection)} series")
@@ -214,11 +234,30 @@ class CollectionComparison:
             seed: of the series at random.
 
         Returns:
-            A matplotlib figure.
+            A matplotlib figure of two columns.
 
         Raises:
             ValueError: an argument that is none of these.
         """
+        return plot_forecasts(*self._forecasts_of(model, which, count, measure, seed))
+
+    def forecast_figures(
+        self,
+        model: str,
+        which: Literal["random", "worst"] = "random",
+        count: int = 10,
+        *,
+        measure: str = "mase",
+        seed: int = 0,
+    ) -> "list[Figure]":
+        """The panels of :meth:`plot_forecasts`, each a figure of its own."""
+        shown = self._forecasts_of(model, which, count, measure, seed)
+        return [forecast_figure(*one) for one in zip(*shown, strict=True)]
+
+    def _forecasts_of(
+        self, model: str, which: str, count: int, measure: str, seed: int
+    ) -> tuple[list[CollectionSeries], list[Float[np.ndarray, "H K"]], list[str]]:
+        """Series, their forecasts, and captions."""
         if model not in self.models:
             raise ValueError(f"model: expected one of {self.models}, got {model!r}")
         if which not in ("random", "worst"):
@@ -235,8 +274,7 @@ class CollectionComparison:
             f"{one.name}, {measure.upper()} {losses[place]:.2f}"
             for one, place in zip(series, places, strict=True)
         ]
-        quantiles = [self.forecasts[model].quantiles[place] for place in places]
-        return plot_forecasts(series, quantiles, captions)
+        return series, [self.forecasts[model].quantiles[place] for place in places], captions
 
     def ordered(self, measure: str = "crps") -> tuple[str, ...]:
         """The names of the models, the best average rank first.

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from ssmlin.comparison._sentences import listed
 from ssmlin.comparison.collections._registry import SEASONAL_NAIVE
 from ssmlin.comparison.collections._summary import bootstrap_means
 
@@ -52,9 +53,9 @@ def _which(comparison: "CollectionComparison", best: str) -> str:
         )
     near = [said[x] for x in ranks if ranks[x] - ranks[best] < found.critical_difference]
     if len(near) == len(ranks):
-        return f"No model can be told to be better than another {over}: {_listed(near)}; {margin}."
+        return f"No model can be told to be better than another {over}: {listed(near)}; {margin}."
     if len(near) > 1:
-        return f"Best {over} are {_listed(near)}, which cannot be told apart; {margin}."
+        return f"Best {over} are {listed(near)}, which cannot be told apart; {margin}."
     second = said[list(ranks)[1]]
     return f"Best {over} is {said[best]}, ahead of {second} by more than the {margin}."
 
@@ -95,9 +96,3 @@ def _trusted(comparison: "CollectionComparison", best: str, seed: int) -> str:
         f"inside (95 % interval over series {100 * low:.1f} to {100 * high:.1f} %; "
         f"{100 * least:.0f} to {100 * most:.0f} % is asked for)."
     )
-
-
-def _listed(names: list[str]) -> str:
-    """Names in a sentence."""
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last

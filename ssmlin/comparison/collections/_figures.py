@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from ssmlin.comparison._panels import new_figure, plot_band
+from ssmlin.comparison._intervals import Estimate, intervals_figure
+from ssmlin.comparison._panels import finish, new_figure, plot_band, say_of
 from ssmlin.comparison.collections._collection import CollectionSeries
 from ssmlin.comparison.collections._quantiles import QUANTILE_LEVELS, index_of
-from ssmlin.comparison.collections._summary import Ranks
+from ssmlin.comparison.collections._summary import Interval, Ranks
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -50,23 +52,25 @@ def plot_average_ranks(models: Sequence[str], found: Ranks, title: str) -> "Figu
     order = np.argsort(found.ranks)
     count = len(order)
     bars = cliques(found.ranks.tolist(), found.critical_difference)
-    figure = new_figure(7.0, 1.0 + 0.28 * (count + 0.6 * len(bars)))
+    figure = new_figure(9.0, 1.0 + 0.28 * (count + 0.6 * len(bars)))
     axis = figure.subplots()
     for row, model in enumerate(order):
-        axis.plot(found.ranks[model], row, "o", color="C0")
+        (dot,) = axis.plot(found.ranks[model], row, "o", color="C0")
+        say_of(dot, f"{models[model]}: {found.ranks[model]:.2f}")
         axis.annotate(
-            f"{models[model]}  {found.ranks[model]:.2f}", (found.ranks[model], row),
-            xytext=(8, 0), textcoords="offset points", va="center",
+            f"{found.ranks[model]:.2f}", (found.ranks[model], row), xytext=(8, 0),
+            textcoords="offset points", va="center", fontsize=8,
         )  # fmt: skip
     for number, (low, high) in enumerate(bars):
-        axis.plot([low, high], [count + 0.6 * number] * 2, lw=4, color="0.4")
+        axis.plot([low, high], [count + 0.6 * number] * 2, lw=4, color="grey")
     axis.set_ylim(count + 0.6 * len(bars), -0.7)
-    axis.margins(x=0.25)
-    axis.set_yticks([])
+    axis.margins(x=0.1)
+    axis.set_yticks(range(count), [models[model] for model in order])
     axis.set_xlabel(f"average rank (critical difference {found.critical_difference:.2f})")
-    axis.set_title(title)
-    for side in ("left", "right", "top"):
+    axis.set_title(title, fontsize=9)
+    for side in ("right", "top"):
         axis.spines[side].set_visible(False)
+    finish(figure)
     return figure
 
 
@@ -82,15 +86,34 @@ def plot_calibration(shares: Mapping[str, Float[np.ndarray, " K"]], title: str) 
     """
     figure = new_figure(9.0, 4.0)
     axis = figure.subplots()
-    axis.axhline(0.0, color="0.4", lw=1)
+    axis.axhline(0.0, color="grey", lw=1)
     for model, share in shares.items():
-        axis.plot(QUANTILE_LEVELS, share - QUANTILE_LEVELS, lw=1.2, label=model)
-    axis.set(
-        xlabel="level of the quantile", ylabel="share of values below it, minus the level",
-        title=title,
-    )  # fmt: skip
-    axis.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        (line,) = axis.plot(QUANTILE_LEVELS, share - QUANTILE_LEVELS, lw=1.2, label=model)
+        say_of(line, model)
+    axis.set_xlabel("level of the quantile", fontsize=9)
+    axis.set_ylabel("share below it, minus the level", fontsize=9)
+    axis.set_title(title, fontsize=9)
+    finish(figure)
     return figure
+
+
+def plot_ratios(models: Sequence[str], ratios: Interval, measure: str, reference: str) -> "Figure":
+    """How much larger a score is than that of a reference, with intervals.
+
+    Args:
+        models: their names.
+        ratios: of their scores to those of the reference.
+        measure: the name of the score.
+        reference: the name of the reference.
+
+    Returns:
+        A matplotlib figure; an arrow stands for a model that is too far away for the scale.
+    """
+    rows = []
+    for name, ends in zip(models, np.stack(ratios, axis=1), strict=True):
+        value, low, high = (100 * (ends - 1)).tolist()
+        rows.append(Estimate(name, value, low, high, f"{value:+.1f} %"))
+    return intervals_figure(rows, f"{measure} above that of {reference}, %")
 
 
 def plot_forecasts(
@@ -112,17 +135,32 @@ def plot_forecasts(
     figure = new_figure(9.0, 0.4 + 1.7 * rows)
     axes = figure.subplots(rows, 2, squeeze=False).ravel()
     for axis, one, forecast, caption in zip(axes, series, quantiles, captions, strict=False):
-        shown = one.train[-max(4 * one.horizon, 2 * one.period) :]
-        ahead = 1 + np.arange(one.horizon)
-        axis.plot(np.arange(1 - len(shown), 1), shown, lw=1, color="0.3")
-        for low, high in ((0.025, 0.975), (0.25, 0.75)):
-            band = [forecast[:, index_of(level)] for level in (low, 0.5, high)]
-            plot_band(axis, ahead, band, color="C0")
-        if one.test is not None:
-            axis.plot(ahead, one.test, ".", ms=4, color="C3")
-        axis.set_title(caption, fontsize="small")
-        axis.tick_params(labelsize="x-small")
+        _plot_forecast(axis, one, forecast, caption)
     for axis in axes[len(series) :]:
         axis.set_visible(False)
-    figure.supxlabel("steps after the last one seen", fontsize="small")
+    figure.supxlabel("steps after the last one seen", fontsize=9)
     return figure
+
+
+def forecast_figure(
+    one: CollectionSeries, forecast: Float[np.ndarray, "H K"], caption: str
+) -> "Figure":
+    """A figure of one series alone, as wide as a phone, see :func:`plot_forecasts`."""
+    figure = new_figure(4.0, 1.9)
+    _plot_forecast(figure.subplots(), one, forecast, caption)
+    return figure
+
+
+def _plot_forecast(
+    axis: "Axes", one: CollectionSeries, forecast: Float[np.ndarray, "H K"], caption: str
+) -> None:
+    shown = one.train[-max(4 * one.horizon, 2 * one.period) :]
+    ahead = 1 + np.arange(one.horizon)
+    axis.plot(np.arange(1 - len(shown), 1), shown, lw=1, color="black")
+    for low, high in ((0.025, 0.975), (0.25, 0.75)):
+        band = [forecast[:, index_of(level)] for level in (low, 0.5, high)]
+        plot_band(axis, ahead, band, color="C0")
+    if one.test is not None:
+        axis.plot(ahead, one.test, ".", ms=4, color="C3")
+    axis.set_title(caption, fontsize=9)
+    axis.tick_params(labelsize=8)

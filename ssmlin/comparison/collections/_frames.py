@@ -11,7 +11,7 @@ import numpy as np
 
 from ssmlin import _checks
 from ssmlin.comparison.collections._collection import Collection, CollectionSeries
-from ssmlin.data import Columns, select_panel, series_ids
+from ssmlin.data import Calendar, Columns, select_panel, series_ids
 from ssmlin.forecasting import season_of
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def hold_out_frame(
     target_col: str = "y",
     group_col: str | None = None,
     date_format: str | None = None,
+    calendar: Calendar | None = None,
 ) -> Collection:
     """A collection from a long frame, whose last steps are held out.
 
@@ -53,6 +54,7 @@ def hold_out_frame(
         group_col: the column of groups, of which the first row of a series counts; None for one
             group.
         date_format: how dates are written as text, see :func:`ssmlin.data.select_columns`.
+        calendar: what a step is; default by the times.
 
     Returns:
         The collection.
@@ -81,7 +83,7 @@ def hold_out_frame(
     whole, empty = _without_empty(frame, id_col, target_col)
     with _each_warning_once():
         panel = select_panel(
-            whole, id_col, [target_col], (), time_col, date_format, to_fit=False
+            whole, id_col, [target_col], (), time_col, date_format, to_fit=False, calendar=calendar
         )  # fmt: skip
     kept = {key: one for key, one in panel.items() if _is_long_enough(one, horizon)}
     if not kept:

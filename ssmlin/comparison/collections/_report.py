@@ -1,14 +1,14 @@
 """A comparison over a collection as one HTML file that needs nothing else."""
 
-import html
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ssmlin._files import written_whole
-from ssmlin.comparison._html import image, page, table, text
+from ssmlin.comparison._html import Cell, code, conclusion, heading, items, page, table, text
+from ssmlin.comparison._svg import captioned, image, images
 from ssmlin.comparison.collections._comparison import CollectionComparison
 from ssmlin.comparison.collections._conclusions import conclusions
 
@@ -30,11 +30,12 @@ def write_collection_report(
     command: str | None = None,
     seed: int = 0,
 ) -> None:
-    """Write a comparison over a collection to one HTML file without scripts or links.
+    """Write a comparison over a collection to one HTML file without links to other files.
 
     It begins with its conclusions. For each group it holds the means, the scores relative to
     seasonal naive with their intervals, average ranks, and calibration; then for one model ten
-    series at random and the ten where its CRPS is worst.
+    series at random and the ten where its CRPS is worst. It follows the colours of the reader's
+    screen, and needs no script but for sorting its tables.
 
     Args:
         path: the new file.
@@ -51,27 +52,39 @@ def write_collection_report(
     """
     *_, whole = comparisons.values()
     shown = whole.ordered()[0] if model is None else model
-    parts = [f"<h1>{html.escape(whole.collection.name)}</h1>", _said(whole, seed), _columns(whole)]
+    parts = [
+        heading(whole.collection.name, 1),
+        conclusion(conclusions(whole, seed)),
+        _columns(whole),
+    ]
     for group, comparison in comparisons.items():
         parts += _group(group, comparison, seed, with_conclusions=comparison is not whole)
-    parts += [
-        f"<h2>Forecasts of {html.escape(shown)}</h2>",
-        text("The end of each series, its forecast with 50 and 95 % intervals, and what came."),
-        image(whole.plot_forecasts(shown, "random", measure="crps", seed=seed),
-              "Ten series at random"),
-        image(whole.plot_forecasts(shown, "worst", measure="crps"),
-              "The ten series with the largest CRPS"),
-        *_provenance(whole, command, seed),
-    ]  # fmt: skip
+    parts += [*_forecasts(whole, shown, seed), *_provenance(whole, command, seed)]
     with written_whole(Path(path), new=True) as temporary:
         temporary.write_text(
             page(f"{whole.collection.name}: comparison", parts), encoding="utf-8"
         )  # fmt: skip
 
 
-def _said(comparison: CollectionComparison, seed: int) -> str:
-    """The conclusions as a paragraph."""
-    return f"<p>{html.escape(' '.join(conclusions(comparison, seed)))}</p>"
+def _forecasts(comparison: CollectionComparison, model: str, seed: int) -> list[str]:
+    """Forecasts beside what came, of series at random and of the worst."""
+    parts = [heading(f"Forecasts of {model}")]
+    shown: dict[Literal["random", "worst"], str] = {
+        "random": "Ten series at random",
+        "worst": "The ten series with the largest CRPS",
+    }
+    for which, title in shown.items():
+        drawn = comparison.forecast_figures(model, which, measure="crps", seed=seed)
+        titles = [f"{title}: {number}" for number in range(1, 1 + len(drawn))]
+        parts.append(
+            captioned(
+                images(drawn, titles, "medium"),
+                title,
+                "The end of each series, its forecast with 50 and 95 % intervals, and as dots what "
+                "came; nearly all dots should be inside the light band.",
+            )
+        )
+    return parts
 
 
 def _columns(comparison: CollectionComparison) -> str:
@@ -98,37 +111,54 @@ def _group(
     """The tables and figures of one group, the best model first."""
     summary = comparison.summary().loc[list(comparison.ordered())]
     several = len(comparison.models) > 1
-    parts = [f"<h2>{html.escape(group)}: {len(comparison.collection)} series</h2>"]
+    parts = [heading(f"{group}: {len(comparison.collection)} series")]
     if with_conclusions:
-        parts.append(_said(comparison, seed))
+        parts.append(conclusion(conclusions(comparison, seed)))
     parts.append(_table(_MEANS.values(), summary[[*_MEANS]].itertuples(name=None)))
     unscaled = int(summary["unscaled"].iloc[0])
     if unscaled:
         parts.append(text(f"{unscaled} series never change and have no scaled scores."))
-    parts += ["<h3>Relative to seasonal naive</h3>", _relative(comparison, seed)]
+    parts += [heading("Relative to seasonal naive", 3), _relative(comparison, seed)]
     if several:
         parts += [
-            image(comparison.plot_ranks("crps"), "Average ranks of CRPS"),
-            text("Models above one bar cannot be told apart at 5 % by Nemenyi's test."),
+            image(
+                comparison.plot_ratios("crps", seed=seed),
+                f"CRPS beside seasonal naive, {group}",
+                "At the left of zero a model is better than seasonal naive; a bar, the 95 % "
+                "interval over series, that reaches zero leaves it open.",
+            ),
+            image(
+                comparison.plot_ranks("crps"),
+                f"Average ranks of CRPS, {group}",
+                "The first is best; models above one bar cannot be told apart at 5 % by Nemenyi's "
+                "test.",
+            ),
         ]
-    nominal = ("nominal", 0.5, 0.8, 0.95)
+    nominal = ("nominal", *(_share(x) for x in (0.5, 0.8, 0.95)))
+    shares = [(name, *map(_share, row)) for name, *row in
+              summary[[*_COVERAGE]].itertuples(name=None)]  # fmt: skip
     parts += [
-        "<h3>Calibration</h3>",
-        _table(_COVERAGE.values(), [nominal, *summary[[*_COVERAGE]].itertuples(name=None)]),
-        text("The share of values inside central intervals; and below, how much more often than "
-             "they say values are below the quantiles of each level."),
-        image(comparison.plot_calibration(), "Calibration"),
-    ]  # fmt: skip
+        heading("Calibration", 3),
+        _table(_COVERAGE.values(), [nominal, *shares]),
+        text("The share of values inside central intervals."),
+        image(
+            comparison.plot_calibration(),
+            f"Calibration, {group}",
+            "On the line at zero a model is calibrated; above it values are below the quantile "
+            "more often than it says.",
+        ),
+    ]
     failed = {
         name: [reason for reason in made.failures if reason]
         for name, made in comparison.forecasts.items()
     }
-    items = "".join(
-        f"<li>{html.escape(f'{name} failed on {len(why)} series, first: {why[0]}')}</li>"
-        for name, why in failed.items()
-        if why
-    )
-    return [*parts, f"<ul>{items}</ul>"] if items else parts
+    told = [f"{name} failed on {len(why)} series, first: {why[0]}"
+            for name, why in failed.items() if why]  # fmt: skip
+    return [*parts, items(told)] if told else parts
+
+
+def _share(value: float) -> Cell:
+    return Cell(f"{100 * value:.1f} %", value)
 
 
 def _relative(comparison: CollectionComparison, seed: int) -> str:
@@ -136,15 +166,16 @@ def _relative(comparison: CollectionComparison, seed: int) -> str:
     frames = {measure: comparison.relative(measure, seed=seed) for measure in _MEASURES}
     crps = frames["crps"]
 
-    def with_ends(frame: "pandas.DataFrame", model: str, column: str) -> str:
-        found = (frame.loc[model, f"{column}{end}"] for end in ("", "_low", "_high"))
-        return "{:.3f} ({:.3f} to {:.3f})".format(*found)
+    def with_ends(frame: "pandas.DataFrame", model: str, column: str) -> Cell:
+        found = [frame.loc[model, f"{column}{end}"] for end in ("", "_low", "_high")]
+        return Cell("{:.3f} ({:.3f} to {:.3f})".format(*found), found[0])
 
     rows = []
     for model in comparison.ordered():
         cells = [with_ends(frame, model, "ratio") for frame in frames.values()]
         if "rank" in crps:
-            cells += [with_ends(crps, model, "win_rate"), f"{crps.loc[model, 'rank']:.2f}"]
+            rank = crps.loc[model, "rank"]
+            cells += [with_ends(crps, model, "win_rate"), Cell(f"{rank:.2f}", rank)]
         rows.append((model, *cells))
     headings = [measure.upper() for measure in frames]
     return _table([*headings, *(["win rate", "rank"] if "rank" in crps else [])], rows)
@@ -152,7 +183,7 @@ def _relative(comparison: CollectionComparison, seed: int) -> str:
 
 def _table(headings: Iterable[str], rows: Iterable[Sequence[object]]) -> str:
     """Rows that begin with the name of a model."""
-    return table(["model", *headings], [("", row) for row in rows])
+    return table(["model", *headings], [("", row) for row in rows], sortable=True)
 
 
 def _provenance(
@@ -167,7 +198,5 @@ def _provenance(
         ("Python", platform.python_version()),
         ("ssmlin", version("ssmlin")),
     ]
-    parts = ["<h2>What was run</h2>", table(("", ""), [("", row) for row in rows])]
-    if command is not None:
-        parts += ["<p>To make this file again:</p>", f"<pre>{html.escape(command)}</pre>"]
-    return parts
+    parts = [heading("What was run"), table(("", ""), [("", row) for row in rows])]
+    return parts if command is None else [*parts, "<p>To make this file again:</p>", code(command)]

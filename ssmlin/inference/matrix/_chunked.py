@@ -13,17 +13,16 @@ The recursions are those of the sequential driver; there are no others here.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
 from ssmlin.inference._chunks import (
+    Carried,
     ChunkMap,
     Cut,
-    compose,
+    affine_starts,
     cut_time,
-    starting_with,
+    from_device,
 )
 from ssmlin.inference._roots import masked_rsqrt
 from ssmlin.inference.matrix import _sequential as sequential
@@ -41,9 +40,8 @@ from ssmlin.inference.matrix._driver import (
 from ssmlin.inference.matrix._elements import (
     ChunkSummary,
     Law,
-    RootElement,
-    combine_roots,
     root_chunk_elements,
+    root_chunk_ends,
 )
 from ssmlin.lgssm import MatrixLGSSM
 
@@ -54,9 +52,12 @@ class Chunked:
 
     Args:
         length: the number of steps of a chunk; None for about √T.
+        axis: of a mesh whose devices hold equal parts of time, if the driver runs in a
+            `jax.shard_map`; what it is given and returns over time is this device's part.
     """
 
     length: int | None = None
+    axis: str | None = None
 
     @property
     def takes_batches(self) -> bool:
@@ -74,16 +75,18 @@ class Chunked:
     ) -> Forward:
         """Kalman filter; see :func:`ssmlin.inference.matrix._sequential.forward`."""
         cut = cut_time(lgssm.num_timesteps, self.length)
-        chunks = _chunks(lgssm, cut)
+        chunks = chunk_models(lgssm, cut)
         y, seen = cut.split(emissions), cut.split(observed)
         initial = Law(lgssm.initial_mean, form.store(lgssm.initial_cov))
-        start = form.chunk_starts(_summary(chunks, y, seen, form), initial)
+        start = form.chunk_starts(summary(chunks, y, seen, form), initial, self.axis)
         run = sequential.forward(chunks, y, seen, form=form, keep=keep, start=start)
+        last = Law(run.last_mean[-1], run.last_cov[-1])
+        last_mean, last_cov = from_device(last, -1, self.axis)
         return Forward(
             emission_means=cut.join(run.emission_means),
             scales=cut.join(run.scales),
-            last_mean=run.last_mean[-1],
-            last_cov=run.last_cov[-1],
+            last_mean=last_mean,
+            last_cov=last_cov,
             gains=cut.join(run.gains),
             means=cut.join(run.means),
             stored=cut.join(run.stored),
@@ -100,40 +103,39 @@ class Chunked:
     ) -> Backward:
         """Adjoints of the smoother; see :func:`ssmlin.inference.matrix._sequential.backward`."""
         cut = cut_time(lgssm.num_timesteps, self.length)
-        chunks, dim, m = _chunks(lgssm, cut), lgssm.key_dim, residuals.shape[1]
+        chunks, dim, m = chunk_models(lgssm, cut), lgssm.key_dim, residuals.shape[1]
         g, precision, e = cut.split(gains), cut.split(precisions), cut.split(residuals)
         zero = jnp.zeros((dim, dim), lgssm.dtype)
 
-        def run(e: Array, adjoints: Array, information: Array | None) -> Backward:
-            end = sequential.BackwardState(adjoints, information)
+        def run(end: Carried, e: Array) -> Backward:
             return sequential.backward(
-                chunks, g, precision, e, keep_information=keep_information, end=end
-            )
+                chunks, g, precision, e, keep_information=keep_information,
+                end=sequential.BackwardState(*end),
+            )  # fmt: skip
 
         # One pass shows how a chunk carries a unit adjoint from its end, and what it adds.
-        rows = _unit_rows(jnp.zeros((m, dim), lgssm.dtype), cut.num)
-        zeros = jnp.broadcast_to(zero, (cut.num, *zero.shape)) if keep_information else None
-        alone = run(jnp.pad(e, ((0, 0), (0, 0), (dim, 0))), rows, zeros)
+        nothing = Carried(jnp.zeros((m, dim), lgssm.dtype), zero if keep_information else None)
+        unit = Carried(
+            _unit_rows(nothing.rows, cut.num),
+            jnp.broadcast_to(zero, (cut.num, *zero.shape)) if keep_information else None,
+        )
+        alone = run(unit, jnp.pad(e, ((0, 0), (0, 0), (dim, 0))))
         maps = ChunkMap(
             alone.initial_adjoint[:, :dim],
             alone.initial_adjoint[:, dim:],
             alone.initial_information,
         )
-        # Backward in time the last chunk comes first; what the first chunk does is not needed.
-        backwards = jax.tree.map(lambda x: x[:0:-1], maps)
-        done = lax.associative_scan(compose, backwards)
-        adjoints = starting_with(jnp.zeros((m, dim), lgssm.dtype), done.offset)[::-1]
-        information = None
-        if done.quadratic is not None:
-            information = starting_with(zero, done.quadratic)[::-1]
-        result = run(e, adjoints, information)
+        result = run(affine_starts(maps, nothing, self.axis, reverse=True), e)
         first = result.initial_information
+        initial_adjoint, initial_information = from_device(
+            (result.initial_adjoint[0], None if first is None else first[0]), 0, self.axis
+        )
         return Backward(
             filtered_adjoints=cut.join(result.filtered_adjoints),
             predicted_adjoints=cut.join(result.predicted_adjoints),
-            initial_adjoint=result.initial_adjoint[0],
+            initial_adjoint=initial_adjoint,
             information=cut.join(result.information),
-            initial_information=None if first is None else first[0],
+            initial_information=initial_information,
         )
 
     def root_backward(
@@ -146,23 +148,15 @@ class Chunked:
     ) -> RootBackward:
         """Smooth in factors; see :func:`ssmlin.inference.matrix._sequential.root_backward`."""
         cut = cut_time(lgssm.num_timesteps, self.length)
-        chunks = _chunks(lgssm, cut)
+        chunks = chunk_models(lgssm, cut)
         y, seen = cut.split(emissions), cut.split(observed)
         means = cut.split(kept(run.means))
         by_chunk = run._replace(
             gains=cut.split(kept(run.gains)), means=means, stored=cut.split(kept(run.stored))
         )
-        elements = root_chunk_elements(_summary(chunks, y, seen, SQUARE_ROOT))
-        end = Law(jnp.zeros_like(elements.values), jnp.zeros_like(elements.information_root))
-        if cut.num > 1:
-            # Backward in time: later elements are combined first.
-            later: RootElement = jax.tree.map(lambda x: x[1:], elements)
-            future = lax.associative_scan(lambda x, y: combine_roots(y, x), later, reverse=True)
-            root = future.information_root
-            shift = (future.values - means[:-1, -1] @ root) @ root.mT
-            end = Law(
-                *(jnp.concatenate([x, jnp.zeros_like(x[:1])]) for x in (shift, root)),
-            )
+        elements = root_chunk_elements(summary(chunks, y, seen, SQUARE_ROOT))
+        values, root = root_chunk_ends(elements, y.shape[-1], self.axis)
+        end = Law((values - means[:, -1] @ root) @ root.mT, root)
         shifts, roots = sequential.root_backward(
             chunks, y, seen, by_chunk, cut.split(residuals), end=end
         )
@@ -177,16 +171,16 @@ class Chunked:
     ) -> Predictions:
         """Means for known gains; see :func:`ssmlin.inference.matrix._sequential.forward_means`."""
         cut = cut_time(lgssm.num_timesteps, self.length)
-        chunks = _chunks(lgssm, cut)
+        chunks = chunk_models(lgssm, cut)
         y, g = cut.split(emissions), cut.split(gains)
 
         def last(rows: Array, width: int) -> Array:
             padded = jnp.pad(y, ((0, 0), (0, 0), (width, 0)))
             return sequential.forward_means(chunks, rows, padded, g).last_mean
 
-        start = _affine_starts(last, initial_mean, cut.num)
+        start = self._starts(last, initial_mean, cut.num)
         read, ends = sequential.forward_means(chunks, start, y, g)
-        return Predictions(cut.join(read), ends[-1])
+        return Predictions(cut.join(read), from_device(ends[-1], -1, self.axis))
 
     def carried_means(
         self,
@@ -198,7 +192,7 @@ class Chunked:
     ) -> Float[Array, "T n d"]:
         """The states; see :func:`ssmlin.inference.matrix._sequential.carried_means`."""
         cut = cut_time(lgssm.num_timesteps, self.length)
-        chunks = _chunks(lgssm, cut)
+        chunks = chunk_models(lgssm, cut)
         if with_drift:
             shifts = shifts + lgssm.drift.to_dense()
         x = cut.split(shifts)
@@ -207,11 +201,20 @@ class Chunked:
             padded = jnp.pad(x, ((0, 0), (0, 0), (width, 0), (0, 0)))
             return sequential.carried_means(chunks, rows, padded, with_drift=False)[:, -1]
 
-        start = _affine_starts(last, initial_mean, cut.num)
+        start = self._starts(last, initial_mean, cut.num)
         return cut.join(sequential.carried_means(chunks, start, x, with_drift=False))
 
+    def _starts(
+        self, last: Callable[[Array, int], Array], initial: Float[Array, "n d"], num: int
+    ) -> Float[Array, "chunks n d"]:
+        """Where every chunk starts, given how `last` carries rows to the end of every chunk."""
+        dim = initial.shape[1]
+        ends = last(_unit_rows(initial, num), dim)
+        maps = ChunkMap(ends[:, :dim], ends[:, dim:])
+        return affine_starts(maps, Carried(initial), self.axis).rows
 
-def _chunks(lgssm: MatrixLGSSM, cut: Cut) -> MatrixLGSSM:
+
+def chunk_models(lgssm: MatrixLGSSM, cut: Cut) -> MatrixLGSSM:
     """The model of every chunk, as a batch; what fills the last chunk leaves the state unchanged.
 
     The initial laws are not used.
@@ -234,17 +237,7 @@ def _unit_rows(rows: Float[Array, "n d"], num: int) -> Float[Array, "chunks dn d
     return jnp.broadcast_to(rows, (num, *rows.shape))
 
 
-def _affine_starts(
-    last: Callable[[Array, int], Array], initial: Float[Array, "n d"], num: int
-) -> Float[Array, "chunks n d"]:
-    """Where every chunk starts, given how `last` carries rows to the end of every chunk."""
-    dim = initial.shape[1]
-    ends = last(_unit_rows(initial, num), dim)[:-1]
-    done = lax.associative_scan(compose, ChunkMap(ends[:, :dim], ends[:, dim:]))
-    return starting_with(initial, initial @ done.transition + done.offset)
-
-
-def _summary(
+def summary(
     chunks: MatrixLGSSM,
     y: Float[Array, "chunks length m"],
     seen: Float[Array, "chunks length"],

@@ -82,7 +82,7 @@ class CovarianceForm(Protocol):
     def to_dense(self, stored: Array) -> Array:
         """P from what was stored, with any number of leading axes."""
 
-    def chunk_starts(self, chunks: ChunkSummary, initial: Law) -> Law:
+    def chunk_starts(self, chunks: ChunkSummary, initial: Law, axis: str | None = None) -> Law:
         """The law at the start of every chunk, the covariances as they are stored."""
 
 
@@ -160,9 +160,9 @@ class Plain:
         """P."""
         return stored
 
-    def chunk_starts(self, chunks: ChunkSummary, initial: Law) -> Law:
+    def chunk_starts(self, chunks: ChunkSummary, initial: Law, axis: str | None = None) -> Law:
         """The law at the start of every chunk."""
-        return chunk_starts(chunks, initial)
+        return chunk_starts(chunks, initial, axis)
 
 
 def with_spare(root: Float[Array, " d n *batch"], num: int) -> Carry:
@@ -260,9 +260,9 @@ class SquareRoot:
         """P = L Lᵀ."""
         return stored @ stored.mT
 
-    def chunk_starts(self, chunks: ChunkSummary, initial: Law) -> Law:
+    def chunk_starts(self, chunks: ChunkSummary, initial: Law, axis: str | None = None) -> Law:
         """The law at the start of every chunk, in factors."""
-        return root_chunk_starts(chunks, initial)
+        return root_chunk_starts(chunks, initial, axis)
 
 
 def batched_product(

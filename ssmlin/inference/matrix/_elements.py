@@ -18,7 +18,7 @@ from jax import lax
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
-from ssmlin.inference._chunks import starting_with
+from ssmlin.inference._chunks import over_devices, starting_with
 from ssmlin.inference._roots import symmetric_part, triangular_factor
 
 
@@ -119,6 +119,13 @@ def _whitening(x: Float[Array, "n d d"]) -> Float[Array, "n d d"]:
     return jnp.moveaxis(triangular_factor(last, jnp.ones_like(last[:, 0])), -1, 0)
 
 
+class Measurements(NamedTuple):
+    """What later emissions say of a state, as in a :class:`RootElement`: c and Z."""
+
+    values: Float[Array, "*B m d"]
+    information_root: Float[Array, "*B d d"]
+
+
 class _Measured(NamedTuple):
     """The law MN(b, C) of the state, C = U Uᵀ, after the measurements (Z, c).
 
@@ -138,7 +145,9 @@ class _Measured(NamedTuple):
 
 
 def _measure(
-    mean: Float[Array, "n m d"], cov_root: Float[Array, "n d d"], element: RootElement
+    mean: Float[Array, "n m d"],
+    cov_root: Float[Array, "n d d"],
+    element: RootElement | Measurements,
 ) -> _Measured:
     """Update a law of the state at the start of a stretch by the measurements of the stretch."""
     z = element.information_root
@@ -163,9 +172,19 @@ def combine_roots(first: RootElement, second: RootElement) -> RootElement:
 
     Source: after Yaghoobi et al. (2022), arXiv 2207.00426, with the shift in factors too.
     """
-    dim = first.transition.shape[-1]
     measured = _measure(first.offset, first.cov_root, second)
     cov = jnp.concatenate([second.transition.mT @ measured.cov_root.mT, second.cov_root], axis=-1)
+    return RootElement(
+        first.transition @ measured.onward @ second.transition,
+        measured.mean @ second.transition + second.offset,
+        triangular(cov),
+        *_joined(first, measured),
+    )
+
+
+def _joined(first: RootElement, measured: _Measured) -> Measurements:
+    """The measurements of a stretch, and those after it, of the state at its start."""
+    dim = first.transition.shape[-1]
     measurements = jnp.concatenate(
         [
             jnp.concatenate([first.transition @ measured.information.mT, measured.values], axis=-2),
@@ -174,13 +193,12 @@ def combine_roots(first: RootElement, second: RootElement) -> RootElement:
         axis=-1,
     )
     joint = triangular(measurements, dim)
-    return RootElement(
-        first.transition @ measured.onward @ second.transition,
-        measured.mean @ second.transition + second.offset,
-        triangular(cov),
-        joint[..., dim:, :],
-        joint[..., :dim, :],
-    )
+    return Measurements(joint[..., dim:, :], joint[..., :dim, :])
+
+
+def measurements_before(element: RootElement, after: Measurements) -> Measurements:
+    """What a stretch and the emissions after it say of the state at its start."""
+    return _joined(element, _measure(element.offset, element.cov_root, after))
 
 
 def condition_root(element: RootElement, law: Law) -> Law:
@@ -230,18 +248,44 @@ def root_chunk_elements(chunks: ChunkSummary) -> RootElement:
     return RootElement(chunks.transition, chunks.mean, root, measured[:, dim:], measured[:, :dim])
 
 
-def chunk_starts(chunks: ChunkSummary, initial: Law) -> Law:
-    """The law of the state at the start of every chunk."""
-    elements = jax.tree.map(lambda x: x[:-1], chunk_elements(chunks))
-    done = lax.associative_scan(combine, elements)
-    later = jax.vmap(condition, (0, None))(done, initial)
-    return Law(*map(starting_with, initial, later))
+def chunk_starts(chunks: ChunkSummary, initial: Law, axis: str | None = None) -> Law:
+    """The law of the state at the start of every chunk; see :func:`over_devices`."""
+
+    def starts(elements: Element, initial: Law) -> Law:
+        done = lax.associative_scan(combine, jax.tree.map(lambda x: x[:-1], elements))
+        later = jax.vmap(condition, (0, None))(done, initial)
+        return Law(*map(starting_with, initial, later))
+
+    return over_devices(starts, combine, chunk_elements(chunks), initial, axis)
 
 
-def root_chunk_starts(chunks: ChunkSummary, initial: Law) -> Law:
-    """The law of the state at the start of every chunk, in factors."""
-    elements = jax.tree.map(lambda x: x[:-1], root_chunk_elements(chunks))
-    done = lax.associative_scan(combine_roots, elements)
-    num = len(done.transition)
-    later = condition_root(done, Law(*(jnp.broadcast_to(x, (num, *x.shape)) for x in initial)))
-    return Law(*map(starting_with, initial, later))
+def root_chunk_starts(chunks: ChunkSummary, initial: Law, axis: str | None = None) -> Law:
+    """The law of the state at the start of every chunk, in factors; see :func:`over_devices`."""
+
+    def starts(elements: RootElement, initial: Law) -> Law:
+        done = lax.associative_scan(combine_roots, jax.tree.map(lambda x: x[:-1], elements))
+        num = len(done.transition)
+        later = condition_root(done, Law(*(jnp.broadcast_to(x, (num, *x.shape)) for x in initial)))
+        return Law(*map(starting_with, initial, later))
+
+    return over_devices(starts, combine_roots, root_chunk_elements(chunks), initial, axis)
+
+
+def root_chunk_ends(elements: RootElement, num_rows: int, axis: str | None = None) -> Measurements:
+    """What later emissions say of the state at the end of every chunk."""
+
+    def ends(elements: RootElement, last: Measurements) -> Measurements:
+        # Backward in time: later elements are combined first.
+        done = lax.associative_scan(
+            lambda x, y: combine_roots(y, x), jax.tree.map(lambda x: x[:-1], elements)
+        )
+        num = len(done.transition)
+        end = Measurements(*(jnp.broadcast_to(x, (num, *x.shape)) for x in last))
+        return Measurements(*map(starting_with, last, measurements_before(done, end)))
+
+    dim = elements.transition.shape[-1]
+    dtype = elements.transition.dtype
+    nothing = Measurements(jnp.zeros((num_rows, dim), dtype), jnp.zeros((dim, dim), dtype))
+    return over_devices(
+        ends, lambda x, y: combine_roots(y, x), elements, nothing, axis, reverse=True
+    )

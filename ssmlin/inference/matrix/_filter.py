@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from ssmlin import _checks
@@ -40,6 +41,7 @@ def matrix_lgssm_filter(
     method: Method = "auto",
     covariance_form: Form = "plain",
     gradient: Gradient = "adjoint",
+    mesh: Mesh | None = None,
 ) -> PosteriorMatrixLGSSM:
     r"""Run the Kalman filter of the matrix-state model, at O(d² + m d) a step.
 
@@ -76,6 +78,9 @@ def matrix_lgssm_filter(
             "adjoint": by the exact adjoint recursion, in O(T d + √T d²) memory. It can be
             differentiated again, but the filter itself cannot be differentiated in forward mode.
             "autodiff": by JAX through the scan, in O(T d²) memory, in any mode.
+        mesh: of devices to spread the work over, with an axis "time", or "batch", or both. The
+            method is then that of each device, and time is filled up to equal parts. See
+            docs/scaling.md.
 
     Returns:
         The posterior.
@@ -96,8 +101,9 @@ def matrix_lgssm_filter(
     """
     _checks.one_of("store", store, tuple(_KEEP))
     problem, plan = prepare(
-        lgssm, emissions, mask, length, missing, method, covariance_form, gradient=gradient
-    )
+        lgssm, emissions, mask, length, missing, method, covariance_form,
+        gradient=gradient, mesh=mesh,
+    )  # fmt: skip
     posterior: PosteriorMatrixLGSSM = _filter(problem, store=store, plan=plan)
     return posterior
 
@@ -105,7 +111,7 @@ def matrix_lgssm_filter(
 @partial(jax.jit, static_argnames=("store", "plan"))
 def _filter(problem: Problem, *, store: Store, plan: Plan) -> PosteriorMatrixLGSSM:
     core = partial(_filter_core, store=store, plan=plan)
-    return plan.layout.run(core, problem, join_rows)
+    return plan.run(core, problem, join_rows, last=store == "last")
 
 
 def _filter_core(problem: Problem, *, store: Store, plan: Plan) -> PosteriorMatrixLGSSM:

@@ -1,21 +1,26 @@
 """What the filter, the smoother and the sampler share: checked arguments, and how they are run."""
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from ssmlin import _checks
 from ssmlin._typing import AnyArray
 from ssmlin.inference._methods import MATRIX, Chosen, Method, choose_method
 from ssmlin.inference._missing import Length, observed_entries
+from ssmlin.inference._results import PosteriorMatrixLGSSM
 from ssmlin.inference.matrix._adjoint import ADJOINT
 from ssmlin.inference.matrix._axes import is_batched
 from ssmlin.inference.matrix._chunked import Chunked
+from ssmlin.inference.matrix._chunked_adjoint import ChunkedAdjoint
 from ssmlin.inference.matrix._covariance import PLAIN, SQUARE_ROOT, CovarianceForm
 from ssmlin.inference.matrix._driver import Driver
 from ssmlin.inference.matrix._layouts import Layout, Problem, choose_layout
+from ssmlin.inference.matrix._mesh import Spread
 from ssmlin.inference.matrix._sequential import SEQUENTIAL
 from ssmlin.lgssm import MatrixLGSSM
 
@@ -37,6 +42,24 @@ class Plan(NamedTuple):
     driver: Driver
     form: CovarianceForm
     layout: Layout
+    spread: Spread | None = None  # over the devices of a mesh
+
+    def run(
+        self,
+        core: Callable[[Problem], PosteriorMatrixLGSSM],
+        problem: Problem,
+        join: Callable[[PosteriorMatrixLGSSM], PosteriorMatrixLGSSM],
+        *,
+        last: bool = False,
+    ) -> PosteriorMatrixLGSSM:
+        """Run a function of one sequence on the problem; see :class:`Spread` for `last`."""
+
+        def whole(problem: Problem) -> PosteriorMatrixLGSSM:
+            return self.layout.run(core, problem, join)
+
+        if self.spread is None:
+            return whole(problem)
+        return self.spread.run(whole, problem, last=last)
 
 
 def prepare(
@@ -50,6 +73,7 @@ def prepare(
     *,
     gradient: Gradient = "autodiff",
     key: Array | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[Problem, Plan]:
     """Check the arguments; return the problem and how it is solved.
 
@@ -64,13 +88,14 @@ def prepare(
     batch: tuple[str, ...] = ()
     if is_batched(lgssm):
         batch, sizes["B"] = ("B",), lgssm.initial_mean.shape[0]
+    spread = None if mesh is None else Spread(mesh, sizes["T"], sizes.get("B"))
     chosen = choose_method(
         method,
         MATRIX,
-        num_timesteps=sizes["T"],
+        num_timesteps=sizes["T"] if spread is None else spread.local_timesteps,
         # The element of a step has about ten d × d arrays.
         step_bytes=10 * lgssm.key_dim**2 * lgssm.dtype.itemsize,
-        batch=sizes.get("B", 1),
+        batch=sizes.get("B", 1) if spread is None else spread.local_batch,
     )
     y = _checks.float_array("emissions", emissions)
     _checks.shaped("emissions", y, (*batch, "T", "m"), sizes)
@@ -82,12 +107,19 @@ def prepare(
     if not by_rows:
         observed = jnp.broadcast_to(observed.all(axis=-1, keepdims=True), y.shape)
     driver = DRIVERS[chosen]
-    if gradient == "adjoint" and driver is SEQUENTIAL:
+    if spread is not None and spread.axis is not None:
+        # One chunk a device, or the same chunks as on one device.
+        length = {"sequential": spread.local_timesteps, "associative": 1, "chunked": None}[chosen]
+        kind = ChunkedAdjoint if gradient == "adjoint" else Chunked
+        driver = kind(length, spread.axis)
+    elif gradient == "adjoint" and driver is SEQUENTIAL:
         driver = ADJOINT
     in_groups = driver.takes_batches and key is None
     layout = choose_layout(batched=is_batched(lgssm), by_rows=by_rows, in_groups=in_groups)
     problem = Problem(lgssm, jnp.where(observed, y, 0.0), observed.astype(y.dtype), key)
-    return problem, Plan(driver, FORMS[covariance_form], layout)
+    if spread is not None:
+        problem = spread.place(problem)
+    return problem, Plan(driver, FORMS[covariance_form], layout, spread)
 
 
 def _by_rows(lgssm: MatrixLGSSM, observed: Bool[Array, "*B T m"], missing: Missing) -> bool:

@@ -6,6 +6,7 @@ from typing import Literal
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Bool, Float
 
 from ssmlin import _checks
@@ -39,6 +40,7 @@ def matrix_lgssm_smoother(
     store: Store = "all",
     method: Method = "auto",
     covariance_form: Form = "plain",
+    mesh: Mesh | None = None,
 ) -> PosteriorMatrixLGSSM:
     r"""Smooth the matrix-state model by the modified Bryson-Frazier recursion.
 
@@ -65,6 +67,7 @@ def matrix_lgssm_smoother(
             covariance over time.
         method: see :func:`matrix_lgssm_filter`.
         covariance_form: see :func:`matrix_lgssm_filter`. "square_root" needs r_t > 0 here.
+        mesh: see :func:`matrix_lgssm_filter`.
 
     Returns:
         The posterior.
@@ -84,7 +87,9 @@ def matrix_lgssm_smoother(
     Source: Bierman (1973); de Jong (1989).
     """
     _checks.one_of("store", store, ("all", "means"))
-    problem, plan = prepare(lgssm, emissions, mask, length, missing, method, covariance_form)
+    problem, plan = prepare(
+        lgssm, emissions, mask, length, missing, method, covariance_form, mesh=mesh
+    )
     if covariance_form == "square_root" and _checks.is_concrete(lgssm.emission_noise):
         if not (np.asarray(lgssm.emission_noise) > 0).all():
             raise ValueError(
@@ -98,7 +103,7 @@ def matrix_lgssm_smoother(
 @partial(jax.jit, static_argnames=("store", "plan"))
 def _smoother(problem: Problem, *, store: Store, plan: Plan) -> PosteriorMatrixLGSSM:
     core = _CORES[plan.form]
-    return plan.layout.run(lambda each: core(each, plan.driver, store), problem, join_rows)
+    return plan.run(lambda each: core(each, plan.driver, store), problem, join_rows)
 
 
 def _smoother_core(problem: Problem, driver: Driver, store: Store) -> PosteriorMatrixLGSSM:
