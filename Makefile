@@ -22,7 +22,7 @@ PYTEST = MPLBACKEND=Agg $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 IS_SUPPORTED := import sys; sys.exit(sys.version_info < (3, 12))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-slow test-all calibration coverage test-oldest test-newest lint format docs build check-wheel bench install install-demo clean
+.PHONY: help demo test test-quick test-slow test-all calibration coverage test-oldest test-newest test-sktime lint format docs build check-wheel bench install install-demo clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [ARGS='more arguments'] [PYTHON=python3.12] [WORKERS=2]"
@@ -64,6 +64,14 @@ test-oldest: $(TOOLS) ## run the quick tests with the oldest libraries that pypr
 
 test-newest: $(TOOLS) ## run them with the newest, without constraints.txt
 	$(call quick_with,newest,--upgrade)
+
+# sktime allows new versions of pandas months after they are there, so it has another pandas.
+test-sktime: $(TOOLS) ## run sktime's own checks of the forecaster that is one of theirs
+	grep -v '^pandas==' constraints.txt > $(ENVS)/sktime.txt
+	$(TOOLS)/uv venv --quiet --clear --python $(BIN)/python $(ENVS)/sktime
+	$(TOOLS)/uv pip install --quiet --python $(ENVS)/sktime/bin/python -c $(ENVS)/sktime.txt \
+		-e '.[sktime]' beartype pytest
+	$(ENVS)/sktime/bin/python -m pytest tests/forecasting/test_sktime.py ssmlin/sktime.py $(ARGS)
 
 lint: $(STAMP) ## check the format, the style and the types
 	$(BIN)/ruff format --check .

@@ -9,6 +9,7 @@ EXTRAS = {
     "matplotlib": "forecast",
     "pandas": "forecast",
     "scoringrules": "compare",
+    "sktime": "sktime",
     "statsmodels": "compare",
     "typer": "cli",
     "xarray": "posterior",
