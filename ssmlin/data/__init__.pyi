@@ -11,6 +11,7 @@ from ssmlin.data._table_stream import TableStream
 from ssmlin.data._tables import read_table
 from ssmlin.data._times import (
     Times,
+    columns_of_dates,
     is_dates,
     label_format,
     numbers_of_times,
@@ -29,6 +30,7 @@ __all__ = [
     "box_cox",
     "carried_forward",
     "changes",
+    "columns_of_dates",
     "describe_powers",
     "first_place",
     "free_name",
