@@ -74,7 +74,7 @@ def future_inputs(
     for column in wanted:
         if column not in table.columns:
             known = ", ".join(map(str, table.columns[:20]))
-            raise ValueError(f"columns: expected names among {known}; got {column!r}")
+            raise ValueError(f"columns: expected a column {column!r}, got {known}")
     if series is None:
         return _inputs(table, times, horizon, inputs, time, date_format, last)
     rows = table[np.array(series_ids(table[series])) == name]
