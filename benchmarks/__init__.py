@@ -19,6 +19,7 @@ BENCHMARKS = {
     "batches": "batches of sequences against single ones and against vmap",
     "populations": "many series that share a law: gradients, fits, forecasts, memory",
     "learning": "a fit by Adam and draws by NUTS against dynamax",
+    "streaming": "one step at a time: the online filter, and exported models without ssmlin",
     "dense": "the dense drop-in functions against dynamax's",
 }
 

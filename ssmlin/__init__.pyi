@@ -9,6 +9,7 @@ from ssmlin import learning as learning
 from ssmlin import lgssm as lgssm
 from ssmlin import mechanisms as mechanisms
 from ssmlin import models as models
+from ssmlin import serving as serving
 from ssmlin import study as study
 from ssmlin._compilation_cache import enable_compilation_cache
 from ssmlin.comparison import compare
@@ -31,6 +32,7 @@ from ssmlin.learning import posterior_params, predict_one_step, sample_posterior
 from ssmlin.lgssm import MatrixLGSSM
 from ssmlin.mechanisms import MECHANISMS, linear_attention, matrix_lgssm, register_mechanism
 from ssmlin.models import Forecast, LinearAttentionSSM, ShrinkagePrior, lagged_inputs
+from ssmlin.serving import OnlineFilter, OnlineForecaster
 
 __version__: str
 
@@ -40,6 +42,8 @@ __all__ = [
     "Forecaster",
     "LinearAttentionSSM",
     "MatrixLGSSM",
+    "OnlineFilter",
+    "OnlineForecaster",
     "PosteriorMatrixLGSSM",
     "PosteriorRowCov",
     "RowCovLaw",

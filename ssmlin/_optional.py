@@ -5,6 +5,7 @@ from importlib.util import find_spec
 #: The extra of ssmlin that brings a package.
 EXTRAS = {
     "arviz": "posterior",
+    "flatbuffers": "export",
     "matplotlib": "forecast",
     "pandas": "forecast",
     "scoringrules": "compare",

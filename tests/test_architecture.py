@@ -25,7 +25,7 @@ SHARED = (
 )  # fmt: skip
 ROOMS = (
     "data", "attention", "lgssm", "mechanisms", "inference", "learning", "models", "forecasting",
-    "comparison", "study", "demonstration", "cli",
+    "serving", "comparison", "study", "demonstration", "cli",
 )  # fmt: skip
 OUTSIDE = {ROOT / "__init__.py", ROOT / "__main__.py"}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path not in OUTSIDE)

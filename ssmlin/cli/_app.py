@@ -11,9 +11,11 @@ from rich.table import Table
 
 import ssmlin
 from ssmlin.cli._comparing import compare
+from ssmlin.cli._exporting import export
 from ssmlin.cli._fitting import fit, forecast, sample
 from ssmlin.cli._options import JsonOption, QuietOption, console, fail, prepare
 from ssmlin.cli._scores import print_failures, print_scores, print_warnings
+from ssmlin.cli._streaming import stream
 from ssmlin.cli._verdicts import print_verdict
 
 app = typer.Typer(
@@ -43,7 +45,7 @@ def _root(
     """Linear attention as probabilistic state space models."""
 
 
-for command in (compare, fit, forecast, sample):
+for command in (compare, fit, forecast, sample, stream, export):
     app.command()(command)
 
 

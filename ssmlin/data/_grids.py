@@ -306,12 +306,13 @@ class _Same:
         return isinstance(other, _Same) and self._key == other._key
 
 
-def future_times(times: Times, horizon: int) -> Times:
+def future_times(times: Times, horizon: int, skip: int = 0) -> Times:
     """The times of the next steps of a regular grid.
 
     Args:
         times: of the steps so far, see :class:`ssmlin.data.Columns`.
         horizon: the number of steps to come.
+        skip: how many steps are between those so far and these.
 
     Returns:
         Numbers or dates, as `times`.
@@ -326,13 +327,19 @@ def future_times(times: Times, horizon: int) -> Times:
         >>> future_times(np.array([1990.0, 1991.0]), 2).tolist()
         [1992.0, 1993.0]
     """
+    if skip:  # a stream, which goes on and asks for each once
+        return _continued(times, horizon, skip)
     return _future_times(_Same(times), horizon)
 
 
 @lru_cache(1024)
 def _future_times(same: _Same, horizon: int) -> Times:
     """The same, remembered."""
-    times = same.times
+    return _continued(same.times, horizon, 0)
+
+
+def _continued(times: Times, horizon: int, skip: int) -> Times:
+    """The times of so many steps, after those that are skipped."""
     if len(times) < 2 and Calendar.of(times).step is None:
         raise ValueError(
             f"times: expected at least 2, which say how long a step is, got {len(times)}"
@@ -340,7 +347,8 @@ def _future_times(same: _Same, horizon: int) -> Times:
     grid = _grid(times)
     if grid is None:
         raise ValueError("times: expected regular steps, got others")
-    return grid.calendar.mark(_on_grid(times, grid, grid.places[-1] + 1 + np.arange(horizon)))
+    places = grid.places[-1] + 1 + skip + np.arange(horizon)
+    return grid.calendar.mark(_on_grid(times, grid, places))
 
 
 def grid_step(times: Times) -> tuple[str, float] | None:

@@ -1,4 +1,4 @@
-from ssmlin.forecasting._ahead import SeriesForecast
+from ssmlin.forecasting._ahead import SeriesForecast, check_forecast, in_units
 from ssmlin.forecasting._collection import CollectionState
 from ssmlin.forecasting._decomposition import decompose
 from ssmlin.forecasting._discount import DISCOUNTS, best_discount
@@ -41,6 +41,7 @@ __all__ = [
     "SeriesForecast",
     "StatsForecastInterface",
     "best_discount",
+    "check_forecast",
     "choose_num_lags",
     "choose_powers",
     "choose_regression",
@@ -50,6 +51,7 @@ __all__ = [
     "exact_predictions",
     "fit_attention",
     "harmonic_names",
+    "in_units",
     "known_lags",
     "lags_and_inputs",
     "last_values",

@@ -15,7 +15,7 @@ from ssmlin.forecasting._fitting import FittedAttention
 from ssmlin.forecasting._recipe import scaled
 from ssmlin.forecasting._season import harmonics
 from ssmlin.forecasting._sequences import with_lags
-from ssmlin.models import forecast_dataset
+from ssmlin.models import Forecast, forecast_dataset
 
 if TYPE_CHECKING:
     import xarray
@@ -137,6 +137,30 @@ def forecast_series(
         levels=tuple(level / 100 for level in levels),
         mask=np.arange(steps) >= model.num_lags,
     )
+    means, lower, upper, paths = in_units(found, scaling, columns, levels)
+    times = np.arange(steps, steps + horizon)
+    if has_times:
+        times = future_times(columns.times, horizon)
+    return SeriesForecast(name, times, columns.targets, means, tuple(levels), lower, upper, paths)
+
+
+def in_units(
+    found: Forecast, scaling: Scaling, columns: Columns, levels: Sequence[float | int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """A forecast with paths in the units of the series.
+
+    Args:
+        found: the forecast of the standardised values.
+        scaling: the scaling of the series.
+        columns: the series; where there are differences, at least the steps they go back.
+        levels: percentages of the central intervals.
+
+    Returns:
+        Means, lower and upper ends, and paths, as of :class:`SeriesForecast`.
+
+    Raises:
+        ValueError: a value that differences go on from is missing.
+    """
     assert found.samples is not None
     paths = scaling.continue_paths(np.asarray(found.samples, np.float64), columns)
     is_exact = not (scaling.is_transformed or scaling.difference)
@@ -149,10 +173,7 @@ def forecast_series(
         lower, upper = (
             scaling.invert(np.asarray(end, np.float64)) for end in (found.lower, found.upper)
         )
-    times = np.arange(steps, steps + horizon)
-    if has_times:
-        times = future_times(columns.times, horizon)
-    return SeriesForecast(name, times, columns.targets, means, tuple(levels), lower, upper, paths)
+    return means, lower, upper, paths
 
 
 def _future(

@@ -15,8 +15,10 @@ from ssmlin.models import HierarchicalRegression, ParamsHierarchicalRegression
 
 #: Series that a device fits at once, whose covariances should stay in its cache.
 _BATCH = 64
-#: From so many batches on the fit begins with some: every third, or about so many of many.
-_LEAST_BATCHES, _SOME = 8, 8
+#: From so many observed values on the fit begins with some batches: every third, or about so many
+#: of many. It then ends deeper, too; with fewer values the plain fit stops before it follows
+#: directions that the data hardly tell, and forecasts better.
+_LEAST_VALUES, _SOME = 100_000, 8
 #: How often, and the L-BFGS steps of each time.
 _BEGINNINGS, _FIRST_STEPS = 2, 30
 
@@ -31,7 +33,7 @@ def fit_population(
 ) -> tuple[HierarchicalRegression, ParamsHierarchicalRegression, BatchFit]:
     """Fit the parameters that all series share.
 
-    Where there are many batches, L-BFGS takes its first steps with some of them, and measures the
+    Where there are many values, L-BFGS takes its first steps with some batches, and measures the
     curvature of the loss there: the parameters are hundreds and differ in scale by orders, and in
     coordinates that know it a third of the passes over all series is enough.
 
@@ -60,7 +62,7 @@ def fit_population(
             checkpoint_dir=None if folder is None else folder / name, progress=progress,
         )  # fmt: skip
 
-    if len(batches) >= _LEAST_BATCHES:
+    if _num_values(batches) >= _LEAST_VALUES:
         some = batches[:: max(3, len(batches) // _SOME)]
         one = [max(some, key=lambda batch: _num_values([batch]))]
         for number in range(_BEGINNINGS):

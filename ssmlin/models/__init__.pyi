@@ -6,6 +6,7 @@ from ssmlin.models._autoregression import (
 )
 from ssmlin.models._coefficients import GAIN, ParamsIntegratedRegression
 from ssmlin.models._construction import Missing
+from ssmlin.models._continuing import start_particles
 from ssmlin.models._features import ParamsGate, ParamsProjection, lagged_inputs
 from ssmlin.models._files import load, load_arrays, load_notes, mechanism_fields, save
 from ssmlin.models._forecast import Forecast, mix_states, simulate
@@ -52,6 +53,7 @@ from ssmlin.models._row_covariance import (
     RowCovName,
 )
 from ssmlin.models._smoothing import OneStepPrediction
+from ssmlin.models._step_prediction import StepPrediction
 from ssmlin.models._token_maps import ParamsTokens, TokenMaps
 
 __all__ = [
@@ -105,6 +107,7 @@ __all__ = [
     "Sizes",
     "Start",
     "StateLaw",
+    "StepPrediction",
     "StationaryNoise",
     "TokenMaps",
     "WriteNoise",
@@ -121,4 +124,5 @@ __all__ = [
     "run_particles",
     "save",
     "simulate",
+    "start_particles",
 ]

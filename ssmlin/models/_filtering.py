@@ -206,15 +206,7 @@ class Filtering(StateSpace):
         law: StateLaw | None,
     ) -> tuple[PosteriorMatrixLGSSM, RowCovLaw | None]:
         """Filter from a law, or from the initial one; and the law of Σ after it."""
-        lgssm = self.to_lgssm(params, inputs, len(emissions))
-        if law is not None:
-            law = StateLaw(*law)
-            lgssm = replace(lgssm, initial_mean=law.mean)
-            # "reset" starts every step from the model's own P_0.
-            if self.covariance != "reset":
-                lgssm = replace(lgssm, initial_cov=law.cov)
-            if law.cov.ndim == 3:
-                options = options._replace(missing="entries")
+        lgssm, options = self._started(self.to_lgssm(params, inputs, len(emissions)), options, law)
         if self.covariance == "full":
             posterior = matrix_lgssm_filter(
                 lgssm, emissions, store=store, gradient=gradient, **self._settled(options)
@@ -222,6 +214,21 @@ class Filtering(StateSpace):
         else:
             posterior = self._approximate_filter(lgssm, emissions, options, store, gradient)
         return self._with_row_cov(params, posterior, emissions, options, law)
+
+    def _started(
+        self, lgssm: MatrixLGSSM, options: FilterOptions, law: StateLaw | None
+    ) -> tuple[MatrixLGSSM, FilterOptions]:
+        """The operators that start from a law, and the options that its covariance wants."""
+        if law is None:
+            return lgssm, options
+        law = StateLaw(*law)
+        lgssm = replace(lgssm, initial_mean=law.mean)
+        # "reset" starts every step from the model's own P_0.
+        if self.covariance != "reset":
+            lgssm = replace(lgssm, initial_cov=law.cov)
+        if law.cov.ndim == 3:
+            options = options._replace(missing="entries")
+        return lgssm, options
 
     def _settled(self, options: FilterOptions) -> SettledOptions:
         """Options as arguments of the functions of `ssmlin.inference`."""

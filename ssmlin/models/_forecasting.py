@@ -111,7 +111,7 @@ class Forecasting(Gaps):
                 no_lags = np.zeros((0, self.emission_dim), y.dtype)
                 paths = self._from_law(params, given, no_lags, draws)
                 found = found._replace(samples=paths.samples)
-        return _until(found, horizon)
+        return until(found, horizon)
 
     def _known_inputs(
         self, params: ParamsLinearAttentionSSM, given: "_Given", draws: "_Draws"
@@ -333,7 +333,7 @@ class _Draws(NamedTuple):
     num_samples: int
 
 
-def _until(found: Forecast, horizon: int) -> Forecast:
+def until(found: Forecast, horizon: int) -> Forecast:
     """The forecast without the steps that it was padded with."""
     if len(found.means) == horizon:
         return found

@@ -9,12 +9,12 @@ from jaxtyping import Array, Float
 from ssmlin._typing import AnyArray
 from ssmlin.learning import FitHistory, fit_em
 from ssmlin.models import _fitting as fitting
-from ssmlin.models._forecasting import Forecasting
+from ssmlin.models._continuing import Continuing
 from ssmlin.models._parameters import ParamsLinearAttentionSSM
 from ssmlin.models._parts import Expectation, count
 
 
-class Learning(Forecasting):
+class Learning(Continuing):
     """Fits; see :class:`ssmlin.LinearAttentionSSM`."""
 
     def fit(

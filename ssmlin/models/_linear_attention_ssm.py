@@ -2,7 +2,7 @@ r"""The dynamax model: a linear attention with learned features of the inputs.
 
 The class is put together from its concerns, each in a file of its own that builds on the one
 before: `construction` (its arguments and parts), `parameterization`, `state_space`, `filtering`,
-`smoothing`, `gaps` (missing lags), `forecasting`, `learning`.
+`smoothing`, `gaps` (missing lags), `forecasting`, `continuing` (step by step), `learning`.
 """
 
 from ssmlin.models._learning import Learning

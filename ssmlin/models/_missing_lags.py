@@ -54,7 +54,7 @@ class LaggedModel(Protocol):
         """Mean and covariance of the state before the first step."""
 
 
-class _Mixture(NamedTuple):
+class Mixture(NamedTuple):
     """What predicts one step; see :class:`ParticlePosterior`."""
 
     log_weights: Float[Array, " N"]
@@ -63,7 +63,7 @@ class _Mixture(NamedTuple):
     student_df: Float[Array, "..."] | None
 
 
-class _Step(NamedTuple):
+class Step(NamedTuple):
     """What one step is given; time leads."""
 
     emission: Float[Array, " m"]
@@ -165,7 +165,7 @@ def _run(
     is_lag = jnp.isnan(emissions) & (num_lags > 0)
     if num_lags > 0:
         is_lag = is_lag.at[:-1].set(jnp.isnan(inputs[1:, :m]))
-    each = _Step(
+    each = Step(
         emissions,
         jnp.ones(steps, bool) if mask is None else mask,
         inputs,
@@ -179,12 +179,12 @@ def _run(
         kept = jax.tree.map(lambda x: jnp.zeros((num_kept, *x.shape), x.dtype), start)
 
     def step(
-        carry: tuple[Particles, Particles | None], now: _Step
+        carry: tuple[Particles, Particles | None], now: Step
     ) -> tuple[tuple[Particles, Particles | None], Any]:
         particles, kept = carry
         draw_key, resample_key = jax.random.split(now.key)
-        moved, (emission, law, out) = _advance(model, params, particles, now, draw_key)
-        resampled, ancestors = _resample(resample_key, moved)
+        moved, (emission, law, out) = advance(model, params, particles, now, draw_key)
+        resampled, ancestors = resample(resample_key, moved)
         if kept is not None:
             kept = jax.tree.map(lambda x, y: x.at[now.place].set(y, mode="drop"), kept, resampled)
         wanted = {"all": (law, out), "last": None, "path": (emission, ancestors)}
@@ -202,13 +202,13 @@ def _run(
     return ParticlePosterior(total, log_predictive, log_weights, means, scales, df, last, kept)
 
 
-def _advance(
+def advance(
     model: LaggedModel,
     params: ParamsLinearAttentionSSM,
     particles: Particles,
-    now: _Step,
+    now: Step,
     key: Array,
-) -> tuple[Particles, tuple[Array, _Mixture, Array]]:
+) -> tuple[Particles, tuple[Array, Mixture, Array]]:
     """One step of every draw: predict, draw what is missing, weigh, update."""
     normal_key, mixing_key, first_key = jax.random.split(key, 3)
     n, num_lags, m = particles.lags.shape
@@ -264,7 +264,7 @@ def _advance(
         jnp.concatenate([emission[:, None], particles.lags], axis=1)[:, :num_lags],
     )
     shared_df = None if df is None else df[0]  # all draws have seen as many values
-    shown = _Mixture(before, emission_mean, root @ root.mT, shared_df)
+    shown = Mixture(before, emission_mean, root @ root.mT, shared_df)
     return new, (emission, shown, log_predictive)
 
 
@@ -380,7 +380,7 @@ def resampled_index(
     return jnp.minimum(index, len(log_weights) - 1).astype(int)
 
 
-def _resample(key: Array, particles: Particles) -> tuple[Particles, Int[Array, " N"]]:
+def resample(key: Array, particles: Particles) -> tuple[Particles, Int[Array, " N"]]:
     """Resample unless the weights are nearly even; and each one's ancestor."""
     n = len(particles.log_weights)
     share = jax.nn.softmax(particles.log_weights)

@@ -61,6 +61,7 @@ class Smoothing(Filtering):
         store: Literal["all", "means"] = "all",
         method: Method = "auto",
         covariance_form: CovarianceForm = "plain",
+        law: StateLaw | None = None,
     ) -> PosteriorMatrixLGSSM:
         """Smoothing distributions; the arguments are those of :meth:`filter`.
 
@@ -70,10 +71,10 @@ class Smoothing(Filtering):
             ValueError: an argument of the wrong shape or value, or an approximate `covariance`.
         """
         self._only_full("smoothing")
-        lgssm = self.to_lgssm(params, inputs, len(emissions))
         options = FilterOptions(mask, length, missing, method, covariance_form)
+        lgssm, options = self._started(self.to_lgssm(params, inputs, len(emissions)), options, law)
         posterior = matrix_lgssm_smoother(lgssm, emissions, store=store, **self._settled(options))
-        return self._with_row_cov(params, posterior, emissions, options, None)[0]
+        return self._with_row_cov(params, posterior, emissions, options, law)[0]
 
     def posterior_sample(
         self,

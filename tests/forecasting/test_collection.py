@@ -284,17 +284,17 @@ def test_a_fit_that_begins_with_some_series_ends_as_low(monkeypatch, tmp_path):
     members = members_of(parts, 1.0, state.regressors, state.input_scale)
 
     def fit(least, folder=None):
-        monkeypatch.setattr(_collection_fit, "_LEAST_BATCHES", least)
+        monkeypatch.setattr(_collection_fit, "_LEAST_VALUES", least)
         return _collection_fit.fit_population(
             members, seed=0, num_steps=300, folder=folder, progress=False
         )
 
-    _, _, plain = fit(99)
-    _, params, found = fit(8, tmp_path)
+    _, _, plain = fit(10**6)
+    _, params, found = fit(1, tmp_path)
     assert found.converged and found.losses[-1] < plain.losses[-1] + 1e-5
     assert len(found.losses) < len(plain.losses)
     assert len(list(tmp_path.iterdir())) == 3
-    _, again, _ = fit(8, tmp_path)  # goes on from what is there
+    _, again, _ = fit(1, tmp_path)  # goes on from what is there
     np.testing.assert_allclose(again.coefficients, params.coefficients, atol=1e-2)
 
 

@@ -1,0 +1,212 @@
+"""One step at a time: a million of them, and what each way of running a fitted model costs.
+
+`python -m benchmarks.streaming --figure docs/figures/streaming.png` draws the million steps.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import ssmlin
+from ssmlin.data import Columns, Scaling
+from ssmlin.forecasting import FittedAttention, ForecasterState, Layout
+from ssmlin.models import IntegratedRowCov
+from ssmlin.serving import export_model
+
+from . import harness
+
+#: Each in a process of its own, which prints the seconds until the first prediction, those of the
+#: processor a step, elapsed ones, and the most memory in use, in MB.
+_MEASURED = """
+import json, sys, time
+begin = time.perf_counter()
+path, count = sys.argv[1], int(sys.argv[2])
+{body}
+first = time.perf_counter() - begin
+before, wall = time.process_time(), time.perf_counter()
+for i in range(count):
+    one(values[i % len(values)])
+spent, wall = time.process_time() - before, time.perf_counter() - wall
+most = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1000
+print(json.dumps([first, spent / count, wall / count, most]))
+"""
+_WAYS = {
+    "OnlineFilter, JAX": """
+import numpy as np, ssmlin
+ssmlin.enable_compilation_cache()
+values = np.load(path + ".npy")
+forecaster = ssmlin.load(path + ".safetensors")
+online = ssmlin.OnlineForecaster(forecaster)
+state, filter = online.init().filter, online.filter
+def one(value):
+    global state
+    state, law = filter.step(state, value)
+    return law
+one(values[0])
+""",
+    "OnlineForecaster, JAX, intervals": """
+import numpy as np, ssmlin
+ssmlin.enable_compilation_cache()
+values = np.load(path + ".npy")
+online = ssmlin.OnlineForecaster(ssmlin.load(path + ".safetensors"))
+state = online.init()
+def one(value):
+    global state
+    state, _ = online.step(state, value)
+    return online.predict(state).intervals((50, 80, 95))
+one(values[0])
+""",
+    "exported, NumPy": """
+import importlib.util
+import numpy as np
+values = np.load(path + ".npy")
+spec = importlib.util.spec_from_file_location("small", path + ".py")
+small = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(small)
+model = small.load()
+state = model.init()
+def one(value):
+    global state
+    state, law = model.step(state, value)
+    return law
+one(values[0])
+""",
+    "exported, NumPy, intervals": """
+import importlib.util
+import numpy as np
+values = np.load(path + ".npy")
+spec = importlib.util.spec_from_file_location("small", path + ".py")
+small = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(small)
+model = small.load()
+state = model.init()
+def one(value):
+    global state
+    state, _ = model.step(state, value)
+    ahead = model.predict(state)
+    return [ahead.interval(level) for level in (50, 80, 95)]
+one(values[0])
+""",
+    "exported, StableHLO by JAX": """
+import numpy as np, jax
+from jax import export
+values = np.load(path + ".npy")
+step = jax.jit(export.deserialize(bytearray(open(path + ".stablehlo", "rb").read())).call)
+state = {k: x[None] for k, x in np.load(path + "_hlo.npz").items() if k not in ("about", "last")}
+nothing = np.zeros((1, 0), np.float32)
+def one(value):
+    global state
+    state, law = step(state, value[None].astype(np.float32), nothing)
+    return law
+one(values[0])
+""",
+}  # fmt: skip
+
+
+def forecaster() -> tuple[ssmlin.Forecaster, np.ndarray]:
+    """One of the sunspots: eight lags, and parameters where they start."""
+    from statsmodels.datasets import sunspots
+
+    values = sunspots.load_pandas().data[["SUNACTIVITY"]].to_numpy()
+    columns = Columns(values, np.zeros((len(values), 0)), np.arange(len(values)), ("y",), ())
+    lags = 8
+    model = ssmlin.LinearAttentionSSM(
+        "bayesian_memory", 1, lags, lags + 1, num_lags=lags,
+        row_cov=IntegratedRowCov(discount=0.98),
+    )  # fmt: skip
+    scaling = Scaling.fit(columns)
+    z = scaling.apply(columns)[0].astype(np.float32)
+    params, _ = model.initialize(jax.random.key(0), emissions=z, inputs=model.compute_inputs(z))
+    made = ssmlin.Forecaster()
+    made.state_ = ForecasterState(
+        Layout(("y",)), {"": FittedAttention(model, params)}, {"": scaling}, {"": columns}, {}, {}
+    )
+    return made, values
+
+
+def run(quick: bool = False) -> None:
+    """Print the table of the ways."""
+    made, values = forecaster()
+    count = 50 if quick else 5000
+    table = harness.Table(
+        "run by", "first prediction, s", "µs a step, processor", "µs a step, elapsed", "steps/s",
+        "most memory, MB",
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "small")
+        made.save(path + ".safetensors")
+        np.save(path + ".npy", values.astype(np.float32))
+        export_model(made, path + "_hlo", "stablehlo")
+        Path(path + "_hlo.stablehlo").rename(path + ".stablehlo")
+        export_model(made, path)
+        for name, body in _WAYS.items():
+            call = [sys.executable, "-c", _MEASURED.format(body=body), path, str(count)]
+            done = subprocess.run(call, capture_output=True, text=True, check=True)
+            first, spent, wall, most = json.loads(done.stdout)
+            table.row(
+                name, f"{first:.2f}", harness.figure(1e6 * spent), harness.figure(1e6 * wall),
+                f"{1 / wall:,.0f}", f"{most:.0f}",
+            )  # fmt: skip
+    load = " ".join(f"{x:.1f}" for x in os.getloadavg())
+    harness.remark(
+        "A forecaster of one series with eight lags, Σ integrated out with a discount, in single "
+        "precision; the machine's load averages at the end were " + load + "."
+    )
+
+
+def million(steps: int, block: int) -> list[tuple[int, float, float]]:
+    """Steps so far, microseconds of the processor a step, and MB in use, for each block."""
+    made, values = forecaster()
+    online = ssmlin.OnlineForecaster(made)
+    model, state = online.filter, online.init().filter
+    z = ((values - online.scaling.mean) / online.scaling.scale).astype(np.float32)
+    rows, number = [], 0
+    state, _ = model.step(state, z[0])
+    while number < steps:
+        begin = time.process_time()
+        for _ in range(block):
+            state, _ = model.step(state, z[number % len(z)])
+            number += 1
+        spent = time.process_time() - begin
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+        rows.append((number, 1e6 * spent / block, resident))
+        if number % (20 * block) == 0:
+            print(number, file=sys.stderr, flush=True)
+    return rows
+
+
+def draw(rows: list[tuple[int, float, float]], path: Path) -> None:
+    """Time and memory against the number of steps."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    steps, spent, resident = (np.array(x) for x in zip(*rows, strict=True))
+    figure, (above, below) = plt.subplots(2, 1, figsize=(7, 4.5), sharex=True, layout="constrained")
+    steps = steps / 1e6
+    above.plot(steps, spent, lw=0.8)
+    above.set(ylabel="µs a step", ylim=(0, 1.5 * np.quantile(spent, 0.98)))
+    below.plot(steps, resident, lw=1.2)
+    below.set(xlabel="million steps", ylabel="MB in use", ylim=(0, 1.3 * resident.max()))
+    figure.suptitle("OnlineFilter: time (of the processor) and memory of one million steps")
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--figure", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=1_000_000)
+    parser.add_argument("--block", type=int, default=5000)
+    asked = parser.parse_args()
+    found = million(asked.steps, asked.block)
+    draw(found, asked.figure)
+    print(json.dumps(found))

@@ -1,0 +1,18 @@
+from ssmlin.serving._export import FORMATS, export_model
+from ssmlin.serving._online_filter import OnlineFilter
+from ssmlin.serving._online_forecaster import OnlineForecaster, SeriesPrediction, SeriesState
+from ssmlin.serving._online_state import OnlineState, Recent, Smoothed
+from ssmlin.serving._rows import RowStream
+
+__all__ = [
+    "FORMATS",
+    "OnlineFilter",
+    "OnlineForecaster",
+    "OnlineState",
+    "Recent",
+    "RowStream",
+    "SeriesPrediction",
+    "SeriesState",
+    "Smoothed",
+    "export_model",
+]

@@ -1,0 +1,218 @@
+"""Rows of text in, predictions out: one stream of one or several series."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssmlin._files import read_arrays, write_arrays
+from ssmlin._optional import require
+from ssmlin.data import free_name, numbers, parse_times
+from ssmlin.forecasting import Forecaster, ForecasterState
+from ssmlin.serving._online_forecaster import OnlineForecaster, SeriesPrediction, SeriesState
+
+_KIND = "state of a stream"
+
+
+class RowStream:
+    """Rows that go through an online forecaster for each series, read as text.
+
+    After a row comes the prediction of the next one. A forecaster with inputs cannot know those of
+    the next row: then the prediction is of the row itself, given its inputs, made before its
+    targets are looked at.
+
+    Args:
+        forecaster: fitted.
+        levels: percentages of the central intervals.
+        decimal: the decimal mark; default that of the data that were fitted.
+        num_particles: draws of what is missing, once a lag is.
+
+    Raises:
+        ValueError: as :class:`ssmlin.OnlineForecaster`.
+
+    Example:
+        >>> import numpy as np, pandas as pd, ssmlin
+        >>> months = pd.date_range("2020-01-01", periods=36, freq="MS", name="month")
+        >>> sales = pd.Series(10 + np.sin(np.arange(36) * np.pi / 6), months, name="sales")
+        >>> stream = ssmlin.serving.RowStream(ssmlin.Forecaster().fit(sales), levels=(80,))
+        >>> [list(x.items())[:2] for x in stream.feed({"month": "2023-01-01", "sales": "10.2"})]
+        [[('month', '2023-02-01'), ('column', 'sales')]]
+    """
+
+    def __init__(
+        self,
+        forecaster: Forecaster,
+        levels: Sequence[float | int] = (50, 80, 95),
+        *,
+        decimal: str | None = None,
+        num_particles: int = 200,
+    ) -> None:
+        state = forecaster.state_
+        several = isinstance(state, ForecasterState) and state.layout.series is not None
+        names = list(state.scalings) if several and isinstance(state, ForecasterState) else [None]
+        each = [OnlineForecaster(forecaster, name, num_particles=num_particles) for name in names]
+        self._online = {one.name: one for one in each}
+        self._states: dict[str, SeriesState] = {}
+        self.layout, self._levels = each[0].layout, tuple(levels)
+        noted = {} if state is None else state.notes.get("reading", {})
+        self._decimal = decimal or noted.get("decimal", ".")
+        self.num_rows = 0
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that a row must have."""
+        layout = self.layout
+        others = (layout.series, *self._times())
+        return (*(x for x in others if x is not None), *layout.inputs, *layout.targets)
+
+    def warm_up(self) -> None:
+        """Compile the programs of a step and go through the data, before the first row."""
+        for name, online in self._online.items():
+            state = self._state(name)
+            outside = np.array(online.scaling.input_mean)
+            online.predict(state, outside)
+            one = np.ones(len(self.layout.targets))
+            online.step(state, one, outside)
+
+    def feed(self, row: Mapping[str, str]) -> list[dict[str, Any]]:
+        """Take one row.
+
+        Args:
+            row: the texts of its fields by column.
+
+        Returns:
+            A record for each target: series, time, column, mean, and ends of the intervals.
+
+        Raises:
+            ValueError: a row that cannot be used, with the column; nothing has changed then.
+        """
+        name = self._series(row)
+        online, state = self._online[name], self._state(name)
+        values = [self._number(row, target) for target in self.layout.targets]
+        inputs = [self._number(row, x) for x in self.layout.inputs]
+        for column, value in zip(self.layout.inputs, inputs, strict=True):
+            if np.isnan(value):
+                raise ValueError(f"inputs: expected a number in column {column!r}, got none")
+        time = None
+        if self._times() and online.clock is not None:
+            time = self._time(row)
+        state, prediction = online.step(state, values, inputs, time)
+        if not self.layout.inputs:
+            prediction = online.predict(state)
+        self._states[name] = state
+        self.num_rows += 1
+        return self._records(name, prediction)
+
+    def save(self, path: Path) -> None:
+        """Write where the stream is; an older file stays whole if writing fails."""
+        arrays: dict[str, np.ndarray] = {}
+        described = []
+        for number, (name, state) in enumerate(self._states.items()):
+            own, description = self._online[name].to_arrays(state)
+            arrays |= {f"{number}.{key}": x for key, x in own.items()}
+            described.append(description)
+        write_arrays(path, _KIND, arrays, {"states": described, "rows": self.num_rows})
+
+    def load(self, path: Path) -> None:
+        """Go on where the stream was when it was saved.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: it is damaged, or of another forecaster.
+        """
+        arrays, description = read_arrays("state", path, _KIND)
+        for number, one in enumerate(description["states"]):
+            start = f"{number}."
+            own = {k.removeprefix(start): x for k, x in arrays.items() if k.startswith(start)}
+            online = self._online.get(one["series"])
+            if online is None:
+                raise ValueError(f"state: expected series of this forecaster, got {one['series']}")
+            self._states[online.name] = online.from_arrays(own, one)
+        self.num_rows = int(description["rows"])
+
+    # ------------------------------------------------------------------------- one row
+
+    def _state(self, name: str) -> SeriesState:
+        if name not in self._states:
+            self._states[name] = self._online[name].init()
+        return self._states[name]
+
+    def _times(self) -> tuple[str, ...]:
+        """The column of times, where the stream has times."""
+        time = self.layout.time
+        known = any(one.clock is not None for one in self._online.values())
+        return (time,) if time is not None and known else ()
+
+    def _series(self, row: Mapping[str, str]) -> str:
+        if self.layout.series is None:
+            return next(iter(self._online))
+        name = row[self.layout.series].strip()
+        if name not in self._online:
+            raise ValueError(
+                f"series: expected one that the model knows, {', '.join(list(self._online)[:20])}; "
+                f"got {name!r}"
+            )
+        return name
+
+    def _number(self, row: Mapping[str, str], column: str) -> float:
+        text = row[column].strip()
+        if self._decimal != ".":
+            text = text.replace(".", "").replace(self._decimal, ".")
+        try:
+            value = float(text)
+            if np.isfinite(value) and "_" not in text:
+                return value
+        except ValueError:
+            pass
+        require("pandas")
+        import pandas as pd
+
+        try:
+            return float(numbers(pd.Series([text], name=column, dtype=object))[0])
+        except ValueError as error:
+            raise ValueError(
+                f"columns: expected a finite number or nothing in column {column!r}, got {text!r}"
+            ) from error
+
+    def _time(self, row: Mapping[str, str]) -> Any:
+        require("pandas")
+        import pandas as pd
+
+        column = self._times()[0]
+        text = row[column].strip()
+        try:
+            time = parse_times(pd.Series([text], name=column), self.layout.date_format)[0]
+        except ValueError as error:
+            raise ValueError(
+                f"time: expected one as the data that were fitted have in column {column!r}, got "
+                f"{text!r}"
+            ) from error
+        return time
+
+    def _records(self, name: str, prediction: SeriesPrediction) -> list[dict[str, Any]]:
+        layout, keys = self.layout, (self.layout.series, self.layout.time)
+        first: dict[str, Any] = {} if layout.series is None else {layout.series: name}
+        time = prediction.time
+        if hasattr(time, "isoformat"):
+            time = str(time).removesuffix(" 00:00:00")
+        elif layout.is_whole or self._online[name].clock is None:
+            time = int(round(time))
+        (clock,) = self._times() or (free_name("step", (layout.series,)),)
+        first[clock] = time
+        means = prediction.mean
+        lower, upper = prediction.intervals(self._levels)
+        records = []
+        for i, target in enumerate(layout.targets):
+            record = first | {free_name("column", keys): target}
+            record[free_name("mean", keys)] = _known(means[i])
+            for level, low, high in zip(self._levels, lower, upper, strict=True):
+                record[free_name(f"lower_{level:g}", keys)] = _known(low[i])
+                record[free_name(f"upper_{level:g}", keys)] = _known(high[i])
+            records.append(record)
+        return records
+
+
+def _known(x: float) -> float | None:
+    """A number of Python; None where it is not known."""
+    return float(x) if np.isfinite(x) else None
