@@ -22,6 +22,7 @@ from ssmlin.cli._options import (
     no_result,
     prepare,
     resumable,
+    tell_of_dates,
 )
 from ssmlin.cli._printing import cell, print_columns
 from ssmlin.cli._verdicts import FitCall, print_verdict
@@ -85,8 +86,10 @@ def compare_over_series(call: CollectionCall) -> None:
     with waiting("loading the packages of the models", progress):
         models = _models(call.models)
     with in_lines(), waiting(f"reading {call.file}", progress), as_options("horizon"):
+        table = call.reading.table_of(call.file, call.series)
+        tell_of_dates(table, call.time, [*call.targets, call.series])
         collection = hold_out_frame(
-            call.reading.table_of(call.file, call.series), call.horizon, call.period,
+            table, call.horizon, call.period,
             name=call.file.stem, id_col=call.series, time_col=call.time,
             target_col=call.targets[0], date_format=call.reading.date_format,
             calendar=call.calendar,

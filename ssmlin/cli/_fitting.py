@@ -46,6 +46,7 @@ from ssmlin.cli._options import (
     new_file,
     prepare,
     resumable,
+    tell_of_dates,
     transform_of,
     two_files,
 )
@@ -176,6 +177,7 @@ def fit(
         else:
             with waiting(f"reading {file}", progress):
                 table = reading.table_of(file, series)
+            tell_of_dates(table, time, [*target, *names(inputs), series or ""])
             with as_options("freq"):
                 forecaster.fit(table, names(inputs), series, time, target, date_format=date_format)
         state = fitted(forecaster)

@@ -1,5 +1,6 @@
 """What the commands share: options, reading files, and how they end."""
 
+import shlex
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -247,6 +248,19 @@ class Reading:
         return Reading(**kept | said)
 
 
+def tell_of_dates(table: "pandas.DataFrame", time: str | None, used: Sequence[str]) -> None:
+    """Warn that rows are taken in order although a column that is not used says when they are."""
+    from ssmlin.data import columns_of_dates
+
+    if time is None and (dates := columns_of_dates(table, used)):
+        warnings.warn(
+            f"--time: got none, so that rows are steps in order, without dates or a season; "
+            f"--time {shlex.quote(dates[0])} takes the dates of that column",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
 def read(
     file: Path,
     targets: Sequence[str],
@@ -263,6 +277,7 @@ def read(
 
     with in_lines(), as_options("freq"):
         table = reading.table_of(file, series)
+        tell_of_dates(table, time, [*targets, *inputs, series or ""])
         where = (targets, inputs, time, reading.date_format)
         if series is None:
             one = select_columns(table, *where, calendar=calendar, fill_inputs=fill_inputs)

@@ -1,6 +1,7 @@
 """One HTML file without links to other files: paragraphs, tables, figures."""
 
 import html
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import NamedTuple
@@ -48,8 +49,8 @@ def conclusion(sentences: Sequence[str]) -> str:
 
 
 def code(words: str) -> str:
-    """A command."""
-    return f"<pre>{html.escape(words)}</pre>"
+    """A command, whose words stay whole: browsers would break a line inside `--target`."""
+    return "<pre>" + re.sub(r"\S+", r"<span>\g<0></span>", html.escape(words)) + "</pre>"
 
 
 def items(lines: Sequence[str]) -> str:

@@ -79,7 +79,7 @@ def train_test_split(
     values, inputs = series.values, series.inputs
     if values.ndim != 2 or np.isinf(values).any() or np.isnan(values).all():
         raise ValueError(
-            "series.values: expected an array of shape (T, m) without infinite values, got "
+            "series.values: expected an array of shape (T, m) with values, none infinite, got "
             f"{_checks.describe(values)} with {int((~np.isfinite(values)).sum())} not finite"
         )
     inputs = np.zeros((len(values), 0)) if inputs is None else inputs

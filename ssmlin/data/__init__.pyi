@@ -1,6 +1,6 @@
 from ssmlin.data._calendar import Calendar
 from ssmlin.data._columns import Columns, numbers, select_columns
-from ssmlin.data._future import future_inputs
+from ssmlin.data._future import future_inputs, tell_of_filled
 from ssmlin.data._grids import first_place, future_times, grid_step
 from ssmlin.data._lags import carried_forward, lagged
 from ssmlin.data._names import free_name
@@ -11,6 +11,7 @@ from ssmlin.data._table_stream import TableStream
 from ssmlin.data._tables import read_table
 from ssmlin.data._times import (
     Times,
+    columns_of_dates,
     is_dates,
     label_format,
     numbers_of_times,
@@ -29,6 +30,7 @@ __all__ = [
     "box_cox",
     "carried_forward",
     "changes",
+    "columns_of_dates",
     "describe_powers",
     "first_place",
     "free_name",
@@ -46,6 +48,7 @@ __all__ = [
     "select_columns",
     "select_panel",
     "series_ids",
+    "tell_of_filled",
     "times_of_numbers",
     "written_as",
 ]

@@ -1,10 +1,11 @@
 """The inputs of future steps, joined by time and series."""
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from ssmlin.data._columns import FILL, missing_rows, numbers
 from ssmlin.data._grids import TOLERANCE, future_times
@@ -58,6 +59,9 @@ def future_inputs(
             many that they may include the history. Messages name the time or the data row, counted
             from 1 among the rows of the series.
 
+    Warns:
+        RuntimeWarning: inputs are missing and take their last values.
+
     Example:
         >>> import pandas as pd
         >>> from ssmlin.data import future_inputs
@@ -70,7 +74,7 @@ def future_inputs(
     for column in wanted:
         if column not in table.columns:
             known = ", ".join(map(str, table.columns[:20]))
-            raise ValueError(f"columns: expected names among {known}; got {column!r}")
+            raise ValueError(f"columns: expected a column {column!r}, got {known}")
     if series is None:
         return _inputs(table, times, horizon, inputs, time, date_format, last)
     rows = table[np.array(series_ids(table[series])) == name]
@@ -119,7 +123,22 @@ def _inputs(
                 f"{missing_rows(bad)}; {FILL}"
             )
         found[steps, i] = column[place]
-    return found if last is None else carried_forward(found, last)
+    if last is None:
+        return found
+    tell_of_filled(np.isnan(found), inputs)
+    return carried_forward(found, last)
+
+
+def tell_of_filled(missing: Bool[np.ndarray, "horizon k"], inputs: Sequence[str]) -> None:
+    """Warn of inputs of the steps to come that are not known, but filled."""
+    if missing.any():
+        names = ", ".join(np.array(inputs)[missing.any(axis=0)])
+        warnings.warn(
+            f"inputs: {missing.any(axis=1).sum()} of {len(missing)} steps to come are without "
+            f"{names}; they take the last known values",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def _check_count(rows: int, steps: int, horizon: int) -> None:

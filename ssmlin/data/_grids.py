@@ -185,8 +185,9 @@ def regular_steps(times: Times, name: str, calendar: Calendar | None = None) -> 
     if len(twice):
         rows = sorted(int(order[i]) + 1 for i in (twice[0], twice[0] + 1))
         raise ValueError(
-            f"time: expected each time once in column {name!r}, got {times[twice[0]]} in data rows "
-            f"{rows[0]} and {rows[1]}"
+            f"time: expected each time once in column {name!r}, got {listed(times[twice[:1]])} in "
+            f"data rows {rows[0]} and {rows[1]}; series= (--series) names the column that tells "
+            "several series apart"
         )
     if len(times) == 1 and calendar.step is None:
         return Steps(times, moved, None)

@@ -240,6 +240,28 @@ def find_date_format(column: "pandas.Series") -> str | None:
     return one
 
 
+def columns_of_dates(frame: "pandas.DataFrame", besides: Sequence[str] = ()) -> list[str]:
+    """Names of columns that hold dates, by the first rows; numbers such as 202001 are not taken so.
+
+    Args:
+        frame: the table.
+        besides: names of columns that are not looked at.
+    """
+    require("pandas")
+    import pandas as pd
+
+    found = []
+    for name, column in frame.head(100).items():
+        if str(name) in besides or pd.api.types.is_numeric_dtype(column):
+            continue
+        try:
+            if find_date_format(column) != NUMBER:
+                found.append(str(name))
+        except ValueError:
+            pass  # no dates, or such as can be read in two ways
+    return found
+
+
 def _require_times(column: "pandas.Series") -> None:
     """Raise ValueError if a time is missing."""
     missing = column.isna().to_numpy(bool)

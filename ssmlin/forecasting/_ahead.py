@@ -1,6 +1,7 @@
 """The forecast of one series: means, intervals and paths in its own units."""
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -69,7 +70,7 @@ def check_forecast(horizon: object, levels: Sequence[float | int], num_samples: 
     """Raise TypeError or ValueError unless so many steps and paths can be forecast."""
     _checks.positive_int("horizon", horizon)
     _checks.positive_int("num_samples", num_samples)
-    if not all(1 <= level < 100 for level in levels):
+    if not all(isinstance(level, Real) and 1 <= level < 100 for level in levels):
         raise ValueError(
             f"levels: expected percentages in [1, 100), such as 95, got {tuple(levels)}"
         )

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ssmlin._optional import require
-from ssmlin.data import Columns, future_inputs
+from ssmlin.data import Columns, future_inputs, tell_of_filled
 from ssmlin.forecasting._layout import Layout, as_inputs, counts_rows, is_several
 
 
@@ -41,6 +41,7 @@ def future_panel(
                              f"got {type(future).__name__}")  # fmt: skip
         return dict.fromkeys(panel)
     if future is None and layout.fill_inputs:
+        tell_of_filled(np.ones((horizon, len(layout.inputs)), bool), layout.inputs)
         return {name: np.tile(one.inputs[-1], (horizon, 1)) for name, one in panel.items()}
     if future is None:
         raise ValueError(f"future_inputs: expected the inputs {', '.join(layout.inputs)} of the "

@@ -172,7 +172,8 @@ def test_missing_inputs_are_named_at_once_or_filled(tmp_path, told):
     assert "2022-01-31, 2022-02-03, 2022-02-04; fill_inputs= (--fill-inputs) takes" in said
     scale = ssmlin.load(tmp_path / "m").state_.scalings[""]
     for model, more in (("strict", ["--fill-inputs"]), ("m", [])):
-        call("forecast", tmp_path / model, tmp_path / "whole.csv", *ahead, *more)
+        said = call("forecast", tmp_path / model, tmp_path / "whole.csv", *ahead, *more)
+        assert "3 of 6 steps to come are without u; they take the last known values" in said
         scale = ssmlin.load(tmp_path / model).state_.scalings[""]
         found = pd.read_csv(tmp_path / "f.csv")["mean"] * scale.input_scale[0] / scale.scale[0]
         (tmp_path / "f.csv").unlink()

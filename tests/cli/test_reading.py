@@ -100,6 +100,18 @@ def test_names_of_series_are_as_written_on_the_command_line(tmp_path):
     assert list(read(path, ["y"], [], None, "id", Reading())) == ["1.0", "1"]
 
 
+@pytest.mark.parametrize("column", [["2020-01", "2020-02"], ["3.1.2020", "13.1.2020"]])
+def test_dates_that_are_not_used_are_told_of(tmp_path, capsys, column):
+    path = tmp_path / "data.csv"
+    rows = [f"{day};{number};{number};a" for number, day in enumerate(column)]
+    path.write_text("\n".join(["the day;y;x;name", *rows]))
+    read(path, ["y"], [], None, None, Reading())
+    assert "--time 'the day' takes the dates" in capsys.readouterr().err
+    read(path, ["y"], [], "the day", None, Reading())
+    read(path, ["y"], [], "x", None, Reading())
+    assert capsys.readouterr().err == ""
+
+
 def test_a_table_of_a_database(tmp_path):
     connection = sqlite3.connect(tmp_path / "a.db")
     for name, values in {"one": [1.0, 2.0], "two": [3.0, 5.0]}.items():

@@ -7,12 +7,6 @@ import json
 import os
 import sys
 
-os.environ["QT_QPA_PLATFORM"] = "offscreen"
-SCHEME = {"dark": 0, "light": 1}[sys.argv[2]]
-os.environ["QTWEBENGINE_CHROMIUM_FLAGS"] = (
-    f"--no-sandbox --disable-gpu --blink-settings=preferredColorScheme={SCHEME}"
-)
-
 SCRIPT = """JSON.stringify({
   title: document.title,
   headings: [...document.querySelectorAll('h2')].map(x => x.innerText),
@@ -44,6 +38,11 @@ SCRIPT = """JSON.stringify({
 
 def main():
     """Open the page, wait until it is shown, and say what it holds."""
+    scheme = {"dark": 0, "light": 1}[sys.argv[2]]
+    os.environ["QT_QPA_PLATFORM"] = "offscreen"
+    os.environ["QTWEBENGINE_CHROMIUM_FLAGS"] = (
+        f"--no-sandbox --disable-gpu --blink-settings=preferredColorScheme={scheme}"
+    )
     from PyQt6.QtCore import QTimer, QUrl
     from PyQt6.QtWebEngineCore import QWebEnginePage, QWebEngineUrlRequestInterceptor
     from PyQt6.QtWebEngineWidgets import QWebEngineView

@@ -151,6 +151,20 @@ def test_the_first_sentence_names_models_that_cannot_be_told_apart():
     )
 
 
+def test_a_model_that_failed_on_all_series_is_not_among_the_best():
+    values = {f"s{k}": np.random.default_rng(k).normal(size=30).cumsum() for k in range(12)}
+    oracle = forecasts_of(np.zeros((12, H)), 20.0)  # too wide: worse than seasonal naive
+
+    def broken(collection, seed):
+        raise ArithmeticError("no")
+
+    models = [CollectionModel("wide", oracle), CollectionModel("broken", broken)]
+    comparison = compare_collection(hold_out(values, H), models)["all"]
+    assert comparison.forecasts["broken"].num_failures == 12
+    first = conclusions(comparison)[0]
+    assert first.startswith("Best") and " is seasonal_naive (1.50), ahead of wide (3.00)" in first
+
+
 def test_the_second_sentence_is_the_skill_of_the_best():
     comparison = compared({"good": (0.05, 0.05), "bad": (0.4, 0.4)})
     row = comparison.relative("crps").loc["good"]

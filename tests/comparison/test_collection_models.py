@@ -66,7 +66,6 @@ def test_differences_lead_back_to_the_series(amplitude):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ([1.0, 2.0, np.nan, 4.0, 5.0], "no missing value"),
         ([1.0, 2.0, 4.0], "at least 4 steps"),
         (np.arange(9.0), "not all alike"),
     ],
@@ -74,6 +73,16 @@ def test_differences_lead_back_to_the_series(amplitude):
 def test_series_without_differences_are_told(values, message):
     with pytest.raises(ValueError, match=message):
         prepare(series(values))
+
+
+def test_gaps_are_bridged_by_straight_lines():
+    rough = [2.0, np.nan, 4.0, 1.0, np.nan, np.nan, 7.0, 5.0, np.nan]
+    whole = pd.Series(rough).interpolate(limit_direction="both").to_numpy()
+    np.testing.assert_allclose(series(np.array(rough)).bridged(), whole)
+    for found, expected in zip(
+        prepare(series(np.array(rough))), prepare(series(whole)), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
 
 
 # ------------------------------------------------------------------------------ fits by EM

@@ -292,7 +292,8 @@ def test_the_report_holds_tables_failures_and_figures(comparison, tmp_path, monk
     for expected in (
         "all: 7 series", "1 series never change", "oracle failed on 1 series, first: ValueError",
         "Forecasts of oracle", "Ten series at random", "The ten series with the largest CRPS",
-        "ssmlin &lt;this&gt;", "Calibration", *(html.escape(x) for x in conclusions(comparison)),
+        "<span>&lt;this&gt;</span>", "Calibration",
+        *(html.escape(x) for x in conclusions(comparison)),
     ):  # fmt: skip
         assert expected in whole
     assert drawn == [("oracle", "random", "crps"), ("oracle", "worst", "crps")]

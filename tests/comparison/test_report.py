@@ -128,7 +128,7 @@ def test_the_file_is_well_formed_and_escaped(report):
     drawn = [label for label in parser.labels if not label.startswith("PIT")]
     assert drawn[::2] == drawn[1::2] and len(drawn) == 20  # for a screen and for a phone
     assert "<i>always" not in text and "<b>&quot;" not in text and "always" in text
-    assert "ssmlin compare x" in text
+    assert "<span>ssmlin</span> <span>compare</span> <span>x</span>" in text
     drawings = text[text.index("<body>") :]
     assert not re.search("#1f77b4|DejaVu|stroke: #000", drawings)  # the page's colours and fonts
     assert "<title>deltanet: -" in text  # where one points at its row of the differences

@@ -189,10 +189,10 @@ def test_missing_inputs_are_filled_on_demand(unfitted):
     strict = forecaster().fit(sales, filled)
     plan = [price.iloc[-1], price.iloc[-1]]
     expected = strict.predict(H, future_inputs=plan, **FEW)
-    pd.testing.assert_frame_equal(fitted.predict(H, **FEW), expected)
-    pd.testing.assert_frame_equal(
-        fitted.predict(H, future_inputs=[np.nan, np.nan], **FEW), expected
-    )
+    for plan in (None, [np.nan, np.nan]):
+        with pytest.warns(RuntimeWarning, match="2 of 2 steps to come are without price"):
+            found = fitted.predict(H, future_inputs=plan, **FEW)
+        pd.testing.assert_frame_equal(found, expected)
     with pytest.raises(ValueError, match="no missing values in column 'price', got 2 in data rows 6"
                        ", 7; fill_inputs="):  # fmt: skip
         forecaster().fit(sales, gappy)
@@ -456,7 +456,11 @@ def test_bad_settings_are_told_at_once(settings, message):
         (LONG, {"target_col": "sales"}, "columns: expected names among .* got 'sales'"),
         (LONG, {"time_col": "when"}, "columns: expected names among .* got 'when'"),
         (LONG, {"inputs": ["cost"]}, "columns: expected names among .* got 'cost'"),
-        (LONG.iloc[np.r_[0, : 2 * T]], {}, "series 'b': time: expected each time once"),
+        (
+            LONG.iloc[np.r_[0, : 2 * T]],
+            {},
+            "series 'b': time: expected each time once in column 'ds', got .* series= ",
+        ),
         (values(), {"inputs": values(steps=3)}, f"inputs: expected {T} rows, as the data have"),
         (ONE, {"inputs": pd.Series(values())}, "inputs: expected the index of the data, got 0 in"),
         ([values(), ONE], {}, "data: expected a list of series of the same kind"),
@@ -480,6 +484,7 @@ def test_what_a_forecast_needs_is_told(unfitted):
     for arguments, message in (
         ((0,), "horizon: expected an integer >= 1"),
         ((1, (95, 100)), "levels: expected percentages in"),
+        ((1, ("95",)), "levels: expected percentages in"),
         ((1, (0.95,)), "levels: expected percentages in .*such as 95, got .0.95"),
         ((1,), "future_inputs: expected the inputs x1 of the steps to come, got none"),
         ((2, (), np.ones(1)), "future_inputs: rows: expected 2, one for each step"),

@@ -40,7 +40,10 @@ def fit_naive(train: Observed, seed: int, *, period: int = 1) -> Fitted:
     changes = values[period:] - values[:-period]
     changes = changes[np.isfinite(changes).all(axis=1)]
     if len(changes) <= values.shape[1]:
-        raise ValueError(f"period: expected several periods of training steps, got {period}")
+        raise ValueError(
+            f"period: expected several periods of training steps, got {period} with {len(values)} "
+            f"steps, which leave {len(changes)} changes"
+        )
     covariance = changes.T @ changes / len(changes)
     m = values.shape[1]
     walk, moments = Autoregression(np.eye(m), np.zeros(m), covariance), moments_of(values)

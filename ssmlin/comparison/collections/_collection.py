@@ -33,6 +33,18 @@ class CollectionSeries(NamedTuple):
     horizon: int
     group: str = "all"
 
+    def bridged(self) -> Float[np.ndarray, " T"]:
+        """The training values, gaps bridged by straight lines, for models that take none missing.
+
+        Missing ends are the value nearest to them.
+        """
+        seen = np.isfinite(self.train)
+        steps = np.arange(len(self.train))
+        values: np.ndarray = np.where(
+            seen, self.train, np.interp(steps, steps[seen], self.train[seen])
+        )
+        return values
+
 
 @dataclass(frozen=True)
 class Collection:

@@ -51,13 +51,16 @@ def _which(comparison: "CollectionComparison", best: str) -> str:
             f"No model can be told to be better than another {over} (Friedman's test: p = "
             f"{found.p_value:.2f}); the best rank is that of {said[best]}."
         )
-    near = [said[x] for x in ranks if ranks[x] - ranks[best] < found.critical_difference]
-    if len(near) == len(ranks):
+    # A model that failed on all series has the scores of seasonal naive, which say nothing of it.
+    num = len(comparison.collection)
+    ran = [x for x in ranks if comparison.forecasts[x].num_failures < num]
+    near = [said[x] for x in ran if ranks[x] - ranks[best] < found.critical_difference]
+    if len(near) == len(ran):
         return f"No model can be told to be better than another {over}: {listed(near)}; {margin}."
     if len(near) > 1:
         return f"Best {over} are {listed(near)}, which cannot be told apart; {margin}."
-    second = said[list(ranks)[1]]
-    return f"Best {over} is {said[best]}, ahead of {second} by more than the {margin}."
+    second = said[ran[1]]
+    return f"Best {over} is {near[0]}, ahead of {second} by more than the {margin}."
 
 
 def _by_how_much(comparison: "CollectionComparison", best: str, seed: int) -> str:

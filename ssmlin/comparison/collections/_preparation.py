@@ -41,7 +41,7 @@ def prepare(one: CollectionSeries) -> Prepared:
     """Take differences over a step, and standardise them.
 
     There is a mean for each place in the season where the corrected Akaike criterion prefers that
-    to one.
+    to one. Gaps are bridged by straight lines.
 
     Args:
         one: the series.
@@ -50,11 +50,9 @@ def prepare(one: CollectionSeries) -> Prepared:
         The differences.
 
     Raises:
-        ValueError: a missing value, too few steps, or differences that are all alike.
+        ValueError: too few steps, or differences that are all alike.
     """
-    train = one.train
-    if np.isnan(train).any():
-        raise ValueError("train: expected no missing value")
+    train = one.bridged()
     if len(train) < 4:
         raise ValueError(f"train: expected at least 4 steps, got {len(train)}")
     changes = np.diff(train)

@@ -16,9 +16,9 @@ _MODULE = "statsforecast.models"
 
 
 def _forecast(one: CollectionSeries, model: str) -> Float[np.ndarray, "H K"]:
-    """Fit and forecast one series; the mean serves as median."""
+    """Fit and forecast one series, its gaps bridged; the mean serves as median."""
     fitter: Any = getattr(load(_MODULE), model)(season_length=one.period)
-    found = fitter.forecast(y=one.train, h=one.horizon, level=list(INTERVALS))
+    found = fitter.forecast(y=one.bridged(), h=one.horizon, level=list(INTERVALS))
     low, high = ({p: np.asarray(found[f"{end}-{p}"]) for p in INTERVALS} for end in ("lo", "hi"))
     return interval_quantiles(np.asarray(found["mean"]), low, high)
 
