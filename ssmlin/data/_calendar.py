@@ -69,6 +69,10 @@ class Calendar:
             )
         _ = self.step  # an unknown frequency is told now
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Copied and pickled by what was said: NumPy's calendar of the days can be neither.
+        return type(self), (self.freq, self.holidays)
+
     @cached_property
     def days(self) -> np.busdaycalendar:
         """The business days, for the functions of NumPy."""

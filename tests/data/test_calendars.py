@@ -3,6 +3,8 @@
 The oracle is pandas, whose offsets count days one by one.
 """
 
+import copy
+import pickle
 import warnings
 
 import numpy as np
@@ -148,6 +150,13 @@ def test_dates_that_are_not_what_is_said_of_them_are_refused(times, freq, messag
 def test_calendars_that_are_none(arguments, message):
     with pytest.raises(ValueError, match=message):
         Calendar(*arguments)
+
+
+def test_a_calendar_is_copied_and_pickled():
+    calendar = Calendar("B", HOLIDAYS)
+    for other in (copy.deepcopy(calendar), pickle.loads(pickle.dumps(calendar))):
+        assert other == calendar and other.step == calendar.step
+        assert not np.is_busday(HOLIDAYS[0], busdaycal=other.days)
 
 
 def test_a_row_on_a_holiday_and_a_calendar_without_times_are_refused():
