@@ -11,7 +11,7 @@ def batch_options() -> dict[str, str]:
 
     XLA hands sums over leading axes to a library that takes up to twenty times as long for them.
 
-    Example:
+    Examples:
         >>> from ssmlin.inference import batch_options
         >>> isinstance(batch_options(), dict)
         True

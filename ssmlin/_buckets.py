@@ -17,7 +17,7 @@ def bucket(n: int) -> int:
     Returns:
         The length of its bucket.
 
-    Example:
+    Examples:
         >>> [bucket(n) for n in (3, 8, 9, 11, 13, 15, 100, 216, 225)]
         [8, 8, 10, 12, 14, 16, 112, 224, 256]
     """
@@ -35,7 +35,7 @@ def in_bucket(x: np.ndarray, value: float) -> np.ndarray:
         x: an array of NumPy.
         value: NaN for emissions, which is missing; 0 for inputs.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> in_bucket(np.ones((9, 1)), 0.0).sum(axis=-2), in_bucket(np.ones((9, 1)), 0.0).shape
         (array([9.]), (10, 1))

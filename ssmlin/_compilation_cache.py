@@ -49,7 +49,7 @@ def enable_compilation_cache(folder: str | Path | None = None) -> Path | None:
         The folder of the cache, or None where there is none: it cannot be written, or
         ``JAX_ENABLE_COMPILATION_CACHE`` says no.
 
-    Example:
+    Examples:
         >>> import ssmlin
         >>> folder = ssmlin.enable_compilation_cache()  # doctest: +SKIP
     """

@@ -39,7 +39,7 @@ def grouped_attention(
         ValueError: arrays whose shapes do not match.
         TypeError: arrays that are not of floating point.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ssmlin.attention import grouped_attention
         >>> k = jnp.zeros((4, 2))

@@ -38,7 +38,7 @@ def init_karat(
     Returns:
         The parameters.
 
-    Example:
+    Examples:
         >>> import jax
         >>> from ssmlin.attention import init_karat
         >>> init_karat(jax.random.key(0), num_tokens=5).projection.shape
@@ -70,7 +70,7 @@ def karat_weights(
     Returns:
         A, (n, T).
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from ssmlin.attention import init_karat, karat_weights
         >>> weights = karat_weights(init_karat(jax.random.key(0), 3), jnp.ones((3, 3)))
@@ -113,7 +113,7 @@ def karat_attention(
         ValueError: arrays whose shapes do not match.
         TypeError: arrays that are not of floating point.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from ssmlin.attention import init_karat, karat_attention
         >>> params = init_karat(jax.random.key(0), num_tokens=5)

@@ -43,7 +43,7 @@ def init_multi_token(
     Raises:
         ValueError: sizes below 1, or an even c_k.
 
-    Example:
+    Examples:
         >>> from ssmlin.attention import init_multi_token
         >>> init_multi_token(2, None, query_size=1, key_size=3).kernel[0].tolist()
         [[0.0, 1.0, 0.0]]
@@ -85,7 +85,7 @@ def multi_token_attention(
         ValueError: arrays whose shapes do not match.
         TypeError: arrays that are not of floating point.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ssmlin.attention import init_multi_token, multi_token_attention
         >>> x = jnp.ones((5, 2, 3))

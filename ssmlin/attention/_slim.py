@@ -29,7 +29,7 @@ def slim_projection(
             have fewer key heads than query heads; or W_V has another number of rows.
         TypeError: arrays that are not of floating point.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ssmlin.attention import slim_projection
         >>> slim_projection(2.0 * jnp.eye(2), jnp.ones((2, 3))).tolist()
@@ -83,7 +83,7 @@ def slim_attention(
         ValueError: arrays whose shapes do not match.
         TypeError: arrays that are not of floating point.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ssmlin.attention import slim_attention
         >>> slim_attention(jnp.ones((3, 2, 2)), jnp.ones((3, 2, 2)), jnp.eye(4)).shape

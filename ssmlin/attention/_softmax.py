@@ -35,7 +35,7 @@ def softmax_attention(
         ValueError: arrays whose shapes do not match.
         TypeError: arrays that are not of floating point.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ssmlin.attention import softmax_attention
         >>> q = k = jnp.zeros((3, 2))

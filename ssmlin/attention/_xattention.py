@@ -28,7 +28,7 @@ def antidiagonal_scores(
     Returns:
         The sums, (n, n).
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ssmlin.attention import antidiagonal_scores
         >>> antidiagonal_scores(jnp.ones((4, 1)), jnp.arange(4.0)[:, None], 2).tolist()
@@ -63,7 +63,7 @@ def choose_blocks(
     Returns:
         Whether a block is kept, (n, n) for n blocks of queries and of keys.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ssmlin.attention import choose_blocks
         >>> keys = jnp.array([9.0, 9.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])[:, None]
@@ -124,7 +124,7 @@ def xattention(
         ValueError: arrays whose shapes do not match, or a number out of range.
         TypeError: arrays that are not of floating point.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ssmlin.attention import xattention
         >>> x = jnp.zeros((8, 2))

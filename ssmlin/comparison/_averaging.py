@@ -46,7 +46,7 @@ def dynamic_weights(
     Returns:
         Weights, each row sums to one.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ssmlin.comparison._averaging import dynamic_weights
         >>> dynamic_weights(np.log([[0.9, 0.1], [0.5, 0.5]]), forgetting=1.0).round(2).tolist()

@@ -32,7 +32,7 @@ class Candidate:
 def grid(**choices: Sequence[SettingValue]) -> tuple[Setting, ...]:
     """All combinations of the choices, as keyword arguments of a fit.
 
-    Example:
+    Examples:
         >>> from ssmlin.comparison import grid
         >>> grid(num_states=(2, 3), num_lags=(1,))
         ({'num_states': 2, 'num_lags': 1}, {'num_states': 3, 'num_lags': 1})

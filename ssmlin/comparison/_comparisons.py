@@ -109,7 +109,7 @@ def compare(
             rise, inputs whose labels are not those of the emissions, or a value that is not
             positive, also a held-out one, in a column that is transformed.
 
-    Example:
+    Examples:
         >>> import numpy as np, ssmlin
         >>> rng = np.random.default_rng(0)
         >>> y = np.cumsum(rng.normal(size=60))

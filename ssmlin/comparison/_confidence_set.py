@@ -30,7 +30,7 @@ def model_confidence_set(
     Raises:
         ValueError: scores that are not finite, or none.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ssmlin.comparison import model_confidence_set
         >>> a, noise = np.random.default_rng(0).normal(size=(2, 80))

@@ -119,7 +119,7 @@ def evaluate(
     Returns:
         Scores of the held-out part.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ssmlin.comparison import Candidate, Fitted, Observed, Predictive, evaluate
         >>> def fit_normal(train, seed):

@@ -47,7 +47,7 @@ def scale_end(distances: Float[np.ndarray, " n"]) -> float:
         The largest, or 2.5 times the median of those that are not zero if that is less; 1 where
         all are zero.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ssmlin.comparison._intervals import scale_end
         >>> scale_end(np.array([0.0, 1.0, 2.0, 3.0])), scale_end(np.array([1.0, 2.0, 3.0, 900.0]))

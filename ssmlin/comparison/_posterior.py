@@ -172,7 +172,7 @@ def rounded(value: float, sd: float) -> str:
     Returns:
         The number as text; to three significant digits where there is no positive `sd`.
 
-    Example:
+    Examples:
         >>> from ssmlin.comparison._posterior import rounded
         >>> rounded(0.123456, 0.0451), rounded(1234.5, 210.0), rounded(0.5, 0.0)
         ('0.123', '1230', '0.5')
@@ -227,7 +227,7 @@ def what_data_tell(shares: dict[str, float]) -> str:
     Returns:
         A sentence for each gate.
 
-    Example:
+    Examples:
         >>> from ssmlin.comparison._posterior import what_data_tell
         >>> what_data_tell({"α_t": 0.31, "β_t": 0.97})
         'The data tell α_t: ... 0.31 times as wide as its prior. The data hardly tell β_t: ...'

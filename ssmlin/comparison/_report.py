@@ -89,7 +89,7 @@ def write_report(
         OSError: it cannot be written.
         ValueError: all models failed, or draws of a mechanism that is not among the fitted ones.
 
-    Example:
+    Examples:
         >>> import tempfile, pathlib, numpy as np
         >>> from ssmlin.comparison import Series, compare_models, write_report
         >>> y = np.cumsum(np.random.default_rng(0).normal(size=(60, 1)), axis=0)

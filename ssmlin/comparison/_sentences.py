@@ -11,7 +11,7 @@ _NAMES = 5
 def listed(names: Sequence[str], most: int = _NAMES, last: str = " and ") -> str:
     """Names in a sentence; of a long list the first ones and how many more.
 
-    Example:
+    Examples:
         >>> from ssmlin.comparison._sentences import listed
         >>> listed(["a", "b", "c"])
         'a, b and c'

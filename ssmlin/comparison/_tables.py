@@ -84,7 +84,7 @@ def pooled_frame(comparisons: Mapping[str, Comparison]) -> "pandas.DataFrame":
         The table of :func:`stacked_frame`. Rows of the series that :func:`all_series` names come
         first: the scores of models that did not fail on any series, over all held-out steps.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ssmlin.comparison import Series, compare_series, pooled_frame
         >>> y = np.cumsum(np.random.default_rng(0).normal(size=(60, 1)), axis=0)

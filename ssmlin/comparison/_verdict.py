@@ -87,7 +87,7 @@ def verdict(comparison: Comparison | Mapping[str, Comparison], seed: int = 0) ->
     Raises:
         ValueError: all models failed.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ssmlin.comparison import Series, compare_models, verdict
         >>> y = np.cumsum(np.random.default_rng(0).normal(size=(60, 1)), axis=0)

@@ -40,7 +40,7 @@ class Calendar:
         ValueError: an unknown frequency, holidays that are no dates, or holidays of other steps
             than business days.
 
-    Example:
+    Examples:
         >>> from ssmlin.data import Calendar
         >>> Calendar("2h").step
         ('seconds', 7200.0)

@@ -90,7 +90,7 @@ def select_columns(
     Warns:
         RuntimeWarning: the rows were not sorted, or steps are missing.
 
-    Example:
+    Examples:
         >>> import pandas as pd
         >>> from ssmlin.data import select_columns
         >>> frame = pd.DataFrame({"day": ["2024-01-01", "2024-01-02"], "y": ["1.5", "2"]})

@@ -62,7 +62,7 @@ def future_inputs(
     Warns:
         RuntimeWarning: inputs are missing and take their last values.
 
-    Example:
+    Examples:
         >>> import pandas as pd
         >>> from ssmlin.data import future_inputs
         >>> days = pd.DatetimeIndex(["2024-01-01", "2024-01-02"])

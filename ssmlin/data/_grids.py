@@ -321,7 +321,7 @@ def future_times(times: Times, horizon: int, skip: int = 0) -> Times:
         ValueError: fewer than two times, which do not tell the length of a step unless they are
             known as business days, or times that are not on a regular grid.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ssmlin.data import future_times
         >>> future_times(np.array([1990.0, 1991.0]), 2).tolist()
@@ -361,7 +361,7 @@ def grid_step(times: Times) -> tuple[str, float] | None:
         ("months", how many), ("business days", how many), ("seconds", how many) or ("numbers",
         their distance); None for fewer than two times or irregular ones.
 
-    Example:
+    Examples:
         >>> import pandas as pd
         >>> from ssmlin.data._grids import grid_step
         >>> grid_step(pd.date_range("2024-01-01", periods=4, freq="QS"))
@@ -384,7 +384,7 @@ def first_place(times: Times) -> int:
     Args:
         times: numbers or dates on a regular grid.
 
-    Example:
+    Examples:
         >>> import pandas as pd
         >>> from ssmlin.data._grids import first_place
         >>> months = pd.date_range("2024-01-01", periods=9, freq="MS")

@@ -18,7 +18,7 @@ def lagged[A: (Array, np.ndarray)](
     Returns:
         The lags, (T + 1, L, m): of every step, and last of the step to come.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ssmlin.data import lagged
         >>> lagged(np.array([[1.0], [2.0]]), 2)[..., 0].tolist()
@@ -47,7 +47,7 @@ def carried_forward[A: (Array, np.ndarray)](
     Returns:
         The values, (T, m). Only those before the first observed one can be `before`.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ssmlin.data import carried_forward
         >>> carried_forward(np.array([[np.nan], [1.0], [np.nan]]), np.zeros(1)).tolist()

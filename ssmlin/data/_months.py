@@ -17,7 +17,7 @@ def place_in_month(days: Days) -> Callable[[Days], Days] | None:
     Args:
         days: M8[D].
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ssmlin.data._months import place_in_month
         >>> ends = np.array(["2024-01-31", "2024-02-29"], "M8[D]")

@@ -15,7 +15,7 @@ def free_name(name: str, taken: Iterable[str | None]) -> str:
     Returns:
         A name that is not taken.
 
-    Example:
+    Examples:
         >>> from ssmlin.data import free_name
         >>> free_name("mean", ["day"]), free_name("mean", ["mean"])
         ('mean', 'mean_')

@@ -68,7 +68,7 @@ def select_panel(
     Warns:
         RuntimeWarning: as :func:`select_columns`.
 
-    Example:
+    Examples:
         >>> import pandas as pd
         >>> from ssmlin.data import select_panel
         >>> frame = pd.DataFrame({"shop": ["a", "b", "a", "b", "b"], "y": [1, 5, 2, 4, 3]})
@@ -285,7 +285,7 @@ def series_ids(column: "pandas.Series") -> list[str]:
         ValueError: a missing name, or a number with decimals, which may have been written in
             several ways.
 
-    Example:
+    Examples:
         >>> import pandas as pd
         >>> from ssmlin.data import series_ids
         >>> series_ids(pd.Series(["007", "7", 7]))

@@ -26,7 +26,7 @@ def box_cox(
     Returns:
         The transformed values, (..., m).
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ssmlin.data._scaling import box_cox
         >>> box_cox(np.array([[4.0, 1.0, 3.0]]), (0.5, 0.0, 1.0)).tolist()
@@ -65,7 +65,7 @@ def inverse_box_cox(
 def describe_powers(columns: Sequence[str], power: Sequence[float]) -> str:
     """Describe the transformed columns for a message; "" if there are none.
 
-    Example:
+    Examples:
         >>> from ssmlin.data._scaling import describe_powers
         >>> describe_powers(["a", "b", "c"], [0.0, 1.0, 0.5])
         'the logarithm of a, the power 0.5 of c'
@@ -95,7 +95,7 @@ class Scaling:
     Raises:
         ValueError: negative powers, or not one for each target.
 
-    Example:
+    Examples:
         >>> import pandas as pd
         >>> from ssmlin.data import Scaling, select_columns
         >>> columns = select_columns(pd.DataFrame({"y": [1.0, 3.0]}), ["y"])

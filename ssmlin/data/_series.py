@@ -22,7 +22,7 @@ class Series:
         period: the number of steps in a season, or None.
         input_names: the names of the k inputs; default numbers.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ssmlin.data import Series
         >>> Series("sales", np.ones((3, 1)), np.arange(3), ("eur",), "made up").values.shape

@@ -90,7 +90,7 @@ class TableStream:
         ValueError: a file of another format or one that cannot be read, or a column that does not
             exist.
 
-    Example:
+    Examples:
         >>> import tempfile, pathlib
         >>> from ssmlin.data import TableStream
         >>> path = pathlib.Path(tempfile.mkdtemp()) / "data.csv"

@@ -86,7 +86,7 @@ def read_table(
             package that is not installed (the message names the file); or numbers that can be read
             in two ways.
 
-    Example:
+    Examples:
         >>> import tempfile, pathlib
         >>> from ssmlin.data import read_table
         >>> path = pathlib.Path(tempfile.mkdtemp()) / "data.csv"

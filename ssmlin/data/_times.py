@@ -188,7 +188,7 @@ def find_date_format(column: "pandas.Series") -> str | None:
     Raises:
         ValueError: times that can be read in two ways, or in no way.
 
-    Example:
+    Examples:
         >>> import pandas as pd
         >>> from ssmlin.data._times import find_date_format
         >>> find_date_format(pd.Series(["30/01/2020", "31/01/2020"]))
@@ -342,7 +342,7 @@ def parse_times(column: "pandas.Series", date_format: str | None = None, offset:
     Raises:
         ValueError: times that are missing or cannot be read in one way.
 
-    Example:
+    Examples:
         >>> import pandas as pd
         >>> from ssmlin.data import parse_times
         >>> parse_times(pd.Series([202001, 202002])).month.tolist()
@@ -412,7 +412,7 @@ def label_format(
         A format for :func:`written_as`; None for what is no text, for local times and where no
         format gives the texts back.
 
-    Example:
+    Examples:
         >>> import pandas as pd
         >>> from ssmlin.data import label_format
         >>> label_format(pd.Series(["9.12.2012", "10.12.2012"]), "%d.%m.%Y")
@@ -442,7 +442,7 @@ def label_format(
 def written_as(dates: "pandas.DatetimeIndex", form: str) -> list[str]:
     """Write dates in a format of strftime, with %q for a quarter and %-d, %-m, %-H without zeros.
 
-    Example:
+    Examples:
         >>> import pandas as pd
         >>> from ssmlin.data import written_as
         >>> written_as(pd.DatetimeIndex(["2000-04-01"]), "%YQ%q")
@@ -464,7 +464,7 @@ def _written(date: "pandas.Timestamp", form: str) -> str:
 def listed(times: Times, most: int = 5) -> str:
     """The first times and their number, for a message; midnights as days.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ssmlin.data._times import listed
         >>> listed(np.arange(9), most=2)

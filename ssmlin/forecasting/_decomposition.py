@@ -33,7 +33,7 @@ def decompose(
         ValueError: a value is missing that is a lag of a later step; there the predictions are
             mixtures over draws of it.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ssmlin.forecasting import FittedAttention, Observed, decompose
         >>> import ssmlin

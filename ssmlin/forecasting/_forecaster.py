@@ -73,7 +73,7 @@ class Forecaster(Recipe):
     Raises:
         ValueError: a setting out of range.
 
-    Example:
+    Examples:
         >>> import numpy as np, pandas as pd, ssmlin
         >>> months = pd.date_range("2020-01-01", periods=36, freq="MS", name="month")
         >>> sales = pd.Series(10 + np.sin(np.arange(36) * np.pi / 6), months, name="sales")
@@ -362,7 +362,7 @@ def load(
         OSError: the file cannot be read.
         ValueError: it is damaged or holds something else.
 
-    Example:
+    Examples:
         >>> import pathlib, tempfile, numpy as np, ssmlin
         >>> forecaster = ssmlin.Forecaster(lags=1).fit(np.sin(np.arange(30.0)))
         >>> path = pathlib.Path(tempfile.mkdtemp()) / "forecaster.safetensors"

@@ -32,7 +32,7 @@ class History:
         period: steps a season; None for none.
         num_lags: use so many latest changes, and no averages; None for the above.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ssmlin.forecasting._history import History
         >>> history = History(num_lags=2)

@@ -49,7 +49,7 @@ def choose_powers(
     Raises:
         ValueError: another `transform`, or "box-cox" of values that are not positive.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ssmlin.forecasting import Observed
         >>> from ssmlin.forecasting import choose_powers

@@ -18,7 +18,7 @@ class Predictive(NamedTuple):
         scales: C, (T, K, m, m): covariances, or scale matrices where there are degrees of freedom.
         df: degrees of freedom n, (T, K), infinite for a Gaussian; None where all are.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ssmlin.forecasting import Predictive
         >>> law = Predictive.gaussian(np.zeros((2, 1)), np.eye(1))

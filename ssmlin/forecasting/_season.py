@@ -24,7 +24,7 @@ def season_of(times: Times) -> int | None:
     Returns:
         The number of steps, or None where the times do not say it: numbers, years, minutes.
 
-    Example:
+    Examples:
         >>> import pandas as pd
         >>> from ssmlin.forecasting import season_of
         >>> season_of(pd.date_range("2024-01-01", periods=9, freq="MS"))
@@ -67,7 +67,7 @@ def harmonics(period: int, steps: Int[np.ndarray, " T"]) -> Float[np.ndarray, "T
 def harmonic_names(period: int | None) -> list[str]:
     """What the columns of :func:`harmonics` are called; none without a season.
 
-    Example:
+    Examples:
         >>> from ssmlin.forecasting import harmonic_names
         >>> harmonic_names(4)
         ['season, cosine of 4 steps', 'season, cosine of 2 steps', 'season, sine of 4 steps']

@@ -26,7 +26,7 @@ class Recommendation:
         row_cov: the kind of Σ, such as "diagonal" for one that is fitted; default integrated out.
         covariance: how the filter keeps P, see :class:`ssmlin.LinearAttentionSSM`.
 
-    Example:
+    Examples:
         >>> from ssmlin.forecasting import Recommendation
         >>> wanted = Recommendation("mamba2", num_targets=2, num_inputs=1, num_lags=3,
         ...     partly_missing=True)

@@ -24,7 +24,7 @@ class StatsForecastInterface:
         forecaster: the settings; default the recommended ones. It is not fitted itself.
         alias: the name of the model in the results.
 
-    Example:
+    Examples:
         >>> import numpy as np, pandas as pd
         >>> from ssmlin import Forecaster
         >>> from ssmlin.forecasting import StatsForecastInterface

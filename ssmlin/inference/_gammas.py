@@ -11,7 +11,7 @@ def log_gamma_ratio(x: Float[Array, "..."], h: Float[Array, "..."] | float) -> F
     brought there by Γ(x + 1) = x Γ(x). It
     compiles in a fraction of the time that TensorFlow Probability's takes.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> round(float(log_gamma_ratio(jnp.array(3.0), 1.0)), 4)  # log 3
         1.0986

@@ -39,7 +39,7 @@ def symmetric_root(cov: Float[Array, "... d d"]) -> Float[Array, "... d d"]:
     Returns:
         L with L Lᵀ = P.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ssmlin.inference import symmetric_root
         >>> root = symmetric_root(jnp.ones((2, 2)))

@@ -113,7 +113,7 @@ def fit_batches[P](
             processes that were given different arguments.
         RuntimeError: another process has ended.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ssmlin.learning import fit_batches
         >>> from ssmlin.models import HierarchicalRegression
@@ -210,7 +210,7 @@ def loss_curvature[P](
     Returns:
         A symmetric matrix, by the unconstrained parameters in the order of their leaves.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ssmlin.learning import loss_curvature
         >>> from ssmlin.models import HierarchicalRegression

@@ -131,7 +131,7 @@ def fit_stream[P](
     Warns:
         RuntimeWarning: windows whose loss or gradient was not finite, which were passed over.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ssmlin
         >>> from ssmlin.learning import fit_stream
         >>> y = jnp.sin(jnp.arange(60.0))[:, None]

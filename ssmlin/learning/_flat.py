@@ -25,7 +25,7 @@ class Flat:
         shapes: of its arrays.
         dtypes: of its arrays; the vector has the widest.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> flat = Flat.of({"a": jnp.ones(2), "b": jnp.zeros(())})
         >>> flat.vector.tolist(), flat.tree["a"].shape

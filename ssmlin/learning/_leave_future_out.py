@@ -79,7 +79,7 @@ def leave_future_out[P](
     Raises:
         ValueError: an argument out of range.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp, ssmlin
         >>> from ssmlin.learning import leave_future_out
         >>> y = jnp.sin(0.3 * jnp.arange(40.0))[:, None] + 0.1

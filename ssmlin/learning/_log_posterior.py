@@ -83,7 +83,7 @@ def num_trainable(params: PyTree, props: PyTree) -> int:
     Raises:
         ValueError: properties that do not match the parameters.
 
-    Example:
+    Examples:
         >>> import ssmlin
         >>> from ssmlin.learning import num_trainable
         >>> model = ssmlin.LinearAttentionSSM("mamba2", 1, 0, 2, gates="constant")

@@ -114,7 +114,7 @@ def sample_posterior[P](
         RuntimeWarning: divergences, R-hat above 1.01, fewer than 100 effective draws a chain, or
             a poor normal approximation.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp, ssmlin
         >>> y = jnp.sin(0.3 * jnp.arange(60.0))[:, None] + 0.1
         >>> model = ssmlin.LinearAttentionSSM("bayesian_memory", 1, 1, 2, num_lags=1)

@@ -117,7 +117,7 @@ def predict_one_step[P](
         ValueError: an argument of the wrong shape.
         TypeError: an argument that is not of the expected type.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp, ssmlin
         >>> y = jnp.sin(0.3 * jnp.arange(60.0))[:, None] + 0.1
         >>> model = ssmlin.LinearAttentionSSM("bayesian_memory", 1, 1, 2, num_lags=1)

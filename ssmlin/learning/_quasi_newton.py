@@ -69,7 +69,7 @@ def lbfgs(memory_size: int = 10) -> QuasiNewton:
     Returns:
         An optimiser of optax.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp, optax
         >>> from ssmlin.learning import lbfgs
         >>> optimizer, x = lbfgs(), jnp.array([3.0, -2.0])
@@ -219,7 +219,7 @@ def minimise[X: PyTree](
     Returns:
         A point whose loss is not above that of the start, apart from rounding.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ssmlin.learning import minimise
         >>> x = minimise(lambda x: jnp.sum((x - 1) ** 2), jnp.zeros(2), num_steps=5)

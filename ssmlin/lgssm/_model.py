@@ -43,7 +43,7 @@ class MatrixLGSSM:
         emission_bias: c_t, shape (T, m).
         independent_rows: whether Σ is known to be diagonal (static).
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ssmlin
         >>> lgssm = ssmlin.matrix_lgssm("bayesian_memory", keys=jnp.ones((3, 2)), alpha=0.9,
         ...     value_dim=1, process_noise=0.1)
@@ -131,7 +131,7 @@ class MatrixLGSSM:
         Returns:
             The model whose state is [S_t, C_t], (m, d + k).
 
-        Example:
+        Examples:
             >>> import jax.numpy as jnp, ssmlin
             >>> memory = ssmlin.matrix_lgssm("bayesian_memory", keys=jnp.ones((3, 2)), alpha=0.9,
             ...     value_dim=1, process_noise=0.1)
@@ -185,7 +185,7 @@ class MatrixLGSSM:
         Returns:
             dynamax's ParamsLGSSM, whose time-varying arrays have length T.
 
-        Example:
+        Examples:
             >>> import jax.numpy as jnp, ssmlin
             >>> from dynamax.linear_gaussian_ssm import lgssm_filter
             >>> lgssm = ssmlin.matrix_lgssm("mamba2", keys=jnp.ones((3, 2)), alpha=0.9,

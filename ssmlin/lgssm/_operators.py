@@ -34,7 +34,7 @@ class Operator(ABC):
     ``rows @ operator`` is :meth:`apply`, ``operator @ columns`` the product $A X$, and
     ``operator @ operator`` the product of two operators, which is structured, too.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ssmlin.lgssm import DPLR, LowRank
         >>> a = DPLR(jnp.ones(2), jnp.array([[1.0], [0.0]]), jnp.array([[1.0], [0.0]]))
@@ -118,7 +118,7 @@ class DPLR(Operator):
         left: U, shape (..., d, k); the rank k may be 0.
         right: V, shape (..., d, k).
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ssmlin.lgssm import DPLR
         >>> a = DPLR(jnp.ones(2), jnp.array([[1.0], [0.0]]), jnp.array([[1.0], [0.0]]))
@@ -170,7 +170,7 @@ class LowRank(Operator):
         left: L, shape (..., m, k); the rank k may be 0.
         right: R, shape (..., d, k).
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ssmlin.lgssm import LowRank
         >>> LowRank(jnp.array([[2.0]]), jnp.array([[1.0], [3.0]])).to_dense().tolist()
@@ -220,7 +220,7 @@ class DiagPlusLowRank(Operator):
             most k whatever the values are, and the square-root filter costs less.
         factor: L, shape (..., d, k); the rank k may be 0.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ssmlin.lgssm import DiagPlusLowRank
         >>> q = DiagPlusLowRank(jnp.array([1.0, 1.0]), jnp.array([[1.0], [0.0]]))

@@ -15,7 +15,7 @@ def diagonal_transition(diag: Float[Array, "... d"]) -> DPLR:
     Args:
         diag: w, shape (..., d).
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ssmlin.mechanisms import diagonal_transition
         >>> diagonal_transition(jnp.array([0.5, 1.0])).to_dense().tolist()

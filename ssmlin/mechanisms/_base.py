@@ -42,7 +42,7 @@ class Gate:
     Raises:
         ValueError: an argument out of range.
 
-    Example:
+    Examples:
         >>> from ssmlin.mechanisms import Gate
         >>> Gate("decay").start, Gate("rate", low=1.0, high=3.0, start=1.5).start
         (0.95, 1.5)
@@ -175,7 +175,7 @@ class Mechanism(ABC):
     Raises:
         ValueError: `negative_eigenvalues` for a mechanism without a gate that has a wider interval.
 
-    Example:
+    Examples:
         >>> from ssmlin.mechanisms import MECHANISMS
         >>> cls = MECHANISMS["kda"]
         >>> kda = cls(negative_eigenvalues=True)
@@ -230,7 +230,7 @@ class Mechanism(ABC):
 def unit(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
     """Return x/‖x‖ along the last axis; a zero vector stays zero, with a zero gradient.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ssmlin.mechanisms import unit
         >>> unit(jnp.array([[3.0, 0.0], [0.0, 0.0]])).tolist()

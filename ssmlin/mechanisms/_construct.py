@@ -67,7 +67,7 @@ def matrix_lgssm(
             not finite, not a covariance, or of the wrong shape.
         TypeError: an argument that is not a float32 or float64 array.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ssmlin
         >>> lgssm = ssmlin.matrix_lgssm("gated_deltanet", keys=jnp.ones((5, 2)),
         ...     values=jnp.ones((5, 1)), queries=jnp.ones((5, 2)), alpha=0.9, beta=0.5,

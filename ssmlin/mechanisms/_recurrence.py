@@ -64,7 +64,7 @@ def token_operators(mechanism: Mechanism, tokens: Tokens) -> tuple[DPLR, LowRank
         TypeError: the mechanism returns something else than a DPLR and a LowRank.
         ValueError: the mechanism returns operators of the wrong shape.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ssmlin.mechanisms import MECHANISMS, Tokens, token_operators
         >>> tokens = Tokens(jnp.ones((3, 2)), jnp.ones((3, 1)), gates={"alpha": jnp.ones(3)})
@@ -238,7 +238,7 @@ def linear_attention(
             not finite, or of the wrong shape.
         TypeError: an argument that is not a float32 or float64 array.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ssmlin
         >>> ssmlin.linear_attention("deltanet", keys=jnp.array([[2.0, 0.0], [3.0, 0.0]]),
         ...     values=jnp.array([[1.0], [5.0]]), queries=jnp.ones((2, 2)), beta=1.0).tolist()

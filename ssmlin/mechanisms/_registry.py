@@ -59,7 +59,7 @@ def register_mechanism[T: type[Mechanism]](cls: T) -> T:
             without arguments.
         ValueError: its name or the name of a gate is taken, or its declaration is not complete.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ssmlin
         >>> from ssmlin.lgssm import LowRank
         >>> from ssmlin.mechanisms import Gate, Mechanism, diagonal_transition
@@ -186,7 +186,7 @@ def get_mechanism(mechanism: str | Mechanism, negative_eigenvalues: bool = False
             instance that was made without them.
         TypeError: neither a name nor a mechanism, or a mechanism that is not hashable.
 
-    Example:
+    Examples:
         >>> from ssmlin.mechanisms import get_mechanism
         >>> get_mechanism("deltanet", negative_eigenvalues=True)
         DeltaNet(negative_eigenvalues=True)

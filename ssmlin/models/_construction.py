@@ -131,7 +131,7 @@ class Construction(SSM):  # type: ignore[misc]  # dynamax has no types
         The mechanism is its name, or the mechanism itself if its name does not say it all;
         likewise the parts.
 
-        Example:
+        Examples:
             >>> import ssmlin
             >>> model = ssmlin.LinearAttentionSSM("mamba2", row_cov="full")
             >>> larger = ssmlin.LinearAttentionSSM(**model.settings | {"key_dim": 8})
@@ -250,7 +250,7 @@ class Construction(SSM):  # type: ignore[misc]  # dynamax has no types
         Raises:
             ValueError: partly missing emissions, and Σ not diagonal or a covariance not "full".
 
-        Example:
+        Examples:
             >>> import jax.numpy as jnp, ssmlin
             >>> model = ssmlin.LinearAttentionSSM("mamba2", emission_dim=2)
             >>> y = jnp.array([[1.0, jnp.nan], [0.0, 1.0]])

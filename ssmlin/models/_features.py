@@ -101,7 +101,7 @@ def lagged_inputs(
         ValueError: an argument of the wrong shape, or `num_lags` below 1.
         TypeError: an argument that is not of the expected type.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ssmlin
         >>> ssmlin.lagged_inputs(jnp.array([[1.0], [2.0], [3.0]]), 2).tolist()
         [[0.0, 0.0], [1.0, 0.0], [2.0, 1.0]]

@@ -109,7 +109,7 @@ def load(
     Warns:
         RuntimeWarning: parameters are in double precision and JAX is not; they are rounded.
 
-    Example:
+    Examples:
         >>> import tempfile, pathlib, ssmlin
         >>> model = ssmlin.LinearAttentionSSM("mamba2", emission_dim=1, key_dim=2)
         >>> params, props = model.initialize()

@@ -137,7 +137,7 @@ class Filtering(StateSpace):
             ValueError: an argument of the wrong shape or value, or a law without that of Σ where Σ
                 is integrated out.
 
-        Example:
+        Examples:
             >>> import jax.numpy as jnp, ssmlin
             >>> model = ssmlin.LinearAttentionSSM("mamba2", 1, 0, 2, row_cov="integrated_diagonal")
             >>> params, _ = model.initialize()

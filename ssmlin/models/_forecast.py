@@ -32,7 +32,7 @@ class Forecast(NamedTuple):
         upper: upper ends, (num_levels, horizon, m).
         samples: sampled paths, (num_samples, horizon, m), or None.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, pandas as pd
         >>> from ssmlin import Forecast
         >>> ends = jnp.array([[[8.0], [7.0]]])

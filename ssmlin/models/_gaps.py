@@ -63,7 +63,7 @@ class Gaps(Smoothing):
             ValueError: an argument of the wrong shape or range.
             TypeError: an argument that is not of the expected type.
 
-        Example:
+        Examples:
             >>> import jax.numpy as jnp, ssmlin
             >>> y = jnp.sin(jnp.arange(20.0)).at[5].set(jnp.nan)[:, None]
             >>> model = ssmlin.LinearAttentionSSM("bayesian_memory", 1, 1, 2, num_lags=1)
@@ -111,7 +111,7 @@ class Gaps(Smoothing):
             ValueError: an argument of the wrong shape or range.
             TypeError: an argument that is not of the expected type.
 
-        Example:
+        Examples:
             >>> import jax, jax.numpy as jnp, ssmlin
             >>> y = jnp.sin(jnp.arange(20.0)).at[5].set(jnp.nan)[:, None]
             >>> model = ssmlin.LinearAttentionSSM("bayesian_memory", 1, 1, 2, num_lags=1)

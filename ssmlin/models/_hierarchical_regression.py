@@ -93,7 +93,7 @@ class HierarchicalRegression:
     Raises:
         ValueError: not a positive number.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ssmlin.models import HierarchicalRegression
         >>> model = HierarchicalRegression(2)

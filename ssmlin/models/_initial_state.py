@@ -57,7 +57,7 @@ class InitialState(BasePart):
         variance: median and log sd of the log-normal prior of the entries of p_0, relative to the
             emission noise; None for those of the model's prior.
 
-    Example:
+    Examples:
         >>> from ssmlin.models import InitialState
         >>> InitialState(variance=(1.0, 0.5)).variance
         (1.0, 0.5)

@@ -73,7 +73,7 @@ class Learning(Continuing):
         Warns:
             RuntimeWarning: a fit that was still improving when it reached `num_epochs`.
 
-        Example:
+        Examples:
             >>> import jax.numpy as jnp, ssmlin
             >>> t = jnp.arange(40.0)[:, None]
             >>> y = jnp.sin(t) + 0.1 * jnp.cos(t**2)
@@ -214,7 +214,7 @@ class Learning(Continuing):
                 input weights integrated out.
             TypeError: an argument that is not of the expected type.
 
-        Example:
+        Examples:
             >>> import jax.numpy as jnp, ssmlin
             >>> t = jnp.arange(30.0)[:, None]
             >>> y = jnp.sin(0.5 * t) + 0.1 * jnp.cos(t**2)
@@ -246,7 +246,7 @@ class Learning(Continuing):
         Raises:
             ValueError: a model that EM cannot fit.
 
-        Example:
+        Examples:
             >>> import ssmlin
             >>> model = ssmlin.LinearAttentionSSM("mamba2", process_noise="none")
             >>> params, _ = model.initialize()

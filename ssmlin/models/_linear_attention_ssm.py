@@ -67,7 +67,7 @@ class LinearAttentionSSM(Learning):
         ValueError: an argument out of range.
         TypeError: an argument that is not of the expected type.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp, ssmlin
         >>> y = jnp.sin(jnp.arange(40.0))[:, None]
         >>> model = ssmlin.LinearAttentionSSM("gated_deltanet", emission_dim=1, input_dim=2,

@@ -62,7 +62,7 @@ class Parameterization(Construction):
             ValueError: data or a parameter of the wrong shape, or a parameter out of its range.
             TypeError: data that are not floating point arrays, or a parameter the model has not.
 
-        Example:
+        Examples:
             >>> import ssmlin
             >>> model = ssmlin.LinearAttentionSSM("mamba2", 1, 0, 2)
             >>> params, props = model.initialize(alpha=0.5)
@@ -151,7 +151,7 @@ class Parameterization(Construction):
     def param_props(self) -> ParamsLinearAttentionSSM:
         """What is trainable, and how it is constrained, as :meth:`initialize` returns it.
 
-        Example:
+        Examples:
             >>> import ssmlin
             >>> props = ssmlin.LinearAttentionSSM("mamba2", 1, 1, 2).param_props
             >>> props.tokens.keys.weights.trainable, props.initial.mean.trainable

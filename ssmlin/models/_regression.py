@@ -100,7 +100,7 @@ class LearnedRegression(Regression):
         bias: whether there is a d.
         scale: sd of their normal prior; None for that of the model's prior.
 
-    Example:
+    Examples:
         >>> import ssmlin
         >>> from ssmlin.models import LearnedRegression
         >>> model = ssmlin.LinearAttentionSSM("mamba2", 1, 2, 3, regression=LearnedRegression())
@@ -212,7 +212,7 @@ class IntegratedRegression(Regression):
     Raises:
         ValueError: neither weights nor a bias.
 
-    Example:
+    Examples:
         >>> import ssmlin
         >>> from ssmlin.models import IntegratedRegression
         >>> regression = IntegratedRegression(bias=False)

@@ -168,7 +168,7 @@ class LearnedRowCov(RowCov):
     Raises:
         ValueError: an unknown structure.
 
-    Example:
+    Examples:
         >>> import ssmlin
         >>> from ssmlin.models import LearnedRowCov
         >>> ssmlin.LinearAttentionSSM("mamba2", 2, row_cov=LearnedRowCov("full")).row_cov.structure
@@ -247,7 +247,7 @@ class IntegratedRowCov(RowCov):
     Raises:
         ValueError: an unknown structure, or a discount out of range.
 
-    Example:
+    Examples:
         >>> import ssmlin
         >>> from ssmlin.models import IntegratedRowCov
         >>> row_cov = IntegratedRowCov("full", discount=0.95)

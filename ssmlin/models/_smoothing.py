@@ -145,7 +145,7 @@ class Smoothing(Filtering):
         Raises:
             ValueError: an argument of the wrong shape or value, or an approximate `covariance`.
 
-        Example:
+        Examples:
             >>> import jax.numpy as jnp, ssmlin
             >>> y = jnp.sin(0.3 * jnp.arange(20.0)).at[5].set(jnp.nan)[:, None]
             >>> model = ssmlin.LinearAttentionSSM("mamba2", 1, 0, 2)

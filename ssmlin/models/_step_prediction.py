@@ -25,7 +25,7 @@ class StepPrediction(NamedTuple):
         scales: C, (N, m, m).
         student_df: n, a scalar, or (m,) for a diagonal Σ; None for Gaussian laws.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ssmlin.models import StepPrediction
         >>> one = np.ones((1, 1, 1))

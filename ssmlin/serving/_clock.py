@@ -18,7 +18,7 @@ class Clock:
     Args:
         times: of the history, at least two.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ssmlin.serving._clock import Clock
         >>> clock = Clock(np.array([1990.0, 1992.0]))

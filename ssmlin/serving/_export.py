@@ -68,7 +68,7 @@ def export_model(
         MissingPackage: "stablehlo" without flatbuffers.
         OSError: a file cannot be written.
 
-    Example:
+    Examples:
         >>> import tempfile, pathlib, ssmlin
         >>> model = ssmlin.LinearAttentionSSM("mamba2", 1, 0, 2)
         >>> params, _ = model.initialize()

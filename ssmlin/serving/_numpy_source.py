@@ -80,7 +80,7 @@ def numpy_source(function: Callable[..., Sequence[Array]], *like: Any) -> NumPyS
     Raises:
         ValueError: the function does something that this knows no NumPy for.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ssmlin.serving._numpy_source import numpy_source
         >>> source = numpy_source(lambda x: (jnp.exp(2 * x) + jnp.sin(1.0),), jnp.ones(2))

@@ -59,7 +59,7 @@ class OnlineFilter:
         ValueError: an argument out of range, or smoothing with an approximate `covariance`.
         TypeError: an argument that is not of the expected type.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ssmlin
         >>> model = ssmlin.LinearAttentionSSM("bayesian_memory", 1, 1, 2, num_lags=1)
         >>> params, _ = model.initialize()

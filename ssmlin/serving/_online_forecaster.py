@@ -114,7 +114,7 @@ class OnlineForecaster:
         ValueError: nothing is fitted; a population (``pooling="hierarchical"``), which has another
             filter; or a series that the fit did not know.
 
-    Example:
+    Examples:
         >>> import numpy as np, pandas as pd, ssmlin
         >>> months = pd.date_range("2020-01-01", periods=36, freq="MS", name="month")
         >>> sales = pd.Series(10 + np.sin(np.arange(36) * np.pi / 6), months, name="sales")

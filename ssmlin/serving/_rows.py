@@ -31,7 +31,7 @@ class RowStream:
     Raises:
         ValueError: as :class:`ssmlin.OnlineForecaster`.
 
-    Example:
+    Examples:
         >>> import numpy as np, pandas as pd, ssmlin
         >>> months = pd.date_range("2020-01-01", periods=36, freq="MS", name="month")
         >>> sales = pd.Series(10 + np.sin(np.arange(36) * np.pi / 6), months, name="sales")

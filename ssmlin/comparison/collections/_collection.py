@@ -120,7 +120,7 @@ def hold_out(
     Raises:
         ValueError: a series with no more than `horizon` steps.
 
-    Example:
+    Examples:
         >>> collection = hold_out({"a": [1.0, 2.0, 3.0, 4.0]}, horizon=1)
         >>> (one,) = collection
         >>> one.name, one.train.tolist(), one.test.tolist()

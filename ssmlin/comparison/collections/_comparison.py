@@ -337,7 +337,7 @@ def compare_collection(
         ValueError: an unknown or repeated name, a file of other series, or a series without test
             values.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ssmlin.comparison.collections import compare_collection, hold_out
         >>> series = [np.random.default_rng(k).normal(size=30).cumsum() for k in range(5)]

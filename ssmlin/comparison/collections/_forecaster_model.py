@@ -52,7 +52,7 @@ def forecaster_model(
         The model. A group whose series differ in period or horizon fails as a whole. Series that
         do not vary fail, and are not fitted to.
 
-    Example:
+    Examples:
         >>> import ssmlin
         >>> from ssmlin.comparison.collections import forecaster_model
         >>> model = forecaster_model(lambda season: ssmlin.Forecaster(season=season), "ssmlin")

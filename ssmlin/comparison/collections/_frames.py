@@ -65,7 +65,7 @@ def hold_out_frame(
     Warns:
         RuntimeWarning: series that are left out, steps that are missing, or rows out of order.
 
-    Example:
+    Examples:
         >>> import pandas as pd
         >>> from ssmlin.comparison.collections import hold_out_frame
         >>> months = pd.date_range("2024-01-01", periods=9, freq="MS")

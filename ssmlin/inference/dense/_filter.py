@@ -50,7 +50,7 @@ def lgssm_filter(
         ValueError: an argument of the wrong shape or value.
         TypeError: an argument that is not of the expected type.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from dynamax.linear_gaussian_ssm.inference import make_lgssm_params
         >>> from ssmlin import lgssm_filter

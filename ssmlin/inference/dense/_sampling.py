@@ -43,7 +43,7 @@ def lgssm_posterior_sample(
         ValueError: an argument of the wrong shape or value.
         TypeError: an argument that is not of the expected type.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from dynamax.linear_gaussian_ssm.inference import make_lgssm_params
         >>> from ssmlin import lgssm_posterior_sample

@@ -90,7 +90,7 @@ def dynamic_regressions(
         ValueError: arrays of the wrong shape, or a law out of range.
         TypeError: arguments that are not floating point arrays.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ssmlin.inference import RegressionLaw, dynamic_regressions
         >>> law = RegressionLaw(jnp.zeros(1), jnp.eye(1), jnp.array(1.0), jnp.zeros(1))
@@ -307,7 +307,7 @@ def integrate_variances(
     Returns:
         Log predictive densities, 0 where nothing was observed; and the laws after the last step.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ssmlin.inference import RowCovLaw, integrate_variances
         >>> prior = RowCovLaw(jnp.array([3.0]), jnp.array([1.0]))

@@ -54,7 +54,7 @@ def matrix_lgssm_posterior_sample(
         ValueError: an argument of the wrong shape or value.
         TypeError: an argument that is not of the expected type.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp, ssmlin
         >>> lgssm = ssmlin.matrix_lgssm("bayesian_memory", keys=jnp.ones((4, 2)), alpha=1.0,
         ...     value_dim=3, emission_noise=1.0)
@@ -122,7 +122,7 @@ def matrix_lgssm_sample(
         ValueError: `num_samples` below 1.
         TypeError: `num_samples` not an integer.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp, ssmlin
         >>> lgssm = ssmlin.matrix_lgssm("bayesian_memory", keys=jnp.ones((4, 2)), alpha=1.0,
         ...     value_dim=3, emission_noise=1.0)

@@ -76,7 +76,7 @@ def matrix_lgssm_smoother(
         ValueError: an argument of the wrong shape or value.
         TypeError: an argument that is not of the expected type.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ssmlin
         >>> lgssm = ssmlin.matrix_lgssm("bayesian_memory", keys=jnp.ones((2, 1)), alpha=1.0,
         ...     value_dim=1, emission_noise=1.0)

@@ -33,7 +33,7 @@ class RowCovLaw(NamedTuple):
         df: ν > m − 1, a scalar; for a diagonal Σ ν_i > 0, (m,).
         scale: Ψ, positive definite, (m, m); for a diagonal Σ ψ_i > 0, (m,).
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ssmlin
         >>> ssmlin.RowCovLaw(jnp.array([4.0, 6.0]), jnp.array([1.0, 2.0])).mean().tolist()
         [0.5, 0.5]
@@ -156,7 +156,7 @@ def integrate_row_cov(
             that is not of a diagonal Σ.
         TypeError: an argument that is not of the expected type.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ssmlin
         >>> lgssm = ssmlin.matrix_lgssm("bayesian_memory", keys=jnp.ones((2, 1)), alpha=1.0,
         ...     value_dim=1, emission_noise=1.0)
@@ -208,7 +208,7 @@ def integrate_row_covs(
         ValueError: an argument of the wrong shape, or single entries missing and a prior that is
             not of a diagonal Σ.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ssmlin
         >>> from ssmlin.inference import integrate_row_covs
         >>> lgssm = ssmlin.matrix_lgssm("bayesian_memory", keys=jnp.ones((2, 1)), alpha=1.0,
