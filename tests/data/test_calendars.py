@@ -203,9 +203,11 @@ def test_inputs_to_come_go_on_from_those_of_the_history():
     days = pd.date_range("2024-01-01", periods=9)
     plan = pd.DataFrame({"t": days[[8, 5]], "u": [8.0, 5.0], "v": [np.nan, 50.0]})
     last = np.array([3.0, 30.0])
-    found = future_inputs(plan, days[:4], 5, ["u", "v"], "t", last=last)
+    with pytest.warns(RuntimeWarning, match="4 of 5 steps to come are without u, v; they take"):
+        found = future_inputs(plan, days[:4], 5, ["u", "v"], "t", last=last)
     assert found.tolist() == [[3, 30], [5, 50], [5, 50], [5, 50], [8, 50]]
-    in_order = future_inputs(plan[["u"]], np.arange(4), 4, ["u"], last=last[:1])
+    with pytest.warns(RuntimeWarning, match="2 of 4 steps to come are without u; they take"):
+        in_order = future_inputs(plan[["u"]], np.arange(4), 4, ["u"], last=last[:1])
     assert in_order.ravel().tolist() == [8, 5, 5, 5]
     with pytest.raises(
         ValueError, match="none for 2024-01-05, 2024-01-07, 2024-01-08; fill_inputs"
