@@ -91,7 +91,7 @@ build: $(TOOLS) ## make the wheel and the source distribution in dist/
 	$(TOOLS)/hatchling build -d dist
 
 check-wheel: build ## try the wheel in a bare environment, with the core alone and with [cli]
-	UV=$(TOOLS)/uv PYTHON=$(BIN)/python .ci/check-wheel dist/*.whl
+	PYTHON=$(BIN)/python .ci/check-wheel dist/*.whl
 
 bench: $(STAMP) ## run the benchmarks
 	$(BIN)/ssmlin bench $(ARGS)
