@@ -72,7 +72,8 @@ test-sktime: $(TOOLS) ## run sktime's own checks of the forecaster that is one o
 	$(TOOLS)/uv venv --quiet --clear --python $(BIN)/python $(ENVS)/sktime
 	$(TOOLS)/uv pip install --quiet --python $(ENVS)/sktime/bin/python -c $(ENVS)/sktime.txt \
 		-e '.[sktime]' beartype pytest
-	SSMLIN_TYPES=0 $(ENVS)/sktime/bin/python -m pytest tests/forecasting/test_sktime.py ssmlin/sktime.py $(ARGS)
+	SSMLIN_TYPES=0 $(ENVS)/sktime/bin/python -m pytest -o addopts=--doctest-modules \
+		tests/forecasting/test_sktime.py ssmlin/sktime.py $(ARGS)
 
 lint: $(STAMP) ## check the format, the style and the types
 	$(BIN)/ruff format --check .
