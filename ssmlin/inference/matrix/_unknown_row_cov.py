@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ssmlin import _checks
+from ssmlin._precision import in_full_precision
 from ssmlin._typing import AnyArray
 from ssmlin.inference._gammas import log_gamma_ratio
 from ssmlin.inference._missing import Length, observed_entries
@@ -73,6 +74,7 @@ class RowCovLaw(NamedTuple):
 
 
 @partial(jax.jit, static_argnames="shape")
+@in_full_precision
 def _sample(key: Array, law: RowCovLaw, shape: tuple[int, ...]) -> Array:
     """Draw Σ, or its diagonal."""
     if law.is_diagonal:
@@ -184,6 +186,7 @@ def integrate_row_cov(
 
 
 @jax.jit
+@in_full_precision
 def integrate_row_covs(
     posterior: PosteriorMatrixLGSSM,
     emissions: Float[AnyArray, "T m"],
@@ -232,6 +235,7 @@ def integrate_row_covs(
 
 
 @jax.jit
+@in_full_precision
 def row_cov_laws(
     posterior: PosteriorMatrixLGSSM,
     emissions: Float[AnyArray, "T m"],
@@ -328,6 +332,7 @@ def _positive(name: str, x: Array, above: float | int = 0) -> None:
 
 
 @partial(jax.jit, static_argnames="store")
+@in_full_precision
 def _integrate(
     emissions: Array,
     means: Array,
@@ -437,6 +442,7 @@ def _ratios(
     return _ratios_forward(white, scale, kept)[0]
 
 
+@in_full_precision
 def _ratios_forward(
     white: Array, scale: Array, kept: Array
 ) -> tuple[Array, tuple[Array, Array, Array]]:
@@ -457,6 +463,7 @@ def _ratios_forward(
     return ratios, (white, directions, kept)
 
 
+@in_full_precision
 def _ratios_backward(
     saved: tuple[Array, Array, Array], cotangents: Array
 ) -> tuple[Array, Array, Array]:
