@@ -177,7 +177,18 @@ class _Graph(Translation):
             return self.node("Pad", x[0], self._whole([*low, *high]), x[1])
         if name == "cumsum":
             return self.node("CumSum", x[0], self._whole(p["axis"]), reverse=int(p["reverse"]))
+        if name == "gather" and not isinstance(given[1], Name):
+            return self._taken(equation, given[1], x[0])
         raise NotImplementedError(f"no ONNX for {name!r}")
+
+    def _taken(self, equation: Any, indices: Any, x: Name) -> Name:
+        """Entries at known places, such as a diagonal: those that it takes of 0, 1, 2, ..."""
+        whole = equation.invars[0].aval
+        places = np.arange(whole.size, dtype=np.int32).reshape(whole.shape)
+        taken = np.asarray(equation.primitive.bind(places, indices, **equation.params))
+        if taken.min() < 0:
+            raise NotImplementedError("no ONNX for 'gather' beyond the end")
+        return self.node("Gather", self.node("Reshape", x, self._whole([-1])), self._whole(taken))
 
     def _whole(self, numbers: Any) -> Name:
         """Whole numbers, such as a shape."""

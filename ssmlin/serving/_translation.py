@@ -77,7 +77,7 @@ class Translation(ABC):
     def _equation(self, equation: Any, given: Sequence[Any]) -> list[Any]:
         name, p = equation.primitive.name, equation.params
         is_known = not any(isinstance(x, Name) for x in given)
-        if name == "platform_index":  # which of the branches is that of any other platform
+        if name == "platform_index":  # the branch of no platform in particular
             return [np.int32(p["platforms"].index(None))]
         if name == "cond" and not isinstance(given[0], Name):
             branch = p["branches"][int(given[0])]
