@@ -46,6 +46,15 @@ _BINARY = {
 }
 _REDUCTIONS = {"reduce_sum": "sum", "reduce_max": "max", "reduce_min": "min", "reduce_prod": "prod",
                "reduce_and": "all", "reduce_or": "any"}  # fmt: skip
+#: Those for which there is something faster than `einsum`.
+_PRODUCTS = {
+    "ab,bd->ad": "{0} @ {1}",
+    "ab,cb->ac": "{0} @ {1}.T",
+    "ab,b->a": "{0} @ {1}",
+    "a,ac->c": "{0} @ {1}",
+    "a,ba->b": "{1} @ {0}",
+    "abc,aec->abe": "{0} @ {1}.transpose(0, 2, 1)",
+}  # fmt: skip
 
 
 def numpy_expression(equation: Any, x: Sequence[str]) -> str:
@@ -71,7 +80,8 @@ def numpy_expression(equation: Any, x: Sequence[str]) -> str:
         for axis, size in zip(p["broadcast_dimensions"], np.shape(equation.invars[0].aval),
                               strict=True):  # fmt: skip
             sizes[axis] = size
-        return f"np.broadcast_to(np.reshape({x[0]}, {tuple(sizes)}), {shape})"
+        reshaped = f"np.reshape({x[0]}, {tuple(sizes)})"
+        return reshaped if tuple(sizes) == shape else f"np.broadcast_to({reshaped}, {shape})"
     if name == "iota":
         sizes = [1] * len(shape)
         sizes[p["dimension"]] = shape[p["dimension"]]
@@ -95,9 +105,7 @@ def numpy_expression(equation: Any, x: Sequence[str]) -> str:
         return f"np.pad({x[0]}, {widths}, constant_values={x[1]})"
     if name == "dot_general":
         letters = product_letters(equation)
-        if letters == "ab,bd->ad":
-            return f"{x[0]} @ {x[1]}"
-        return f'np.einsum("{letters}", {x[0]}, {x[1]})'
+        return _PRODUCTS.get(letters, f'np.einsum("{letters}", {{0}}, {{1}})').format(*x)
     raise NotImplementedError(f"no NumPy for {name!r}")
 
 

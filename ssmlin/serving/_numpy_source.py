@@ -54,25 +54,18 @@ class _Writer(Translation):
     """The lines and constants so far."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.lines: list[str] = []
-        self.constants: dict[str, np.ndarray] = {}
         self.weights: set[str] = set()
-        self._known: dict[int, tuple[Any, str]] = {}
 
     def write(self, equation: Any, given: Sequence[Any]) -> Name:
         right = numpy_expression(equation, [self.text(x) for x in given])
         if equation.primitive.name == "dot_general":
-            kept = [self._known[id(x)] for x in given if not isinstance(x, Name)]
-            self.weights |= {name for x, name in kept if np.ndim(x) > 1}
+            known = [x for x in given if not isinstance(x, Name)]
+            self.weights |= {self.constant(x) for x in known if np.ndim(x) > 1}
         self.lines.append(f"t{len(self.lines)} = {right}")
         return Name(f"t{len(self.lines) - 1}")
 
     def text(self, x: Any) -> str:
         """The expression of a value: a variable, or a constant that is kept."""
-        if isinstance(x, Name):
-            return str(x)
-        if id(x) not in self._known:
-            name = str(len(self.constants))
-            self.constants[name] = np.asarray(x)
-            self._known[id(x)] = (x, name)
-        return f'c["{self._known[id(x)][1]}"]'
+        return str(x) if isinstance(x, Name) else f'c["{self.constant(x)}"]'

@@ -96,10 +96,9 @@ class _Graph(Translation):
     }
 
     def __init__(self, weights: str | None) -> None:
+        super().__init__()
         self._weights = weights
         self._nodes: list[Any] = []
-        self._constants: dict[Name, np.ndarray] = {}
-        self._kept: dict[Any, Name] = {}
 
     def node(self, operator: str, *inputs: str, name: str | None = None, **attributes: Any) -> Name:
         """Add a node, and name what it gives."""
@@ -110,15 +109,8 @@ class _Graph(Translation):
         return name
 
     def text(self, x: Any) -> Name:
-        """The name of a value; constants that are equal are kept once."""
-        if isinstance(x, Name):
-            return x
-        array = np.asarray(x)
-        key = (array.dtype, array.shape, array.tobytes())
-        if key not in self._kept:
-            self._kept[key] = Name(f"c{len(self._kept)}")
-            self._constants[self._kept[key]] = array
-        return self._kept[key]
+        """The name of a value."""
+        return x if isinstance(x, Name) else Name("c" + self.constant(x))
 
     def weight(self, x: Any) -> Name:
         """The name of what something is multiplied by; matrices are kept in fewer bytes."""
@@ -212,9 +204,9 @@ class _Graph(Translation):
             for ends in (inputs, outputs)
         )
         constants = [
-            numpy_helper.from_array(x, name)
-            for name, x in self._constants.items()
-            if name in needed
+            numpy_helper.from_array(x, "c" + name)
+            for name, x in self.constants.items()
+            if "c" + name in needed
         ]
         graph = helper.make_graph(nodes[::-1], "step", taken, given, constants, doc_string=about)
         made = helper.make_model(

@@ -33,6 +33,19 @@ class Translation(ABC):
     #: Of a primitive: a function of its equation that gives the same in simpler ones.
     rewritten: ClassVar[Rewriting]
 
+    def __init__(self) -> None:
+        self.constants: dict[str, np.ndarray] = {}
+        self._kept: dict[Any, str] = {}
+
+    def constant(self, x: Any) -> str:
+        """The name of an array that is kept; equal ones are kept once."""
+        array = np.asarray(x)
+        key = (array.dtype, array.shape, array.tobytes())
+        if key not in self._kept:
+            self._kept[key] = name = str(len(self._kept))
+            self.constants[name] = array
+        return self._kept[key]
+
     @abstractmethod
     def write(self, equation: Any, given: Sequence[Any]) -> Name:
         """Write down one equation of which something is a name.
