@@ -148,14 +148,15 @@ class _Graph(Translation):
             return self.node("Where", x[0], x[2], x[1])
         if name == "integer_pow":
             return self.node("Pow", x[0], self.text(np.asarray(p["y"], kinds[0])))
+        before = equation.invars[0].aval.shape
         if name in ("reshape", "squeeze", "expand_dims"):
-            return self.node("Reshape", x[0], self._whole(shape))
+            return self._shaped("Reshape", x[0], before, shape)
         if name == "broadcast_in_dim":
-            sizes = np.ones(len(shape), int)
-            sizes[list(p["broadcast_dimensions"])] = before = equation.invars[0].aval.shape
-            same = tuple(sizes) == before
-            shaped = x[0] if same else self.node("Reshape", x[0], self._whole(sizes))
-            return self.node("Expand", shaped, self._whole(shape))
+            sizes = [1] * len(shape)
+            for axis, size in zip(p["broadcast_dimensions"], before, strict=True):
+                sizes[axis] = size
+            reshaped = self._shaped("Reshape", x[0], before, tuple(sizes))
+            return self._shaped("Expand", reshaped, tuple(sizes), shape)
         if name == "transpose":
             return self.node("Transpose", x[0], perm=p["permutation"])
         if name == "convert_element_type":
@@ -181,6 +182,10 @@ class _Graph(Translation):
         if taken.min() < 0:
             raise NotImplementedError("no ONNX for 'gather' beyond the end")
         return self.node("Gather", self.node("Reshape", x, self._whole([-1])), self._whole(taken))
+
+    def _shaped(self, operator: str, x: Name, before: Any, shape: tuple[int, ...]) -> Name:
+        """In another shape, if it is another."""
+        return x if before == shape else self.node(operator, x, self._whole(shape))
 
     def _whole(self, numbers: Any) -> Name:
         """Whole numbers, such as a shape."""

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from series import PASSENGERS
-from test_export import imported
+from test_export import imported, sunspots
 from test_online_filter import CASES, make
 from tiers import cases, slow
+from typer.testing import CliRunner
 
 import ssmlin
+from ssmlin.cli._app import app
 from ssmlin.mechanisms import MECHANISMS
 from ssmlin.models import IntegratedRegression, IntegratedRowCov
 from ssmlin.serving import FORMATS, export_model
@@ -153,6 +155,30 @@ def test_a_step_by_onnx_is_one_of_the_online_filter(case, tmp_path):
     if expected.belief.row_cov is not None:
         np.testing.assert_allclose(state["nu"], expected.belief.row_cov.df, atol=1e-9)
         np.testing.assert_allclose(state["psi"], expected.belief.row_cov.scale, atol=1e-9)
+
+
+@pytest.mark.float32
+def test_a_forecaster_goes_on_by_onnx_as_by_numpy(tmp_path):
+    made, values = sunspots(0)
+    made.save(tmp_path / "model.safetensors")
+    for format in ("numpy", "onnx"):
+        call = ["export", str(tmp_path / "model.safetensors"), "--format", format]
+        call += ["--output", str(tmp_path / format), "--weights", "float32", "--json"]
+        result = CliRunner().invoke(app, call)
+        assert result.exit_code == 0, result.output
+    files = json.loads(result.stdout)["files"]
+    assert files == [str(tmp_path / f"onnx.{x}") for x in ("onnx", "npz")]
+    model = imported(tmp_path / "numpy.py").load()
+    about = json.loads(bytes(np.load(files[1])["about"]))
+    assert about == model.about == json.loads(onnx.load(files[0]).graph.doc_string)
+    step, state, other = onnx_step(files[0]), started(files[1]), model.init()
+    for value in values[200:220]:
+        # The season of a step is given as inputs.
+        inputs = model._outside((), other["num_steps"]).astype(np.float32)
+        other, law = model.step(other, [value])
+        state, found = step(state, other["lags"][0], inputs)
+        np.testing.assert_allclose(found["location"], law.location, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found["scale"], law.scale, rtol=1e-5, atol=1e-5)
 
 
 # ------------------------------------------------------------------------------ fewer bytes
