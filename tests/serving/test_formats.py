@@ -10,7 +10,7 @@ import pytest
 from series import PASSENGERS
 from test_export import imported, sunspots
 from test_online_filter import CASES, make
-from tiers import cases, slow
+from tiers import cases
 from typer.testing import CliRunner
 
 import ssmlin
@@ -121,7 +121,7 @@ RUNS = {"numpy": by_numpy, "stablehlo": by_stablehlo, "onnx": by_onnx}
 
 @pytest.mark.float32
 @pytest.mark.parametrize("series", [passengers, carbon])
-@pytest.mark.parametrize("format", ["numpy", slow("stablehlo"), "onnx"])
+@pytest.mark.parametrize("format", ["numpy", "stablehlo", "onnx"])
 def test_every_format_agrees_with_the_library_on_real_data(format, series, laws, tmp_path):
     assert set(RUNS) == set(FORMATS)
     source, y, u, expected = laws(series)
