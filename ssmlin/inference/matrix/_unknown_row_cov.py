@@ -422,7 +422,8 @@ def _joint(
     kept = jnp.ones_like(seen) if discount is None else jnp.where(seen > 0, discount, 1.0)
     ratios = _ratios(white, prior.scale, kept)
     forgotten = m * jnp.cumsum(jnp.log(kept))
-    log_det = jnp.linalg.slogdet(prior.scale)[1] + forgotten + _before(jnp.log1p(ratios))
+    log_det = 2 * jnp.sum(jnp.log(jnp.diag(jnp.linalg.cholesky(prior.scale))))
+    log_det = log_det + forgotten + _before(jnp.log1p(ratios))
     log_predictive = seen * _log_density(df, m, scales, log_det, ratios)
     outer = white[:, :, None] * white[:, None, :]
     laws = None
