@@ -100,10 +100,10 @@ def _run_by_executor[*Arguments, R](
                 f"workers: expected workers that live until they are done, got {_MAX_SUBMISSIONS} "
                 f"that were lost with {lost}; fewer on a machine need less memory"
             ) from reason
+        submit(number)
         warnings.warn(
             f"workers: one was lost with {lost}, which begins again", RuntimeWarning, stacklevel=3
         )
-        submit(number)
 
     try:
         for number in range(len(calls)):
