@@ -86,7 +86,8 @@ def _run_by_executor[*Arguments, R](
         try:
             with share_of_cores(len(calls)):  # of processes that it starts only now
                 running[executor.submit(task, calls[number])] = number
-        except RuntimeError as error:  # a pool that is broken, or was shut down
+        except Exception as error:  # a pool is broken or was shut down, a scheduler is gone
+            packed(calls[number])  # ValueError, if that is why
             raise RuntimeError(
                 "workers: expected an executor that takes calls until all are done, got "
                 f"{_named(error)}"
@@ -98,7 +99,7 @@ def _run_by_executor[*Arguments, R](
         if submissions[number] == _MAX_SUBMISSIONS:
             raise RuntimeError(
                 f"workers: expected workers that live until they are done, got {_MAX_SUBMISSIONS} "
-                f"that were lost with {lost}; fewer on a machine need less memory"
+                f"that were lost with {lost}; each needs enough memory and the same packages"
             ) from reason
         submit(number)
         warnings.warn(
