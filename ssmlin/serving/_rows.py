@@ -1,6 +1,7 @@
 """Rows of text in, predictions out: one stream of one or several series."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 from ssmlin._files import read_arrays, write_arrays
 from ssmlin._optional import require
 from ssmlin.data import free_name, numbers, parse_times
-from ssmlin.forecasting import Forecaster, ForecasterState
-from ssmlin.serving._online_forecaster import OnlineForecaster, SeriesPrediction, SeriesState
+from ssmlin.forecasting import CollectionState, Forecaster, ForecasterState
+from ssmlin.serving._online_forecaster import OnlineForecaster
+from ssmlin.serving._series import SeriesPrediction, SeriesState
 
 _KIND = "state of a stream"
 
@@ -27,6 +29,8 @@ class RowStream:
         levels: percentages of the central intervals.
         decimal: the decimal mark; default that of the data that were fitted.
         num_particles: draws of what is missing, once a lag is.
+        series: the one that all rows are of, which then need no column for it. Default what that
+            column says; a population takes series that the fit did not know.
 
     Raises:
         ValueError: as :class:`ssmlin.OnlineForecaster`.
@@ -47,11 +51,18 @@ class RowStream:
         *,
         decimal: str | None = None,
         num_particles: int = 200,
+        series: str | None = None,
     ) -> None:
         state = forecaster.state_
-        several = isinstance(state, ForecasterState) and state.layout.series is not None
-        names = list(state.scalings) if several and isinstance(state, ForecasterState) else [None]
-        each = [OnlineForecaster(forecaster, name, num_particles=num_particles) for name in names]
+        self._follow = partial(OnlineForecaster, forecaster, num_particles=num_particles)
+        self._is_only = series is not None
+        self._is_population = isinstance(state, CollectionState)
+        names: Sequence[str | None] = [series]
+        if isinstance(state, ForecasterState) and state.layout.series is not None:
+            names = [series] if self._is_only else list(state.scalings)
+        elif isinstance(state, CollectionState) and not self._is_only:
+            names = [next(iter(state.history))]  # the others when their first rows come
+        each = [self._follow(name) for name in names]
         self._online = {one.name: one for one in each}
         self._states: dict[str, SeriesState] = {}
         self.layout, self._levels = each[0].layout, tuple(levels)
@@ -63,14 +74,17 @@ class RowStream:
     def columns(self) -> tuple[str, ...]:
         """The columns that a row must have."""
         layout = self.layout
-        others = (layout.series, *self._times())
+        others = (layout.series if not self._is_only else None, *self._times())
         return (*(x for x in others if x is not None), *layout.inputs, *layout.targets)
 
     def warm_up(self) -> None:
-        """Compile the programs of a step and go through the data, before the first row."""
+        """Compile the programs of a step, before the first row, and go through the data.
+
+        Those of a population are gone through when the first row of a series comes.
+        """
         for name, online in self._online.items():
             state = self._state(name)
-            outside = np.array(online.scaling.input_mean)
+            outside = np.zeros(len(self.layout.inputs))
             online.predict(state, outside)
             one = np.ones(len(self.layout.targets))
             online.step(state, one, outside)
@@ -88,7 +102,7 @@ class RowStream:
             ValueError: a row that cannot be used, with the column; nothing has changed then.
         """
         name = self._series(row)
-        online, state = self._online[name], self._state(name)
+        online, state = self._followed(name), self._state(name)
         values = [self._number(row, target) for target in self.layout.targets]
         inputs = [self._number(row, x) for x in self.layout.inputs]
         for column, value in zip(self.layout.inputs, inputs, strict=True):
@@ -125,9 +139,10 @@ class RowStream:
         for number, one in enumerate(description["states"]):
             start = f"{number}."
             own = {k.removeprefix(start): x for k, x in arrays.items() if k.startswith(start)}
-            online = self._online.get(one["series"])
-            if online is None:
-                raise ValueError(f"state: expected series of this forecaster, got {one['series']}")
+            try:
+                online = self._followed(one["series"])
+            except ValueError as error:
+                raise ValueError(f"state: {error}") from error
             self._states[online.name] = online.from_arrays(own, one)
         self.num_rows = int(description["rows"])
 
@@ -135,7 +150,7 @@ class RowStream:
 
     def _state(self, name: str) -> SeriesState:
         if name not in self._states:
-            self._states[name] = self._online[name].init()
+            self._states[name] = self._followed(name).init()
         return self._states[name]
 
     def _times(self) -> tuple[str, ...]:
@@ -145,15 +160,27 @@ class RowStream:
         return (time,) if time is not None and known else ()
 
     def _series(self, row: Mapping[str, str]) -> str:
-        if self.layout.series is None:
+        if self.layout.series is None or self._is_only:
             return next(iter(self._online))
         name = row[self.layout.series].strip()
-        if name not in self._online:
-            raise ValueError(
-                f"series: expected one that the model knows, {', '.join(list(self._online)[:20])}; "
-                f"got {name!r}"
-            )
+        if not name:
+            raise ValueError("series: expected a name, got none")
         return name
+
+    def _followed(self, name: str) -> OnlineForecaster:
+        """What follows a series; of a population also one that the fit did not know.
+
+        Raises:
+            ValueError: a series that it cannot follow.
+        """
+        if name not in self._online:
+            if not self._is_population or self._is_only:
+                raise ValueError(
+                    f"series: expected one that the model knows, "
+                    f"{', '.join(list(self._online)[:20])}; got {name!r}"
+                )
+            self._online[name] = self._follow(name)
+        return self._online[name]
 
     def _number(self, row: Mapping[str, str], column: str) -> float:
         text = row[column].strip()

@@ -97,13 +97,13 @@ def test_log_densities_are_of_the_units_of_the_series():
     """The density of the law in the units, by differences of its distribution function."""
     online = ssmlin.OnlineForecaster(forecaster(CASES["logarithm and season"]))
     state, prediction = online.step(online.init(), [8.0])
-    law = prediction.law
+    law = prediction.law.standard
     from scipy import stats
 
     z = stats.t(law.student_df[0], law.means[0, 0], np.sqrt(law.scales[0, 0, 0]))
-    ends = (np.log(np.array([8 - 1e-4, 8 + 1e-4])) - online.scaling.mean[0]) / online.scaling.scale[
-        0
-    ]
+    ends = (
+        np.log(np.array([8 - 1e-4, 8 + 1e-4])) - online.series.scaling.mean[0]
+    ) / online.series.scaling.scale[0]
     density = np.diff(z.cdf(ends)).item() / 2e-4
     assert prediction.log_density == pytest.approx(np.log(density), abs=1e-3)
 
