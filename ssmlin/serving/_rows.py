@@ -3,18 +3,37 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from ssmlin._files import read_arrays, write_arrays
 from ssmlin._optional import require
 from ssmlin.data import free_name, numbers, parse_times
-from ssmlin.forecasting import CollectionState, Forecaster, ForecasterState
+from ssmlin.forecasting import CollectionState, Forecaster, ForecasterState, SeriesForecast
 from ssmlin.serving._online_forecaster import OnlineForecaster
 from ssmlin.serving._series import SeriesPrediction, SeriesState
 
 _KIND = "state of a stream"
+
+
+class RowStep(NamedTuple):
+    """A row that has gone through.
+
+    Attributes:
+        name: the series.
+        time: as it is written.
+        values: of the targets, (m,).
+        seen: their law before they were looked at.
+        told: the prediction to tell, as :class:`RowStream` says.
+    """
+
+    name: str
+    time: Any
+    values: Float[np.ndarray, " m"]
+    seen: SeriesPrediction
+    told: SeriesPrediction
 
 
 class RowStream:
@@ -83,11 +102,16 @@ class RowStream:
         Those of a population are gone through when the first row of a series comes.
         """
         for name, online in self._online.items():
-            state = self._state(name)
+            state = self._states.setdefault(name, online.init())
             outside = np.zeros(len(self.layout.inputs))
             online.predict(state, outside)
             one = np.ones(len(self.layout.targets))
             online.step(state, one, outside)
+
+    @property
+    def names(self) -> list[str]:
+        """The series of which there was a row, or which wait for one."""
+        return list(self._states)
 
     def feed(self, row: Mapping[str, str]) -> list[dict[str, Any]]:
         """Take one row.
@@ -101,8 +125,13 @@ class RowStream:
         Raises:
             ValueError: a row that cannot be used, with the column; nothing has changed then.
         """
+        return self.records(self.take(row))
+
+    def take(self, row: Mapping[str, str]) -> RowStep:
+        """Take one row, as :meth:`feed` does, but return what happened."""
         name = self._series(row)
-        online, state = self._followed(name), self._state(name)
+        online = self._followed(name)
+        state = self._states[name] if name in self._states else online.init()
         values = [self._number(row, target) for target in self.layout.targets]
         inputs = [self._number(row, x) for x in self.layout.inputs]
         for column, value in zip(self.layout.inputs, inputs, strict=True):
@@ -111,12 +140,44 @@ class RowStream:
         time = None
         if self._times() and online.clock is not None:
             time = self._time(row)
-        state, prediction = online.step(state, values, inputs, time)
-        if not self.layout.inputs:
-            prediction = online.predict(state)
-        self._states[name] = state
+        state, seen = online.step(state, values, inputs, time)
+        told = seen if self.layout.inputs else online.predict(state)
+        self._online[name], self._states[name] = online, state
         self.num_rows += 1
-        return self._records(name, prediction)
+        return RowStep(name, self.time_of(name, seen.time), np.array(values), seen, told)
+
+    def time_of(self, name: str, time: Any) -> Any:
+        """A time of a series as it is written."""
+        if hasattr(time, "isoformat"):
+            return str(time).removesuffix(" 00:00:00")
+        if self.layout.is_whole or self._online[name].clock is None:
+            return int(round(time))
+        return time
+
+    def records(self, step: RowStep) -> list[dict[str, Any]]:
+        """The prediction to tell, as :meth:`feed` returns it."""
+        name, prediction = step.name, step.told
+        layout, keys = self.layout, (self.layout.series, self.layout.time)
+        first: dict[str, Any] = {} if layout.series is None else {layout.series: name}
+        (clock,) = self._times() or (free_name("step", (layout.series,)),)
+        first[clock] = self.time_of(name, prediction.time)
+        means = prediction.mean
+        lower, upper = prediction.intervals(self._levels)
+        records = []
+        for i, target in enumerate(layout.targets):
+            record = first | {free_name("column", keys): target}
+            record[free_name("mean", keys)] = known(means[i])
+            for level, low, high in zip(self._levels, lower, upper, strict=True):
+                record[free_name(f"lower_{level:g}", keys)] = known(low[i])
+                record[free_name(f"upper_{level:g}", keys)] = known(high[i])
+            records.append(record)
+        return records
+
+    def forecast(
+        self, name: str, horizon: int, levels: Sequence[float | int] = (80, 95)
+    ) -> SeriesForecast:
+        """Forecast a series that has no inputs from its last row, as OnlineForecaster does."""
+        return self._online[name].forecast(self._states[name], horizon, levels)
 
     def save(self, path: Path) -> None:
         """Write where the stream is; an older file stays whole if writing fails."""
@@ -136,28 +197,27 @@ class RowStream:
             ValueError: it is damaged, or of another forecaster.
         """
         arrays, description = read_arrays("state", path, _KIND)
-        for number, one in enumerate(description["states"]):
-            start = f"{number}."
-            own = {k.removeprefix(start): x for k, x in arrays.items() if k.startswith(start)}
+        parts: list[dict[str, np.ndarray]] = [{} for _ in description["states"]]
+        for key, x in arrays.items():
+            number, own = key.split(".", 1)
+            parts[int(number)][own] = x
+        for part, one in zip(parts, description["states"], strict=True):
+            name = one["series"]
             try:
-                online = self._followed(one["series"])
+                online = self._followed(name)
             except ValueError as error:
                 raise ValueError(f"state: {error}") from error
-            self._states[online.name] = online.from_arrays(own, one)
+            self._online[name], self._states[name] = online, online.from_arrays(part, one)
         self.num_rows = int(description["rows"])
 
     # ------------------------------------------------------------------------- one row
 
-    def _state(self, name: str) -> SeriesState:
-        if name not in self._states:
-            self._states[name] = self._followed(name).init()
-        return self._states[name]
-
     def _times(self) -> tuple[str, ...]:
         """The column of times, where the stream has times."""
         time = self.layout.time
-        known = any(one.clock is not None for one in self._online.values())
-        return (time,) if time is not None and known else ()
+        if time is None or all(one.clock is None for one in self._online.values()):
+            return ()
+        return (time,)
 
     def _series(self, row: Mapping[str, str]) -> str:
         if self.layout.series is None or self._is_only:
@@ -179,7 +239,7 @@ class RowStream:
                     f"series: expected one that the model knows, "
                     f"{', '.join(list(self._online)[:20])}; got {name!r}"
                 )
-            self._online[name] = self._follow(name)
+            return self._follow(name)
         return self._online[name]
 
     def _number(self, row: Mapping[str, str], column: str) -> float:
@@ -217,29 +277,7 @@ class RowStream:
             ) from error
         return time
 
-    def _records(self, name: str, prediction: SeriesPrediction) -> list[dict[str, Any]]:
-        layout, keys = self.layout, (self.layout.series, self.layout.time)
-        first: dict[str, Any] = {} if layout.series is None else {layout.series: name}
-        time = prediction.time
-        if hasattr(time, "isoformat"):
-            time = str(time).removesuffix(" 00:00:00")
-        elif layout.is_whole or self._online[name].clock is None:
-            time = int(round(time))
-        (clock,) = self._times() or (free_name("step", (layout.series,)),)
-        first[clock] = time
-        means = prediction.mean
-        lower, upper = prediction.intervals(self._levels)
-        records = []
-        for i, target in enumerate(layout.targets):
-            record = first | {free_name("column", keys): target}
-            record[free_name("mean", keys)] = _known(means[i])
-            for level, low, high in zip(self._levels, lower, upper, strict=True):
-                record[free_name(f"lower_{level:g}", keys)] = _known(low[i])
-                record[free_name(f"upper_{level:g}", keys)] = _known(high[i])
-            records.append(record)
-        return records
 
-
-def _known(x: float) -> float | None:
+def known(x: float) -> float | None:
     """A number of Python; None where it is not known."""
     return float(x) if np.isfinite(x) else None
