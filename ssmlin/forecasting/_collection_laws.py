@@ -22,7 +22,7 @@ class MixtureLaw(NamedTuple):
     with probability $w_k$, kept within bounds.
 
     Attributes:
-        weights: w, (K,).
+        weights: w > 0, (K,).
         powers: λ.
         units: s, what transformed values are divided by.
         mean: m.
@@ -46,7 +46,7 @@ class MixtureLaw(NamedTuple):
 
     def quantiles(self, levels: Float[np.ndarray, " Q"]) -> Float[np.ndarray, " Q"]:
         """The quantiles with these probabilities."""
-        each = self._component_quantiles(levels)[:, self.weights > 0]
+        each = self._component_quantiles(levels)
         low, high = each.min(axis=1), each.max(axis=1)  # between which that of the mixture is
         for _ in range(_HALVINGS if each.shape[1] > 1 else 0):
             middle = 0.5 * (low + high)

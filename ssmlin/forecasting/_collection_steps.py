@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ssmlin._buckets import bucket
+from ssmlin._typing import AnyArray
 from ssmlin.data import Columns, box_cox
 from ssmlin.forecasting._collection_fit import Population, conditioned, padded_length
 from ssmlin.forecasting._collection_laws import MixtureLaw, PathsLaw
@@ -205,10 +206,12 @@ class PopulationFilter:
         nothing = np.full(len(h), np.nan, h.dtype)
         _, change = _advanced(self._model, self.params, state.states, nothing, h)
         mean, scale, df = (np.asarray(x, np.float64) for x in change)
-        return MixtureLaw(
-            mixture_weights(state.scores[:, None])[:, 0], self._powers, state.units,
-            state.recent[:, 0] + mean, scale, df, self._bounds(state),
+        weights = mixture_weights(state.scores[:, None])[:, 0]
+        whole = MixtureLaw(
+            weights, self._powers, state.units, state.recent[:, 0] + mean, scale, df,
+            self._bounds(state),
         )  # fmt: skip
+        return MixtureLaw(*(x[weights > 0] for x in whole))
 
     def paths(
         self,
@@ -311,11 +314,11 @@ class PopulationFilter:
 
 def _at(states: RegressionStates, place: int) -> RegressionStates:
     """The states at one place of the first axis."""
-    one: RegressionStates = jax.tree.map(lambda x: np.asarray(x)[place], states)
+    one: RegressionStates = jax.tree.map(lambda x: np.asarray(x)[place, ...], states)
     return one
 
 
-def _stacked(*arrays: Float[Array, "..."]) -> Float[np.ndarray, "..."]:
+def _stacked(*arrays: Float[AnyArray, "..."]) -> Float[np.ndarray, "..."]:
     return np.stack([np.asarray(x) for x in arrays])
 
 

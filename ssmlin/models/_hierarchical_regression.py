@@ -296,7 +296,7 @@ class HierarchicalRegression:
         self,
         params: ParamsHierarchicalRegression,
         states: RegressionStates,
-        num_steps: Int[AnyArray, ""],
+        num_steps: int | Int[AnyArray, ""],
     ) -> RegressionStates:
         """What is known after steps whose targets are missing.
 

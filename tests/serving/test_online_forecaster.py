@@ -166,14 +166,14 @@ def test_rows_go_in_and_predictions_come_out(tmp_path, monkeypatch):
 def test_a_stream_that_is_stopped_keeps_its_state(error, code, tmp_path, monkeypatch):
     made, columns = forecaster(CASES["logarithm and season"]), series()
     made.save(tmp_path / "model")
-    feed = RowStream.feed
+    take = RowStream.take
 
     def once(self, row):
         if self.num_rows == 1:
             raise error
-        return feed(self, row)
+        return take(self, row)
 
-    monkeypatch.setattr(RowStream, "feed", once)
+    monkeypatch.setattr(RowStream, "take", once)
     monkeypatch.setattr("ssmlin.cli._streaming._no_more_output", lambda: None)
     rows = [f"{columns.times[t].date()},{columns.values[t, 0]}" for t in (SEEN, SEEN + 1)]
     path = tmp_path / "state"
