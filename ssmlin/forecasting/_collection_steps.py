@@ -176,7 +176,8 @@ class PopulationFilter:
             h = self._regressors(state, number, inputs)
             changes = (z - state.recent[:, 0]).astype(h.dtype)
             states, _ = _advanced(self._model, self.params, fresh, changes, h)
-            slopes = (self._powers - 1) * np.log(seen) - np.log(state.units)
+            slopes = (self._powers - 1) * np.log(np.where(self._powers == 1, 1.0, seen))
+            slopes -= np.log(state.units)
             scores = scores + slopes + np.asarray(states.log_likelihoods, np.float64)
         # Gaps are filled by straight lines, of which the last L values are needed.
         back = np.arange(min(missing, self._history.length)) + 1

@@ -110,6 +110,13 @@ def test_a_known_series_has_the_numbers_of_all_its_steps_in_the_units_of_the_fit
             bounds[1] = np.log(y.max() + 3 * np.ptp(y) + 30 * usual) / before.scale
         found = state.extent.bounds(state.units[k : k + 1], population.power)[0]
         np.testing.assert_allclose(found, bounds, rtol=1e-9)
+    # What has no logarithm leaves the model of the values alone.
+    state = online.init()
+    for value in (20.0, -1.0, 20.0):
+        state, _ = online.step(state, [value], np.zeros(len(inputs)))
+    assert np.isfinite(state.filter[0].scores).tolist() == [True, False]
+    (law,) = online.predict(state, np.zeros(len(inputs))).law.columns
+    assert law.weights.tolist() == [1.0] and law.powers.tolist() == [1.0]
 
 
 @pytest.mark.parametrize(
@@ -225,13 +232,14 @@ def test_rows_of_many_series_come_in_any_order(tmp_path):
     ]
     rows.insert(5, ",2021-08-01,3.0")
     call = ["stream", str(tmp_path / "model"), "--levels", "80", "--state", str(tmp_path / "state")]
-    lines = []
+    lines, said = [], []
     for given in (rows[:9], rows[9:]):  # the second call goes on
         result = CliRunner().invoke(app, call, input="\n".join(["shop,month,y", *given]))
         assert result.exit_code == 0, result.output
         lines += result.stdout.splitlines()[1:]
-        if given is rows:
-            assert "row 6 skipped: series: expected a name" in result.stderr
+        said.append(result.stderr)
+    assert "row 6 skipped: series: expected a name" in said[0] and "1 skipped" in said[0]
+    assert "going on after 8 rows" in said[1] and "skipped" not in said[1]
     loaded = ssmlin.load(tmp_path / "model")
     for name, whole in wholes.items():
         online = ssmlin.OnlineForecaster(loaded, name)
