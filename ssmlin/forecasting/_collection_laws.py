@@ -11,7 +11,7 @@ from ssmlin.data import box_cox, inverse_box_cox
 #: Values that the mean of a transformed law is taken over.
 _NODES = 1000
 #: Halvings of the interval that a quantile of a mixture lies in.
-_HALVINGS = 60
+_HALVINGS = 45
 
 
 class MixtureLaw(NamedTuple):
