@@ -25,6 +25,7 @@ from tensorflow_probability.substrates.jax import bijectors as tfb
 from tensorflow_probability.substrates.jax import distributions as tfd
 
 from ssmlin import _checks
+from ssmlin._precision import in_full_precision
 from ssmlin._typing import AnyArray
 from ssmlin.inference import (
     RegressionLaw,
@@ -239,6 +240,7 @@ class HierarchicalRegression:
         terms, (mean, cov), variance = self._filter(params, targets, regressors, lengths)
         return RegressionStates(mean + params.coefficients, cov, variance, terms.sum(axis=1))
 
+    @in_full_precision
     def step(
         self,
         params: ParamsHierarchicalRegression,
@@ -314,6 +316,7 @@ class HierarchicalRegression:
         own, cov = jax.lax.fori_loop(0, num_steps, step, start)
         return states._replace(mean=own + params.coefficients, cov=cov)
 
+    @in_full_precision
     def _filter(
         self,
         params: ParamsHierarchicalRegression,
@@ -339,6 +342,7 @@ class HierarchicalRegression:
         terms, variance = integrate_variances(errors.T, scales.T, prior, params.discount)
         return terms.T, (means, covs), variance.discount(params.discount)
 
+    @in_full_precision
     def to_lgssm(
         self, params: ParamsHierarchicalRegression, regressors: Float[AnyArray, "T d"]
     ) -> MatrixLGSSM:
