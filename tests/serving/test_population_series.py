@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import integrate
+from tiers import slow
 from typer.testing import CliRunner
 
 import ssmlin
@@ -79,7 +80,7 @@ def in_units(member, units, num_past):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("inputs", [(), ("u",)])
+@pytest.mark.parametrize("inputs", [(), slow(("u",))])
 def test_a_known_series_has_the_numbers_of_all_its_steps_in_the_units_of_the_fit(inputs):
     made, whole = forecaster(inputs), columns(1, inputs)
     whole.values[[76, 77, 78, 81, 83]] = np.nan
@@ -120,7 +121,8 @@ def test_a_known_series_has_the_numbers_of_all_its_steps_in_the_units_of_the_fit
 
 
 @pytest.mark.parametrize(
-    "inputs, what", [((), "gaps"), (("u",), "gaps"), ((), "a negative value"), ((), "few values")]
+    "inputs, what",
+    [((), "gaps"), (("u",), "gaps"), ((), "a negative value"), slow((), "few values")],
 )
 def test_a_new_series_is_forecast_as_after_an_update(inputs, what):
     made, start = forecaster(inputs), KNOWN + 2
@@ -140,8 +142,8 @@ def test_a_new_series_is_forecast_as_after_an_update(inputs, what):
     future = {"new": outside if inputs else None}
     (expected,) = collection.forecasts(3, (80,), future, num_samples=4000, seed=3)
     assert list(found.times) == list(expected.times) == list(MONTHS[end : end + 3])
-    np.testing.assert_allclose(found.paths, expected.paths, rtol=1e-6)
-    np.testing.assert_allclose(found.upper, expected.upper, rtol=1e-6)
+    np.testing.assert_allclose(found.paths, expected.paths, rtol=1e-4)
+    np.testing.assert_allclose(found.upper, expected.upper, rtol=1e-4)
     # The law of one step is that of the paths, which are drawn.
     one = online.predict(state, outside[0])
     middle, width = expected.means[0, 0], (expected.upper - expected.lower)[0, 0, 0]
