@@ -62,7 +62,7 @@ ssmlin.enable_compilation_cache()
 values = np.load(path + ".npy")
 forecaster = ssmlin.load(path + ".safetensors")
 online = ssmlin.OnlineForecaster(forecaster)
-state, filter = online.init().filter, online.filter
+state, filter = online.init().filter, online.series.filter
 def one(value):
     global state
     state, law = filter.step(state, value)
@@ -251,8 +251,8 @@ def million(steps: int, block: int) -> list[tuple[int, float, float]]:
     """Steps so far, microseconds of the processor a step, and MB in use, for each block."""
     made, values = forecaster()
     online = ssmlin.OnlineForecaster(made)
-    model, state = online.filter, online.init().filter
-    z = ((values - online.scaling.mean) / online.scaling.scale).astype(np.float32)
+    model, state = online.series.filter, online.init().filter
+    z = ((values - online.series.scaling.mean) / online.series.scaling.scale).astype(np.float32)
     rows, number = [], 0
     state, _ = model.step(state, z[0])
     while number < steps:

@@ -4,7 +4,7 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -24,7 +24,7 @@ from ssmlin.cli._options import (
 )
 
 if TYPE_CHECKING:
-    from ssmlin.serving import RowStream
+    from ssmlin.serving import LivePage, RowStream
 
 #: What shells say of a program whose reader has gone (SIGPIPE).
 _NO_READER = 141
@@ -46,6 +46,19 @@ def stream(
         str, typer.Option(help="Percentages of the intervals, separated by commas.")
     ] = "50,80,95",
     decimal: DecimalOption = None,
+    series: Annotated[
+        str | None,
+        typer.Option(help="The series of all rows; default what their column for it says."),
+    ] = None,
+    live: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            metavar="PORT",
+            help="Draw the stream on a page on this port of this machine alone; 0 for a free one.",
+        ),
+    ] = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -54,7 +67,8 @@ def stream(
     The stream goes on after the data that the model was fitted to, in their units. The first line
     names the columns. Output is CSV, or with --json an object in each line, flushed after each
     row. A model with inputs predicts the row itself, before its targets are looked at. A row that
-    cannot be read is told on standard error, skipped and counted.
+    cannot be read is told on standard error, skipped and counted. Rows of several series may come
+    in any order; to a population a series may be new.
 
     Example: tail -f sensor.csv | ssmlin stream model.safetensors --state stream.safetensors
     """
@@ -68,31 +82,52 @@ def stream(
 
     rows = _Rows()
     with in_lines():
-        found = RowStream(Forecaster.load(model_file), wanted, decimal=decimal)
+        found = RowStream(Forecaster.load(model_file), wanted, decimal=decimal, series=series)
         if state is not None and state.exists():
             found.load(state)
             typer.echo(f"going on after {found.num_rows} rows", err=True)
         with waiting("compiling a step", progress):
             found.warm_up()
+    page, code = None if live is None else _live_page(found, live), 0
+    if page is not None:
+        rows.on_skip = page.tell
     try:
         write = _as_json if as_json else _Table()
         for number, row in rows.of(found):
             try:
-                records = found.feed(row)
+                step = found.take(row)
             except ValueError as error:
                 rows.skip(number, str(error))
                 continue
-            for record in records:
+            if page is not None:
+                page.tell(rows.num_read, rows.num_skipped, step)
+            for record in found.records(step):
                 write(record)
             sys.stdout.flush()
             if state is not None and found.num_rows % save_every == 0:
                 found.save(state)
     except KeyboardInterrupt:
-        _end(found, state, rows, STOPPED)
+        code = STOPPED
     except BrokenPipeError:
         _no_more_output()
-        _end(found, state, rows, _NO_READER)
-    _end(found, state, rows, 0)
+        code = _NO_READER
+    finally:
+        if page is not None:
+            page.close()
+    _end(found, state, rows, code)
+
+
+def _live_page(found: "RowStream", port: int) -> "LivePage":
+    """The page of --live, and its address on standard error."""
+    from ssmlin.comparison import page_style
+    from ssmlin.serving import LivePage
+
+    try:
+        page = LivePage(found, port, page_style())
+    except OSError as error:
+        fail(f"--live: expected a port that is free, got {port}: {error.strerror}")
+    typer.echo(f"live page: http://{page.hosts[0]}", err=True)
+    return page
 
 
 def _no_more_output() -> None:
@@ -126,6 +161,7 @@ class _Rows:
 
     def __init__(self) -> None:
         self.num_read = self.num_skipped = 0
+        self.on_skip: Callable[[int, int], object] = lambda *counts: None
 
     def of(self, found: "RowStream") -> Iterator[tuple[int, dict[str, str]]]:
         """The number of each row, from 1, and its fields; what is no row is told and skipped."""
@@ -155,6 +191,7 @@ class _Rows:
         """Tell that a row is left out."""
         self.num_skipped += 1
         typer.echo(f"row {number} skipped: {why}", err=True)
+        self.on_skip(self.num_read, self.num_skipped)
 
 
 def _as_json(record: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from ssmlin.comparison._comparisons import compare, compare_models, compare_seri
 from ssmlin.comparison._confidence_set import model_confidence_set
 from ssmlin.comparison._evaluation import EvaluationOptions, Result, evaluate
 from ssmlin.comparison._gates import gate_paths
+from ssmlin.comparison._html import page_style
 from ssmlin.comparison._panels import new_figure, plot_band
 from ssmlin.comparison._report import write_report
 from ssmlin.comparison._scores import (
@@ -53,6 +54,7 @@ __all__ = [
     "grid",
     "model_confidence_set",
     "new_figure",
+    "page_style",
     "plot_band",
     "pooled_frame",
     "score",

@@ -19,12 +19,18 @@ class Cell(NamedTuple):
     value: float
 
 
+def page_style() -> str:
+    """The style of all pages, CSS."""
+    return _beside("_page.css")
+
+
+def _beside(name: str) -> str:
+    return files("ssmlin.comparison").joinpath(name).read_text("utf-8")
+
+
 def page(title: str, parts: Sequence[str]) -> str:
     """The whole file, with the parts below each other."""
-    style, script = (
-        files("ssmlin.comparison").joinpath(name).read_text("utf-8")
-        for name in ("_page.css", "_page.js")
-    )
+    style, script = page_style(), _beside("_page.js")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

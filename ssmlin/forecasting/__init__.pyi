@@ -1,5 +1,7 @@
 from ssmlin.forecasting._ahead import SeriesForecast, check_forecast, in_units
 from ssmlin.forecasting._collection import CollectionState
+from ssmlin.forecasting._collection_laws import MixtureLaw, PathsLaw
+from ssmlin.forecasting._collection_steps import MemberState, PopulationFilter
 from ssmlin.forecasting._decomposition import decompose
 from ssmlin.forecasting._discount import DISCOUNTS, best_discount
 from ssmlin.forecasting._fitting import FittedAttention, fit_attention
@@ -35,7 +37,11 @@ __all__ = [
     "Forecaster",
     "ForecasterState",
     "Layout",
+    "MemberState",
+    "MixtureLaw",
     "Observed",
+    "PathsLaw",
+    "PopulationFilter",
     "Predictive",
     "Recommendation",
     "SeriesForecast",

@@ -9,33 +9,36 @@ weights proportional to the square roots of their likelihoods.
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
 from ssmlin._buckets import bucket
 from ssmlin._display import one_line, small_table
 from ssmlin._progress import waiting
-from ssmlin.data import Columns, Times, future_times, inverse_box_cox
+from ssmlin.data import Columns, Times, future_times
 from ssmlin.forecasting._ahead import SeriesForecast, check_forecast
-from ssmlin.forecasting._collection_fit import fit_population, padded_length, stacked
+from ssmlin.forecasting._collection_fit import (
+    Population,
+    conditioned,
+    fit_population,
+    padded_length,
+)
 from ssmlin.forecasting._collection_members import (
     LEAST_VALUES,
     InputScale,
-    Member,
+    inputs_beside,
     members_of,
 )
-from ssmlin.forecasting._collection_paths import Starts, sample_paths
+from ssmlin.forecasting._collection_paths import Known, mixed_paths
+from ssmlin.forecasting._collection_steps import PopulationFilter
 from ssmlin.forecasting._future import future_panel
 from ssmlin.forecasting._history import History
 from ssmlin.forecasting._layout import Layout
 from ssmlin.forecasting._powers import fixed_power
-from ssmlin.inference import batch_options
-from ssmlin.models import HierarchicalRegression, ParamsHierarchicalRegression, RegressionStates
 
 #: Series that are forecast at once.
 _BATCH = 128
@@ -45,8 +48,6 @@ _MOST_FITTED = 4096
 _LEAST_SERIES = 5
 #: L-BFGS steps of a fit, at most.
 MOST_STEPS = 1000
-#: The share of the likelihood in the weights: a model that is only nearly right is too sure.
-_TEMPER = 0.5
 
 
 def powers_to_mix(transform: str | float | int) -> tuple[float, ...]:
@@ -64,20 +65,6 @@ def sizes(panel: Mapping[str, Columns]) -> dict[str, object]:
         return {"num_series": 0}
     same = steps[0] == steps[-1]
     return {"num_series": len(steps), "num_steps": steps[0] if same else (steps[0], steps[-1])}
-
-
-class Population(NamedTuple):
-    """One fitted model, of all series under one transformation.
-
-    Attributes:
-        power: λ of the Box-Cox transformation.
-        model: the model of the transformed changes.
-        params: its parameters.
-    """
-
-    power: float
-    model: HierarchicalRegression
-    params: ParamsHierarchicalRegression
 
 
 @dataclass(frozen=True)
@@ -106,6 +93,16 @@ class CollectionState:
     def panel(self) -> Mapping[str, Columns]:
         """The series that forecasts go on from."""
         return self.history
+
+    @cached_property
+    def filter(self) -> PopulationFilter:
+        """The same models one step at a time."""
+        return PopulationFilter(self.populations, self.regressors, self.input_scale)
+
+    @cached_property
+    def first_to_end(self) -> Columns:
+        """The series that ends first; on its times a series goes on that is not known."""
+        return min(self.history.values(), key=lambda one: one.times[-1])
 
     @property
     def only_fit(self) -> Population:
@@ -210,9 +207,8 @@ class CollectionState:
         if 1 not in [one.power for one in self.populations]:
             for name, i in parts:
                 _check_positive(name, self.panel[name].values[:, i])
-        scores = np.full((len(self.populations), len(parts)), -np.inf)
-        drawn = np.full((len(self.populations), len(parts), num_samples, horizon), np.nan)
-        for k, population in enumerate(self.populations):
+        known: list[Known | None] = []
+        for population in self.populations:
             members = members_of(
                 [(self.panel[name], i) for name, i in parts],
                 population.power, self.regressors, self.input_scale,
@@ -220,25 +216,18 @@ class CollectionState:
             places = [j for j, one in enumerate(members) if one is not None]
             usable = [one for one in members if one is not None]
             if not usable:
+                known.append(None)
                 continue
             states = conditioned(population, usable, *self._batch_shape)
             likelihoods = np.asarray(states.log_likelihoods, np.float64)
-            scores[k, places] = likelihoods + [one.log_slope for one in usable]
-            inputs = [self._future_inputs(parts[j][0], future, horizon, usable[i].num_missing)
-                      for i, j in enumerate(places)]  # fmt: skip
-            paths = self._simulate(population, states, usable, inputs, horizon, num_samples, rng)
-            drawn[k, places] = paths
-        best = np.max(scores, axis=0)
-        weights = np.exp(_TEMPER * (scores - np.where(np.isfinite(best), best, 0.0)))
-        weights = np.where(np.isfinite(scores), weights, 0.0)
-        total = weights.sum(axis=0)
-        # One uniform number for all paths of a series: as many of each model as its weight says.
-        points = (np.arange(num_samples) + rng.random((len(parts), 1))) / num_samples
-        bounds = np.cumsum(weights, axis=0) / np.where(total > 0, total, 1.0)
-        which = np.minimum((points[None] >= bounds[:, :, None]).sum(axis=0), len(bounds) - 1)
-        rows, columns = np.indices(which.shape)
-        mixed: Float[np.ndarray, "B n H"] = drawn[which, rows, columns]
-        return mixed
+            scores = likelihoods + [one.log_slope for one in usable]
+            beside = [self._future_inputs(parts[j][0], future, horizon, one.num_missing)
+                      for j, one in zip(places, usable, strict=True)]  # fmt: skip
+            known.append(Known(places, usable, states, scores, beside))
+        return mixed_paths(
+            self.populations, self.regressors, known, len(parts), horizon, num_samples, rng,
+            self._batch_shape[0],
+        )  # fmt: skip
 
     @property
     def _batch_shape(self) -> tuple[int, int]:
@@ -261,40 +250,7 @@ class CollectionState:
             ahead = np.zeros((horizon, past.shape[1]))
         else:
             ahead = self.input_scale.apply(np.asarray(ahead, np.float64))
-        known = np.concatenate([past, ahead])[len(past) - num_missing - 1 :]
-        return np.concatenate([known[1:], np.diff(known, axis=0)], axis=1)
-
-    def _simulate(
-        self,
-        population: Population,
-        states: RegressionStates,
-        members: Sequence[Member],
-        inputs: Sequence[Float[np.ndarray, "_ _"]],
-        horizon: int,
-        num_samples: int,
-        rng: np.random.Generator,
-    ) -> Float[np.ndarray, "B n H"]:
-        """Paths of the members in the units of the data, after what is missing at the end."""
-        steps = max(len(one) for one in inputs)
-        next_steps = np.array([one.next_step for one in members])
-        places = self.regressors.places(next_steps[:, None] + np.arange(steps))
-        beside = np.stack([np.pad(x, ((0, steps - len(x)), (0, 0)), mode="edge") for x in inputs])
-        starts = Starts(
-            states.mean, states.cov, states.variance,
-            np.stack([one.last for one in members]),
-            np.array([one.bounds for one in members]),
-        )  # fmt: skip
-        paths = sample_paths(
-            population.model, population.params, self.regressors, starts,
-            np.concatenate([places, beside], axis=2), num_samples, int(rng.integers(2**31)),
-            self._batch_shape[0],
-        )  # fmt: skip
-        scales = np.array([one.scale for one in members])
-        values = inverse_box_cox((paths * scales[:, None, None])[..., None], (population.power,))
-        return np.stack([
-            one[:, member.num_missing : member.num_missing + horizon]
-            for one, member in zip(values[..., 0], members, strict=True)
-        ])  # fmt: skip
+        return inputs_beside(np.concatenate([past, ahead])[len(past) - num_missing - 1 :])
 
 
 def _check_positive(name: str, values: Float[np.ndarray, " T"]) -> None:
@@ -304,26 +260,6 @@ def _check_positive(name: str, values: Float[np.ndarray, " T"]) -> None:
             f"series {name!r}: transform: expected positive values where the values themselves "
             f"are not modelled, got {np.nanmin(values):g}"
         )
-
-
-def conditioned(
-    population: Population, members: Sequence[Member], size: int, steps: int
-) -> RegressionStates:
-    """What the model knows after each series of a batch, which is padded to this shape."""
-    targets, regressors = stacked(members, size, steps)
-    lengths = np.array([len(one.targets) for one in members])
-    lengths = np.pad(lengths, (0, len(targets) - len(lengths)), constant_values=1)
-    found = _condition()(population.model, population.params, targets, regressors, lengths)
-    cut: RegressionStates = jax.tree.map(lambda x: np.asarray(x)[: len(members)], found)
-    return cut
-
-
-@cache
-def _condition() -> Any:
-    """One program for each shape of a batch."""
-    return jax.jit(
-        HierarchicalRegression.condition, static_argnums=0, compiler_options=batch_options()
-    )
 
 
 def fit_collection(

@@ -9,7 +9,8 @@ import numpy as np
 
 from ssmlin._files import kind_of, read_arrays, write_arrays
 from ssmlin.data import Columns, Times, numbers_of_times, times_of_numbers
-from ssmlin.forecasting._collection import CollectionState, Population
+from ssmlin.forecasting._collection import CollectionState
+from ssmlin.forecasting._collection_fit import Population
 from ssmlin.forecasting._collection_members import InputScale
 from ssmlin.forecasting._history import History
 from ssmlin.forecasting._layout import Layout

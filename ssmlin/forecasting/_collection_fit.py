@@ -1,7 +1,9 @@
 """The fit of a hierarchical regression to the series of a collection, in batches of like length."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -11,7 +13,7 @@ from ssmlin._buckets import bucket
 from ssmlin.forecasting._collection_members import Member
 from ssmlin.inference import batch_options
 from ssmlin.learning import BatchFit, fit_batches, loss_curvature
-from ssmlin.models import HierarchicalRegression, ParamsHierarchicalRegression
+from ssmlin.models import HierarchicalRegression, ParamsHierarchicalRegression, RegressionStates
 
 #: Series that a device fits at once, whose covariances should stay in its cache.
 _BATCH = 64
@@ -21,6 +23,20 @@ _BATCH = 64
 _LEAST_VALUES, _SOME = 100_000, 8
 #: How often, and the L-BFGS steps of each time.
 _BEGINNINGS, _FIRST_STEPS = 2, 30
+
+
+class Population(NamedTuple):
+    """One fitted model, of all series under one transformation.
+
+    Attributes:
+        power: λ of the Box-Cox transformation.
+        model: the model of the transformed changes.
+        params: its parameters.
+    """
+
+    power: float
+    model: HierarchicalRegression
+    params: ParamsHierarchicalRegression
 
 
 def fit_population(
@@ -89,6 +105,26 @@ def stacked(
         targets[i, : len(one.targets)] = one.targets
         regressors[i, : len(one.targets)] = one.regressors
     return targets, regressors
+
+
+def conditioned(
+    population: Population, members: Sequence[Member], size: int, steps: int
+) -> RegressionStates:
+    """What the model knows after each series of a batch, which is padded to this shape."""
+    targets, regressors = stacked(members, size, steps)
+    lengths = np.array([len(one.targets) for one in members])
+    lengths = np.pad(lengths, (0, len(targets) - len(lengths)), constant_values=1)
+    found = _condition()(population.model, population.params, targets, regressors, lengths)
+    cut: RegressionStates = jax.tree.map(lambda x: np.asarray(x)[: len(members)], found)
+    return cut
+
+
+@cache
+def _condition() -> Any:
+    """One program for each shape of a batch."""
+    return jax.jit(
+        HierarchicalRegression.condition, static_argnums=0, compiler_options=batch_options()
+    )
 
 
 def padded_length(steps: int) -> int:

@@ -32,6 +32,48 @@ class InputScale(NamedTuple):
         return scaled
 
 
+class Extent(NamedTuple):
+    """What was seen of series in their own units, which bounds sampled paths.
+
+    Attributes:
+        lowest: the smallest values, (B,).
+        highest: the largest.
+        squares: of the changes from one observed value to the next, summed up.
+        counts: of observed values.
+        latest: the last values.
+    """
+
+    lowest: Float[np.ndarray, " B"]
+    highest: Float[np.ndarray, " B"]
+    squares: Float[np.ndarray, " B"]
+    counts: Int[np.ndarray, " B"]
+    latest: Float[np.ndarray, " B"]
+
+    @classmethod
+    def of(cls, values: Float[np.ndarray, "B T"], counts: Int[np.ndarray, " B"]) -> "Extent":
+        """That of values where the last one stands for each that is missing."""
+        squares = (np.diff(values, axis=1) ** 2).sum(axis=1)
+        return cls(values.min(axis=1), values.max(axis=1), squares, counts, values[:, -1])
+
+    def after(self, values: Float[np.ndarray, " B"]) -> "Extent":
+        """That with one more value of each series."""
+        return Extent(
+            np.minimum(self.lowest, values), np.maximum(self.highest, values),
+            self.squares + (values - self.latest) ** 2, self.counts + 1, values,
+        )  # fmt: skip
+
+    def bounds(self, scale: Float[np.ndarray, " B"], power: float) -> Float[np.ndarray, "B 2"]:
+        """Far from what was seen: three ranges beyond it and thirty times the usual change."""
+        ends = box_cox(np.stack([self.lowest, self.highest])[..., None], (power,))[..., 0]
+        least, most = ends / scale
+        low = least - 3 * (most - least) - 30.0
+        if power == 1:
+            return np.stack([low, most + 3 * (most - least) + 30.0], axis=1)
+        usual = np.sqrt(self.squares / np.maximum(self.counts - 1, 1))
+        highest = self.highest + 3 * (self.highest - self.lowest) + 30 * usual
+        return np.stack([low, box_cox(highest[:, None], (power,))[:, 0] / scale], axis=1)
+
+
 class Member(NamedTuple):
     """One column of one series, as one transformation shows it.
 
@@ -89,13 +131,13 @@ def members_of(
         y[row, :length] = columns[i][span]
         if num_inputs:
             inputs[row, :length] = scale.apply(parts[i][0].inputs[span])
-    made = _made(y, inputs, lengths, starts, power, history)
+    made = whole_members(y, inputs, lengths, starts, power, history)
     for i, span, one in zip(usable, spans, made, strict=True):
         found[i] = one._replace(num_missing=len(columns[i]) - span.stop)
     return found
 
 
-def _made(
+def whole_members(
     y: Float[np.ndarray, "B T"],
     inputs: Float[np.ndarray, "B T p"],
     lengths: Int[np.ndarray, " B"],
@@ -108,12 +150,12 @@ def _made(
     Gaps in their past are filled by straight lines.
     """
     seen = ~np.isnan(y)
-    z, y = box_cox(y.reshape(-1, 1), (power,)).reshape(y.shape), _carried(y, seen)
+    z, y = box_cox(y.reshape(-1, 1), (power,)).reshape(y.shape), carried(y, seen)
     steps = np.arange(y.shape[1])
     inside = steps < lengths[:, None]
     for row in np.flatnonzero((seen != inside).any(axis=1)):
         z[row] = np.interp(steps, steps[seen[row]], z[row, seen[row]])
-    z = _carried(z, inside)
+    z = carried(z, inside)
     # A change over a gap is no change over a step, and its line knows the value it leads to.
     both = seen & np.pad(seen, ((0, 0), (1, 0)))[:, :-1]
     changes = np.diff(z, axis=1, prepend=z[:, :1])
@@ -132,7 +174,7 @@ def _made(
         axis=2,
     )
     last = history.before(z, lengths)
-    bounds = _bounds(y, z, seen.sum(axis=1), scale, power)
+    bounds = Extent.of(y, seen.sum(axis=1)).bounds(scale, power)
     begins = history.first_step(lengths)
     kept = both & (steps >= begins[:, None])
     slopes = -kept.sum(axis=1) * np.log(scale)
@@ -148,26 +190,15 @@ def _made(
     ]  # fmt: skip
 
 
-def _carried(
+def inputs_beside(inputs: Float[np.ndarray, "T p"]) -> Float[np.ndarray, "S q"]:
+    """Regressors of the second step and later: standardised inputs, and their changes."""
+    return np.concatenate([inputs[1:], np.diff(inputs, axis=0)], axis=1)
+
+
+def carried(
     values: Float[np.ndarray, "B T"], known: Bool[np.ndarray, "B T"]
 ) -> Float[np.ndarray, "B T"]:
     """The last known value in the place of what is not known; the first ones are."""
     latest = np.maximum.accumulate(np.where(known, np.arange(values.shape[1]), 0), axis=1)
     carried: Float[np.ndarray, "B T"] = np.take_along_axis(values, latest, axis=1)
     return carried
-
-
-def _bounds(
-    values: Float[np.ndarray, "B T"],
-    z: Float[np.ndarray, "B T"],
-    counts: Int[np.ndarray, " B"],
-    scale: Float[np.ndarray, " B"],
-    power: float,
-) -> Float[np.ndarray, "B 2"]:
-    """Far from what was seen: three ranges beyond it and thirty times the usual change."""
-    low = z.min(axis=1) - 3 * np.ptp(z, axis=1) - 30.0
-    if power == 1:
-        return np.stack([low, z.max(axis=1) + 3 * np.ptp(z, axis=1) + 30.0], axis=1)
-    usual = np.sqrt((np.diff(values, axis=1) ** 2).sum(axis=1) / np.maximum(counts - 1, 1))
-    highest = values.max(axis=1) + 3 * np.ptp(values, axis=1) + 30 * usual
-    return np.stack([low, box_cox(highest[:, None], (power,))[:, 0] / scale], axis=1)

@@ -1,5 +1,6 @@
 """Sampled paths of many series from hierarchical regressions on their own past."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -10,9 +11,15 @@ from jaxtyping import Array, Float
 
 from ssmlin._buckets import bucket
 from ssmlin._typing import AnyArray
+from ssmlin.data import inverse_box_cox
+from ssmlin.forecasting._collection_fit import Population
+from ssmlin.forecasting._collection_members import Member
 from ssmlin.forecasting._history import History
 from ssmlin.inference import RowCovLaw
-from ssmlin.models import HierarchicalRegression, ParamsHierarchicalRegression
+from ssmlin.models import HierarchicalRegression, ParamsHierarchicalRegression, RegressionStates
+
+#: The share of the likelihood in the weights: a model that is only nearly right is too sure.
+_TEMPER = 0.5
 
 
 class Starts(NamedTuple):
@@ -32,6 +39,104 @@ class Starts(NamedTuple):
     variance: RowCovLaw
     last: Float[AnyArray, "B L"]
     bounds: Float[AnyArray, "B 2"]
+
+
+class Known(NamedTuple):
+    """What one population knows of the columns of a batch that it can be used for.
+
+    Attributes:
+        places: their places among all columns of the batch.
+        members: the columns.
+        states: what is known of each after its last observed step.
+        scores: log likelihoods, of the columns in their own units.
+        beside: regressors by inputs of the steps after the last observed one, of each.
+    """
+
+    places: Sequence[int]
+    members: Sequence[Member]
+    states: RegressionStates
+    scores: Float[np.ndarray, " K"]
+    beside: Sequence[Float[np.ndarray, "_ q"]]
+
+
+def mixture_weights(scores: Float[np.ndarray, "P B"]) -> Float[np.ndarray, "P B"]:
+    """Of populations for each column, by its log likelihoods; zeros where all are -inf."""
+    best = np.max(scores, axis=0)
+    weights = np.exp(_TEMPER * (scores - np.where(np.isfinite(best), best, 0.0)))
+    weights = np.where(np.isfinite(scores), weights, 0.0)
+    total = weights.sum(axis=0)
+    return weights / np.where(total > 0, total, 1.0)
+
+
+def mixed_paths(
+    populations: Sequence[Population],
+    history: History,
+    known: Sequence[Known | None],
+    count: int,
+    horizon: int,
+    num_samples: int,
+    rng: np.random.Generator,
+    size: int,
+) -> Float[np.ndarray, "B n H"]:
+    """Paths of a batch of columns in their own units, each a mixture over the populations.
+
+    Args:
+        populations: the fitted models.
+        history: what they see of the past.
+        known: what each knows; None where it can be used for no column.
+        count: B; a column that none knows anything of has paths of NaN.
+        horizon: H.
+        num_samples: n.
+        rng: of the draws.
+        size: columns that the batch is padded to.
+    """
+    scores = np.full((len(populations), count), -np.inf)
+    drawn = np.full((len(populations), count, num_samples, horizon), np.nan)
+    for k, (population, one) in enumerate(zip(populations, known, strict=True)):
+        if one is not None:
+            scores[k, one.places] = one.scores
+            seed = int(rng.integers(2**31))
+            paths = _simulated(population, history, one, horizon, num_samples, seed, size)
+            drawn[k, one.places] = paths
+    # One uniform number for all paths of a series: as many of each model as its weight says.
+    points = (np.arange(num_samples) + rng.random((count, 1))) / num_samples
+    bounds = np.cumsum(mixture_weights(scores), axis=0)
+    which = np.minimum((points[None] >= bounds[:, :, None]).sum(axis=0), len(bounds) - 1)
+    rows, columns = np.indices(which.shape)
+    mixed: Float[np.ndarray, "B n H"] = drawn[which, rows, columns]
+    return mixed
+
+
+def _simulated(
+    population: Population,
+    history: History,
+    known: Known,
+    horizon: int,
+    num_samples: int,
+    seed: int,
+    size: int,
+) -> Float[np.ndarray, "K n H"]:
+    """Paths of the members in the units of the data, after what is missing at the end."""
+    members, states = known.members, known.states
+    steps = max(len(one) for one in known.beside)
+    next_steps = np.array([one.next_step for one in members])
+    places = history.places(next_steps[:, None] + np.arange(steps))
+    beside = np.stack([np.pad(x, ((0, steps - len(x)), (0, 0)), mode="edge") for x in known.beside])
+    starts = Starts(
+        states.mean, states.cov, states.variance,
+        np.stack([one.last for one in members]),
+        np.array([one.bounds for one in members]),
+    )  # fmt: skip
+    paths = sample_paths(
+        population.model, population.params, history, starts,
+        np.concatenate([places, beside], axis=2), num_samples, seed, size,
+    )  # fmt: skip
+    scales = np.array([one.scale for one in members])
+    values = inverse_box_cox((paths * scales[:, None, None])[..., None], (population.power,))
+    return np.stack([
+        one[:, member.num_missing : member.num_missing + horizon]
+        for one, member in zip(values[..., 0], members, strict=True)
+    ])  # fmt: skip
 
 
 def sample_paths(

@@ -14,6 +14,7 @@ from ssmlin.models._forecast_tables import forecast_dataset
 from ssmlin.models._gaps import PathStarts
 from ssmlin.models._hierarchical_regression import (
     HierarchicalRegression,
+    NextTarget,
     ParamsHierarchicalRegression,
     RegressionStates,
 )
@@ -73,6 +74,7 @@ __all__ = [
     "LearnedRowCov",
     "LinearAttentionSSM",
     "Missing",
+    "NextTarget",
     "NoNoise",
     "NoParams",
     "NoRegression",

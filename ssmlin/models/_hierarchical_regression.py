@@ -84,6 +84,20 @@ class RegressionStates(NamedTuple):
     log_likelihoods: Float[Array, " B"]
 
 
+class NextTarget(NamedTuple):
+    """The laws of the next targets of series, Student-t.
+
+    Attributes:
+        mean: location, (B,).
+        scale: the square of the scale, (B,).
+        df: degrees of freedom, (B,).
+    """
+
+    mean: Float[Array, " B"]
+    scale: Float[Array, " B"]
+    df: Float[Array, " B"]
+
+
 @dataclass(frozen=True)
 class HierarchicalRegression:
     """Regressions of many series, whose drifting coefficients come from one population.
@@ -225,6 +239,82 @@ class HierarchicalRegression:
         """
         terms, (mean, cov), variance = self._filter(params, targets, regressors, lengths)
         return RegressionStates(mean + params.coefficients, cov, variance, terms.sum(axis=1))
+
+    @in_full_precision
+    def step(
+        self,
+        params: ParamsHierarchicalRegression,
+        states: RegressionStates,
+        targets: Float[AnyArray, " B"],
+        regressors: Float[AnyArray, "B d"],
+    ) -> tuple[RegressionStates, NextTarget]:
+        """One more step of series, after which is known what :meth:`condition` says of all steps.
+
+        Args:
+            params: the parameters.
+            states: what is known before the step.
+            targets: y; NaN means missing.
+            regressors: h, finite.
+
+        Returns:
+            What is known after the step, and the laws of the targets before they were seen.
+
+        Examples:
+            >>> import jax.numpy as jnp
+            >>> from ssmlin.models import HierarchicalRegression
+            >>> model = HierarchicalRegression(1)
+            >>> params, _ = model.initialize()
+            >>> y, h = jnp.ones((2, 3)), jnp.ones((2, 3, 1))
+            >>> states, law = model.step(params, model.condition(params, y, h), y[:, 0], h[:, 0])
+            >>> states.mean.shape, law.df.shape
+            ((2, 1), (2,))
+        """
+        y, h = jnp.asarray(targets), jnp.asarray(regressors)
+        known = jnp.nan_to_num(y, nan=0.0)
+
+        def one(state: RegressionStates, y: Array, h: Array) -> tuple[Array, ...]:
+            own = state.mean - params.coefficients
+            law = RegressionLaw(own, state.cov, params.decay, params.noise)
+            found = dynamic_regressions(
+                law, (y - h @ params.coefficients)[None, None], h[None, None]
+            )
+            return found.errors[0, 0], found.scales[0, 0], found.mean[0], found.cov[0]
+
+        errors, scales, means, covs = jax.vmap(one)(states, y, h)
+        # The law is discounted already; integrating discounts it before it looks.
+        before = states.variance
+        prior = before.discount(1 / params.discount)
+        missing = jnp.isnan(targets)
+        location = jnp.where(missing, regressors @ params.coefficients, known) - errors
+        law = NextTarget(location, scales * before.scale / before.df, before.df)
+        errors = jnp.where(missing, jnp.nan, errors)
+        terms, after = integrate_variances(errors[None], scales[None], prior, params.discount)
+        return RegressionStates(
+            means + params.coefficients, covs, after.discount(params.discount),
+            states.log_likelihoods + terms[0],
+        ), law  # fmt: skip
+
+    def drift(
+        self,
+        params: ParamsHierarchicalRegression,
+        states: RegressionStates,
+        num_steps: int | Int[AnyArray, ""],
+    ) -> RegressionStates:
+        """What is known after steps whose targets are missing.
+
+        Args:
+            params: the parameters.
+            states: what is known before them.
+            num_steps: how many there are.
+        """
+        noise = jnp.diag(params.noise)
+
+        def step(_: Array, law: tuple[Array, Array]) -> tuple[Array, Array]:
+            return params.decay * law[0], params.decay**2 * law[1] + noise
+
+        start = (states.mean - params.coefficients, states.cov)
+        own, cov = jax.lax.fori_loop(0, num_steps, step, start)
+        return states._replace(mean=own + params.coefficients, cov=cov)
 
     @in_full_precision
     def _filter(

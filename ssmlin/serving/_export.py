@@ -17,6 +17,7 @@ from ssmlin.data import Scaling, box_cox, first_place
 from ssmlin.forecasting import Forecaster
 from ssmlin.models import LinearAttentionSSM, ParamsLinearAttentionSSM, StateLaw
 from ssmlin.serving import _numpy_runtime
+from ssmlin.serving._attention_series import AttentionSeries, belief_of
 from ssmlin.serving._numpy_source import numpy_source
 from ssmlin.serving._online_filter import OnlineFilter
 from ssmlin.serving._online_forecaster import OnlineForecaster
@@ -126,7 +127,12 @@ def _exported(source: Source, series: str | None) -> _Exported:
         names = {"targets": [f"y{i + 1}" for i in range(m)],
                  "inputs": [f"x{i + 1}" for i in range(width)]}  # fmt: skip
     else:
-        online = OnlineForecaster(source, series)
+        online = OnlineForecaster(source, series).series
+        if not isinstance(online, AttentionSeries):
+            raise ValueError(
+                "forecaster: expected pooling='separate' or 'shared' for an export, got a "
+                "population (pooling='hierarchical'); OnlineForecaster follows its series"
+            )
         model, params, season = online.attention
         scaling, columns = online.scaling, online.columns
         state, lags_alone, place = _after_data(online), model.num_lags, 0
@@ -145,13 +151,13 @@ def _exported(source: Source, series: str | None) -> _Exported:
     return _Exported(model, params, state, last, scaling, about)
 
 
-def _after_data(online: OnlineForecaster) -> OnlineState:
+def _after_data(online: AttentionSeries) -> OnlineState:
     """The law after the data, of which steps that are lags or have lags that are missing count not.
 
     So there are no draws, which a program outside would have to go on with.
     """
     if online.columns is None or online.model.num_lags == 0:
-        return online.init().filter
+        return belief_of(online.init())
     observed, lags = online.observed, online.model.num_lags
     missing = np.isnan(observed.values).any(axis=1)
     near = np.concatenate([np.zeros(lags), np.cumsum(missing)])

@@ -1,100 +1,23 @@
 """A fitted forecaster that is fed step by step, in the units of its series."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float
-from scipy import special
 
 from ssmlin._files import read_arrays, write_arrays
 from ssmlin._typing import AnyArray
-from ssmlin.data import Columns, Scaling, box_cox, first_place, inverse_box_cox
-from ssmlin.forecasting import (
-    Forecaster,
-    ForecasterState,
-    Observed,
-    SeriesForecast,
-    check_forecast,
-    in_units,
-    with_lags,
-    with_season,
-)
-from ssmlin.models import StepPrediction
+from ssmlin.data import Columns, first_place
+from ssmlin.forecasting import CollectionState, Forecaster, SeriesForecast, check_forecast
+from ssmlin.serving._attention_series import AttentionSeries
 from ssmlin.serving._clock import Clock
-from ssmlin.serving._online_filter import OnlineFilter
-from ssmlin.serving._online_state import OnlineState
+from ssmlin.serving._population_series import PopulationSeries
+from ssmlin.serving._series import SeriesFilter, SeriesLaw, SeriesPrediction, SeriesState
 
 _KIND = "state of an online forecaster"
-#: Steps of the history that are filtered in one program.
-_WINDOW = 4096
-#: Values that the mean of a transformed law is taken over.
-_NODES = 1000
-
-
-class SeriesState(NamedTuple):
-    """What is known after some steps of a series.
-
-    Attributes:
-        filter: of the model.
-        place: how many steps came after the forecaster's data.
-        last: the last values that differences go back to, transformed, (ℓ, m).
-    """
-
-    filter: OnlineState
-    place: int
-    last: Float[np.ndarray, "lag m"]
-
-
-class SeriesPrediction(NamedTuple):
-    """The law of the values of one step, given those before, in the units of the series.
-
-    Attributes:
-        time: of the step: a number or a date; without times the number of the step.
-        targets: names of the m columns.
-        law: of the standardised values.
-        scaling: of the series.
-        before: transformed values that differences are added to, (m,); zeros without differences.
-        log_density: of what was observed, in the units of the series; 0 where nothing was.
-    """
-
-    time: Any
-    targets: tuple[str, ...]
-    law: StepPrediction
-    scaling: Scaling
-    before: Float[np.ndarray, " m"]
-    log_density: float = 0.0
-
-    @property
-    def mean(self) -> Float[np.ndarray, " m"]:
-        """The mean, (m,); of transformed values over 1000 quantiles that are evenly spaced."""
-        if not self.scaling.is_transformed:
-            return self._in_units(self.law.mean)
-        means, weights = np.asarray(self.law.means, np.float64), np.exp(self.law.log_weights)
-        count = max(20, _NODES // len(means))
-        levels = ((np.arange(count) + 0.5) / count)[:, None, None]
-        df = self.law.student_df
-        z = special.ndtri(levels) if df is None else special.stdtrit(np.asarray(df), levels)
-        spread = np.sqrt(np.diagonal(np.asarray(self.law.scales), axis1=1, axis2=2))
-        each = self._in_units(means + z * spread).mean(axis=0)
-        mean: Float[np.ndarray, " m"] = weights @ each / weights.sum()
-        return mean
-
-    def intervals(
-        self, levels: Sequence[float | int]
-    ) -> tuple[Float[np.ndarray, "L m"], Float[np.ndarray, "L m"]]:
-        """The lower and the upper ends of central intervals with these percentages."""
-        lower, upper = self.law.intervals(np.asarray(levels, float) / 100)
-        return self._in_units(lower), self._in_units(upper)
-
-    def _in_units(self, values: Float[np.ndarray, "... m"]) -> Float[np.ndarray, "... m"]:
-        """Standardised values converted back; this never decreases."""
-        scaling = self.scaling
-        steps = np.asarray(values, np.float64) * np.array(scaling.scale) + np.array(scaling.mean)
-        return inverse_box_cox(steps + self.before, scaling.power)
 
 
 class OnlineForecaster:
@@ -105,14 +28,17 @@ class OnlineForecaster:
     :class:`ssmlin.Forecaster` that is updated with all steps. A streamed fit keeps no data: then
     the stream begins a new series, whose steps are numbered.
 
+    A population (``pooling="hierarchical"``) also takes a series that the fit did not know, which
+    begins with the stream; of its first three values nothing is predicted. Of a series that it
+    knows the size of the changes, which an update would measure anew, stays that of the fit.
+
     Args:
         forecaster: fitted, or read by :func:`ssmlin.load`.
         series: which of several series.
-        num_particles: draws of what is missing, once a lag is.
+        num_particles: draws of what is missing, once a lag is; a population has none.
 
     Raises:
-        ValueError: nothing is fitted; a population (``pooling="hierarchical"``), which has another
-            filter; or a series that the fit did not know.
+        ValueError: nothing is fitted; or a series that the fit did not know, and no population.
 
     Examples:
         >>> import numpy as np, pandas as pd, ssmlin
@@ -131,64 +57,41 @@ class OnlineForecaster:
         state = forecaster.state_
         if state is None:
             raise ValueError("forecaster: expected a fitted one, call fit first")
-        if not isinstance(state, ForecasterState):
-            raise ValueError(
-                "forecaster: expected pooling='separate' or 'shared', got a population "
-                "(pooling='hierarchical'), whose series are not filtered one by one; fit with "
-                "another pooling, or call update and predict"
-            )
-        names = list(state.scalings)
-        self.name = names[0] if series is None else series
-        if self.name not in names or (series is None and len(names) > 1):
-            raise ValueError(f"series: expected one of {', '.join(names[:20])}, got {series!r}")
         self.layout = state.layout
-        self.scaling = state.scalings[self.name]
-        self.attention = state.fit_of(self.name)
-        self.model, params, self._seasonal = self.attention
-        self.filter = OnlineFilter(self.model, params, num_particles=num_particles)
-        self.columns = state.history.get(self.name)
-        self._state = state
+        known: Mapping[str, object] = getattr(state, "scalings", state.history)
+        takes_new = isinstance(state, CollectionState) and self.layout.series is not None
+        self.name = next(iter(known)) if series is None else series
+        if (self.name not in known and not takes_new) or (series is None and len(known) > 1):
+            raise ValueError(
+                f"series: expected one of {', '.join(list(known)[:20])}, got {series!r}"
+            )
+        self.columns: Columns | None = state.history.get(self.name)
+        # A new series goes on from the times of another one.
+        self._times = None if self.columns is None else self.columns.times
+        self.series: SeriesFilter
+        if isinstance(state, CollectionState):
+            if self._times is None and self.layout.time is not None:
+                self._times = state.first_to_end.times
+            first = 0 if self._times is None else first_place(self._times) + len(self._times)
+            self.series = PopulationSeries(state, self.name, first)
+        else:
+            self.series = AttentionSeries(state, self.name, num_particles)
 
     @property
     def num_observed(self) -> int:
         """How many steps the forecaster's data have."""
         return 0 if self.columns is None else len(self.columns.values)
 
-    @property
-    def observed(self) -> Observed:
-        """The forecaster's data as the model sees them."""
-        return self._state.observed()[self.name]
-
     @cached_property
     def clock(self) -> Clock | None:
         """The times of the steps to come; None where steps are numbered."""
-        if self.layout.time is None or self.columns is None or self.num_observed < 2:
+        if self.layout.time is None or self._times is None or len(self._times) < 2:
             return None
-        return Clock(self.columns.times)
-
-    @cached_property
-    def _first_place(self) -> int:
-        """Where in the season the first step after the data is."""
-        if self.columns is None:
-            return 0
-        return first_place(self.columns.times) + self.num_observed
+        return Clock(self._times)
 
     def init(self) -> SeriesState:
         """The state after the forecaster's data."""
-        lag, m = self.scaling.difference, len(self.layout.targets)
-        last, state = np.full((lag, m), np.nan), self.filter.init()
-        if self.columns is None:
-            return SeriesState(state, 0, last)
-        observed = self.observed
-        # What is missing of a lag is drawn; without lags a step may be left out.
-        y = observed.values if self.model.num_lags else with_lags(self.model, observed)[0]
-        mask = np.arange(len(y)) >= self.model.num_lags
-        for start in range(0, len(y), _WINDOW):
-            part = slice(start, start + _WINDOW)
-            state, _ = self.filter.steps(state, y[part], observed.inputs[part], mask=mask[part])
-        if lag:
-            last = box_cox(self.columns.values[-lag:], self.scaling.power)
-        return SeriesState(state, 0, last)
+        return self.series.init()
 
     def step(
         self,
@@ -216,24 +119,23 @@ class OnlineForecaster:
         place = state.place
         if time is not None and self.clock is not None:
             place = self.clock.find(time, place)
-        if place > state.place and self.layout.inputs:
+        if place > state.place and self.layout.inputs and self.series.has_begun(state):
             assert self.clock is not None
             raise ValueError(
                 f"time: expected a step at {self.clock.time(state.place)}, since inputs must be "
                 f"known at all steps; got {time}"
             )
-        nothing = np.full(len(y), np.nan)
         while state.place < place:
-            state, _ = self._step(state, nothing, u)
-        return self._step(state, y, u)
+            state = self.series.skip(state)
+        after, law, log_density = self.series.step(state, y, u)
+        return after, self._prediction(state, law, log_density)
 
     def predict(
         self, state: SeriesState, inputs: Sequence[float] | Float[AnyArray, " k"] = ()
     ) -> SeriesPrediction:
         """The law of the values of the next step, given its inputs."""
         _, u = self._checked(np.full(len(self.layout.targets), np.nan), inputs)
-        law = self.filter.predict(state.filter, self._outside(u[None], state.place)[0])
-        return self._prediction(state, jax.tree.map(np.asarray, law))
+        return self._prediction(state, self.series.predict(state, u))
 
     def forecast(
         self,
@@ -265,21 +167,12 @@ class OnlineForecaster:
                 f"future_inputs: expected shape {(horizon, len(self.layout.inputs))}, got "
                 f"{given.shape}"
             )
-        found = self.filter.forecast(
-            state.filter, horizon, future_inputs=self._outside(given, state.place),
-            key=jax.random.key(seed), num_samples=num_samples,
-            levels=tuple(level / 100 for level in levels),
-        )  # fmt: skip
-        before = inverse_box_cox(state.last, self.scaling.power)
-        targets, names = self.layout.targets, self.layout.inputs
-        columns = Columns(
-            before, np.zeros((len(before), 0)), np.arange(len(before)), targets, names
-        )
-        means, lower, upper, paths = in_units(found, self.scaling, columns, levels)
+        found = self.series.forecast(state, horizon, levels, given, num_samples, seed)
         times = [self.time(place) for place in range(state.place, state.place + horizon)]
         return SeriesForecast(
-            self.name, np.array(times), targets, means, tuple(levels), lower, upper, paths
-        )
+            self.name, np.array(times), self.layout.targets, found.means, tuple(levels),
+            found.lower, found.upper, found.paths,
+        )  # fmt: skip
 
     def time(self, place: int) -> Any:
         """The time of a step after the data; without times its number."""
@@ -306,8 +199,8 @@ class OnlineForecaster:
 
     def to_arrays(self, state: SeriesState) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """A state as arrays by name, and what tells which forecaster it is of."""
-        arrays, description = self.filter.to_arrays(state.filter)
-        return arrays | {"last": state.last}, description | {
+        arrays, description = self.series.to_arrays(state)
+        return arrays, description | {
             "place": state.place, "series": self.name, "after": self.num_observed,
         }  # fmt: skip
 
@@ -321,9 +214,7 @@ class OnlineForecaster:
                     f"state: expected one of the forecaster with {what} {own!r}, got "
                     f"{description.get(what)!r}"
                 )
-        rest = {name: x for name, x in arrays.items() if name != "last"}
-        state = self.filter.from_arrays(rest, description)
-        return SeriesState(state, int(description["place"]), arrays["last"])
+        return self.series.from_arrays(arrays, description)
 
     # ------------------------------------------------------------------------- one step
 
@@ -341,7 +232,7 @@ class OnlineForecaster:
                 )
         if np.isinf(y).any() or not np.isfinite(u).all():
             raise ValueError("values, inputs: expected finite numbers, got others")
-        low = (y <= 0) & (np.array(self.scaling.power) != 1)
+        low = (y <= 0) & np.array(self.series.needs_positive())
         if low.any():
             column = int(low.argmax())
             raise ValueError(
@@ -350,38 +241,7 @@ class OnlineForecaster:
             )
         return y, u
 
-    def _outside(self, inputs: Float[np.ndarray, "H k"], place: int) -> Float[np.ndarray, "H p"]:
-        """Exogenous inputs as the model sees them, with the harmonics of the season."""
-        values = np.zeros((len(inputs), len(self.layout.targets)))
-        outside = Observed(values, self.scaling.apply_inputs(inputs))
-        return with_season(outside, self._seasonal, self._first_place + place).inputs
-
-    def _prediction(self, state: SeriesState, law: StepPrediction) -> SeriesPrediction:
-        before = state.last[0] if len(state.last) else np.zeros(len(self.layout.targets))
-        return SeriesPrediction(
-            self.time(state.place), self.layout.targets, law, self.scaling, before
-        )
-
-    def _step(
-        self, state: SeriesState, values: np.ndarray, inputs: np.ndarray
-    ) -> tuple[SeriesState, SeriesPrediction]:
-        """The next step."""
-        scaling = self.scaling
-        seen = box_cox(values, scaling.power)
-        change = seen - state.last[0] if len(state.last) else seen
-        z = (change - np.array(scaling.mean)) / np.array(scaling.scale)
-        if self.model.num_lags == 0 and self.model.row_cov.structure == "full":
-            z = np.where(np.isnan(z).any(), np.nan, z)  # rows share a covariance
-        mask = self.num_observed + state.place >= self.model.num_lags
-        outside = self._outside(inputs[None], state.place)[0]
-        after, law = self.filter.step(state.filter, z, outside, mask=mask)
-        law = jax.tree.map(np.asarray, law)
-        prediction = self._prediction(state, law)
-        known = ~np.isnan(z) if mask else np.zeros(len(z), bool)
-        slopes = (np.array(scaling.power) - 1) * np.log(np.where(values > 0, values, 1.0))
-        slopes = np.where(known, slopes - np.log(scaling.scale), 0.0)
-        last = np.concatenate([state.last, seen[None]])[1:] if len(state.last) else state.last
-        return (
-            SeriesState(after, state.place + 1, last),
-            prediction._replace(log_density=float(law.log_density) + float(slopes.sum())),
-        )
+    def _prediction(
+        self, state: SeriesState, law: SeriesLaw, log_density: float = 0.0
+    ) -> SeriesPrediction:
+        return SeriesPrediction(self.time(state.place), self.layout.targets, law, log_density)

@@ -1,18 +1,39 @@
 """Rows of text in, predictions out: one stream of one or several series."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from ssmlin._files import read_arrays, write_arrays
 from ssmlin._optional import require
 from ssmlin.data import free_name, numbers, parse_times
-from ssmlin.forecasting import Forecaster, ForecasterState
-from ssmlin.serving._online_forecaster import OnlineForecaster, SeriesPrediction, SeriesState
+from ssmlin.forecasting import CollectionState, Forecaster, ForecasterState, SeriesForecast
+from ssmlin.serving._online_forecaster import OnlineForecaster
+from ssmlin.serving._series import SeriesPrediction, SeriesState
 
 _KIND = "state of a stream"
+
+
+class RowStep(NamedTuple):
+    """A row that has gone through.
+
+    Attributes:
+        name: the series.
+        time: as it is written.
+        values: of the targets, (m,).
+        seen: their law before they were looked at.
+        told: the prediction to tell, as :class:`RowStream` says.
+    """
+
+    name: str
+    time: Any
+    values: Float[np.ndarray, " m"]
+    seen: SeriesPrediction
+    told: SeriesPrediction
 
 
 class RowStream:
@@ -27,6 +48,8 @@ class RowStream:
         levels: percentages of the central intervals.
         decimal: the decimal mark; default that of the data that were fitted.
         num_particles: draws of what is missing, once a lag is.
+        series: the one that all rows are of, which then need no column for it. Default what that
+            column says; a population takes series that the fit did not know.
 
     Raises:
         ValueError: as :class:`ssmlin.OnlineForecaster`.
@@ -47,11 +70,18 @@ class RowStream:
         *,
         decimal: str | None = None,
         num_particles: int = 200,
+        series: str | None = None,
     ) -> None:
         state = forecaster.state_
-        several = isinstance(state, ForecasterState) and state.layout.series is not None
-        names = list(state.scalings) if several and isinstance(state, ForecasterState) else [None]
-        each = [OnlineForecaster(forecaster, name, num_particles=num_particles) for name in names]
+        self._follow = partial(OnlineForecaster, forecaster, num_particles=num_particles)
+        self._is_only = series is not None
+        self._is_population = isinstance(state, CollectionState)
+        names: Sequence[str | None] = [series]
+        if isinstance(state, ForecasterState) and state.layout.series is not None:
+            names = [series] if self._is_only else list(state.scalings)
+        elif isinstance(state, CollectionState) and not self._is_only:
+            names = [next(iter(state.history))]  # the others when their first rows come
+        each = [self._follow(name) for name in names]
         self._online = {one.name: one for one in each}
         self._states: dict[str, SeriesState] = {}
         self.layout, self._levels = each[0].layout, tuple(levels)
@@ -63,17 +93,25 @@ class RowStream:
     def columns(self) -> tuple[str, ...]:
         """The columns that a row must have."""
         layout = self.layout
-        others = (layout.series, *self._times())
+        others = (layout.series if not self._is_only else None, *self._times())
         return (*(x for x in others if x is not None), *layout.inputs, *layout.targets)
 
     def warm_up(self) -> None:
-        """Compile the programs of a step and go through the data, before the first row."""
+        """Compile the programs of a step, before the first row, and go through the data.
+
+        Those of a population are gone through when the first row of a series comes.
+        """
         for name, online in self._online.items():
-            state = self._state(name)
-            outside = np.array(online.scaling.input_mean)
+            state = self._states.setdefault(name, online.init())
+            outside = np.zeros(len(self.layout.inputs))
             online.predict(state, outside)
             one = np.ones(len(self.layout.targets))
             online.step(state, one, outside)
+
+    @property
+    def names(self) -> list[str]:
+        """The series of which there was a row, or which wait for one."""
+        return list(self._states)
 
     def feed(self, row: Mapping[str, str]) -> list[dict[str, Any]]:
         """Take one row.
@@ -87,8 +125,13 @@ class RowStream:
         Raises:
             ValueError: a row that cannot be used, with the column; nothing has changed then.
         """
+        return self.records(self.take(row))
+
+    def take(self, row: Mapping[str, str]) -> RowStep:
+        """Take one row, as :meth:`feed` does, but return what happened."""
         name = self._series(row)
-        online, state = self._online[name], self._state(name)
+        online = self._followed(name)
+        state = self._states[name] if name in self._states else online.init()
         values = [self._number(row, target) for target in self.layout.targets]
         inputs = [self._number(row, x) for x in self.layout.inputs]
         for column, value in zip(self.layout.inputs, inputs, strict=True):
@@ -97,12 +140,44 @@ class RowStream:
         time = None
         if self._times() and online.clock is not None:
             time = self._time(row)
-        state, prediction = online.step(state, values, inputs, time)
-        if not self.layout.inputs:
-            prediction = online.predict(state)
-        self._states[name] = state
+        state, seen = online.step(state, values, inputs, time)
+        told = seen if self.layout.inputs else online.predict(state)
+        self._online[name], self._states[name] = online, state
         self.num_rows += 1
-        return self._records(name, prediction)
+        return RowStep(name, self.time_of(name, seen.time), np.array(values), seen, told)
+
+    def time_of(self, name: str, time: Any) -> Any:
+        """A time of a series as it is written."""
+        if hasattr(time, "isoformat"):
+            return str(time).removesuffix(" 00:00:00")
+        if self.layout.is_whole or self._online[name].clock is None:
+            return int(round(time))
+        return time
+
+    def records(self, step: RowStep) -> list[dict[str, Any]]:
+        """The prediction to tell, as :meth:`feed` returns it."""
+        name, prediction = step.name, step.told
+        layout, keys = self.layout, (self.layout.series, self.layout.time)
+        first: dict[str, Any] = {} if layout.series is None else {layout.series: name}
+        (clock,) = self._times() or (free_name("step", (layout.series,)),)
+        first[clock] = self.time_of(name, prediction.time)
+        means = prediction.mean
+        lower, upper = prediction.intervals(self._levels)
+        records = []
+        for i, target in enumerate(layout.targets):
+            record = first | {free_name("column", keys): target}
+            record[free_name("mean", keys)] = known(means[i])
+            for level, low, high in zip(self._levels, lower, upper, strict=True):
+                record[free_name(f"lower_{level:g}", keys)] = known(low[i])
+                record[free_name(f"upper_{level:g}", keys)] = known(high[i])
+            records.append(record)
+        return records
+
+    def forecast(
+        self, name: str, horizon: int, levels: Sequence[float | int] = (80, 95)
+    ) -> SeriesForecast:
+        """Forecast a series that has no inputs from its last row, as OnlineForecaster does."""
+        return self._online[name].forecast(self._states[name], horizon, levels)
 
     def save(self, path: Path) -> None:
         """Write where the stream is; an older file stays whole if writing fails."""
@@ -122,38 +197,50 @@ class RowStream:
             ValueError: it is damaged, or of another forecaster.
         """
         arrays, description = read_arrays("state", path, _KIND)
-        for number, one in enumerate(description["states"]):
-            start = f"{number}."
-            own = {k.removeprefix(start): x for k, x in arrays.items() if k.startswith(start)}
-            online = self._online.get(one["series"])
-            if online is None:
-                raise ValueError(f"state: expected series of this forecaster, got {one['series']}")
-            self._states[online.name] = online.from_arrays(own, one)
+        parts: list[dict[str, np.ndarray]] = [{} for _ in description["states"]]
+        for key, x in arrays.items():
+            number, own = key.split(".", 1)
+            parts[int(number)][own] = x
+        for part, one in zip(parts, description["states"], strict=True):
+            name = one["series"]
+            try:
+                online = self._followed(name)
+            except ValueError as error:
+                raise ValueError(f"state: {error}") from error
+            self._online[name], self._states[name] = online, online.from_arrays(part, one)
         self.num_rows = int(description["rows"])
 
     # ------------------------------------------------------------------------- one row
 
-    def _state(self, name: str) -> SeriesState:
-        if name not in self._states:
-            self._states[name] = self._online[name].init()
-        return self._states[name]
-
     def _times(self) -> tuple[str, ...]:
         """The column of times, where the stream has times."""
         time = self.layout.time
-        known = any(one.clock is not None for one in self._online.values())
-        return (time,) if time is not None and known else ()
+        if time is None or all(one.clock is None for one in self._online.values()):
+            return ()
+        return (time,)
 
     def _series(self, row: Mapping[str, str]) -> str:
-        if self.layout.series is None:
+        if self.layout.series is None or self._is_only:
             return next(iter(self._online))
         name = row[self.layout.series].strip()
-        if name not in self._online:
-            raise ValueError(
-                f"series: expected one that the model knows, {', '.join(list(self._online)[:20])}; "
-                f"got {name!r}"
-            )
+        if not name:
+            raise ValueError("series: expected a name, got none")
         return name
+
+    def _followed(self, name: str) -> OnlineForecaster:
+        """What follows a series; of a population also one that the fit did not know.
+
+        Raises:
+            ValueError: a series that it cannot follow.
+        """
+        if name not in self._online:
+            if not self._is_population or self._is_only:
+                raise ValueError(
+                    f"series: expected one that the model knows, "
+                    f"{', '.join(list(self._online)[:20])}; got {name!r}"
+                )
+            return self._follow(name)
+        return self._online[name]
 
     def _number(self, row: Mapping[str, str], column: str) -> float:
         text = row[column].strip()
@@ -190,29 +277,7 @@ class RowStream:
             ) from error
         return time
 
-    def _records(self, name: str, prediction: SeriesPrediction) -> list[dict[str, Any]]:
-        layout, keys = self.layout, (self.layout.series, self.layout.time)
-        first: dict[str, Any] = {} if layout.series is None else {layout.series: name}
-        time = prediction.time
-        if hasattr(time, "isoformat"):
-            time = str(time).removesuffix(" 00:00:00")
-        elif layout.is_whole or self._online[name].clock is None:
-            time = int(round(time))
-        (clock,) = self._times() or (free_name("step", (layout.series,)),)
-        first[clock] = time
-        means = prediction.mean
-        lower, upper = prediction.intervals(self._levels)
-        records = []
-        for i, target in enumerate(layout.targets):
-            record = first | {free_name("column", keys): target}
-            record[free_name("mean", keys)] = _known(means[i])
-            for level, low, high in zip(self._levels, lower, upper, strict=True):
-                record[free_name(f"lower_{level:g}", keys)] = _known(low[i])
-                record[free_name(f"upper_{level:g}", keys)] = _known(high[i])
-            records.append(record)
-        return records
 
-
-def _known(x: float) -> float | None:
+def known(x: float) -> float | None:
     """A number of Python; None where it is not known."""
     return float(x) if np.isfinite(x) else None

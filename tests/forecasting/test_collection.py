@@ -8,7 +8,7 @@ from scipy import stats
 
 import ssmlin
 from ssmlin.forecasting import _collection_fit
-from ssmlin.forecasting._collection import conditioned
+from ssmlin.forecasting._collection_fit import conditioned
 from ssmlin.forecasting._collection_members import members_of
 from ssmlin.forecasting._collection_paths import Starts, sample_paths
 from ssmlin.forecasting._history import History

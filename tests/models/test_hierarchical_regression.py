@@ -92,6 +92,29 @@ def test_missing_steps_and_padding_tell_nothing():
     assert all(np.isfinite(x).all() for x in gradient)
 
 
+def test_steps_one_by_one_are_those_of_all_at_once():
+    y, h = simulate(2, 12)
+    y[1, [8, 10]] = np.nan
+    params = TRUE._replace(discount=jnp.array(0.9))
+    condition = jax.jit(MODEL.condition)
+    early = np.where(np.arange(12) < 5, y, np.nan)
+    states = start = condition(params, early, h, np.full(2, 5))
+    terms = np.zeros(2)
+    step = jax.jit(MODEL.step)
+    for t in range(5, 12):
+        states, law = step(params, states, y[:, t], h[:, t])
+        terms += np.nan_to_num(stats.t.logpdf(y[:, t], law.df, law.mean, np.sqrt(law.scale)))
+    expected = condition(params, y, h, np.full(2, 12))
+    for a, b in zip(jax.tree.leaves(states), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(terms, expected.log_likelihoods - start.log_likelihoods, rtol=1e-9)
+    ahead, _ = step(params, expected, np.full(2, np.nan), h[:, 0])
+    ahead, _ = step(params, ahead, np.full(2, np.nan), h[:, 1])
+    drifted = jax.jit(MODEL.drift)(params, expected, 2)
+    for a, b in zip(jax.tree.leaves(drifted), jax.tree.leaves(ahead), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
 def fitted(num_steps, folder=None, count=24):
     y, h = simulate(count, 30)
     params, props = MODEL.initialize(np.float64)

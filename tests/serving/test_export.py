@@ -90,11 +90,11 @@ print(json.dumps([sorted({{name.split(".")[0] for name in set(sys.modules) - bef
     from ssmlin.serving._export import _after_data
 
     last = box_cox(online.columns.values[200 - difference :], (0.5,))
-    state = SeriesState(_after_data(online), 0, last)
+    state = SeriesState(_after_data(online.series), 0, last)
     for value, row in zip(values[200:240], found, strict=True):
         state, one = online.step(state, [value])
         ahead = online.predict(state)
-        law = one.law
+        law = one.law.standard
         expected = [law.means[0, 0], law.scales[0, 0, 0], law.student_df[0]]
         np.testing.assert_allclose(row[:3], expected, rtol=1e-5, atol=1e-5)
         median, _ = ahead.intervals((1e-9,))

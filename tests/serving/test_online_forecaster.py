@@ -97,13 +97,13 @@ def test_log_densities_are_of_the_units_of_the_series():
     """The density of the law in the units, by differences of its distribution function."""
     online = ssmlin.OnlineForecaster(forecaster(CASES["logarithm and season"]))
     state, prediction = online.step(online.init(), [8.0])
-    law = prediction.law
+    law = prediction.law.standard
     from scipy import stats
 
     z = stats.t(law.student_df[0], law.means[0, 0], np.sqrt(law.scales[0, 0, 0]))
-    ends = (np.log(np.array([8 - 1e-4, 8 + 1e-4])) - online.scaling.mean[0]) / online.scaling.scale[
-        0
-    ]
+    ends = (
+        np.log(np.array([8 - 1e-4, 8 + 1e-4])) - online.series.scaling.mean[0]
+    ) / online.series.scaling.scale[0]
     density = np.diff(z.cdf(ends)).item() / 2e-4
     assert prediction.log_density == pytest.approx(np.log(density), abs=1e-3)
 
@@ -166,14 +166,14 @@ def test_rows_go_in_and_predictions_come_out(tmp_path, monkeypatch):
 def test_a_stream_that_is_stopped_keeps_its_state(error, code, tmp_path, monkeypatch):
     made, columns = forecaster(CASES["logarithm and season"]), series()
     made.save(tmp_path / "model")
-    feed = RowStream.feed
+    take = RowStream.take
 
     def once(self, row):
         if self.num_rows == 1:
             raise error
-        return feed(self, row)
+        return take(self, row)
 
-    monkeypatch.setattr(RowStream, "feed", once)
+    monkeypatch.setattr(RowStream, "take", once)
     monkeypatch.setattr("ssmlin.cli._streaming._no_more_output", lambda: None)
     rows = [f"{columns.times[t].date()},{columns.values[t, 0]}" for t in (SEEN, SEEN + 1)]
     path = tmp_path / "state"
