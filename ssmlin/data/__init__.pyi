@@ -7,6 +7,8 @@ from ssmlin.data._names import free_name
 from ssmlin.data._panels import select_panel, series_ids
 from ssmlin.data._scaling import Scaling, box_cox, changes, describe_powers, inverse_box_cox
 from ssmlin.data._series import Series
+from ssmlin.data._stored_panels import StoredPanel, store_panel
+from ssmlin.data._table_files import TableFiles
 from ssmlin.data._table_stream import TableStream
 from ssmlin.data._tables import read_table
 from ssmlin.data._times import (
@@ -25,6 +27,8 @@ __all__ = [
     "Columns",
     "Scaling",
     "Series",
+    "StoredPanel",
+    "TableFiles",
     "TableStream",
     "Times",
     "box_cox",
@@ -48,6 +52,7 @@ __all__ = [
     "select_columns",
     "select_panel",
     "series_ids",
+    "store_panel",
     "tell_of_filled",
     "times_of_numbers",
     "written_as",

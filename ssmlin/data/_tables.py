@@ -20,6 +20,7 @@ import numpy as np
 from ssmlin._optional import require
 from ssmlin.data._columns import check_names
 from ssmlin.data._texts import (
+    MISSING,
     PLAIN,
     Marks,
     as_written,
@@ -43,6 +44,8 @@ ENCODING = "utf-8-sig"
 ROWS_FOR_MARKS = 100_000
 _TEXTS = (".csv", ".tsv", ".txt")
 _DATABASES = (".db", ".sqlite", ".sqlite3", ".duckdb")
+#: Endings of files that are read piece by piece.
+STREAMED = (*_TEXTS, ".parquet")
 _ENDINGS = (*_TEXTS, ".parquet", ".xlsx", ".jsonl", ".ndjson", ".npy", ".npz", *_DATABASES)
 
 
@@ -102,7 +105,7 @@ def read_table(
     path = Path(source)
     if not path.is_file():
         raise ValueError(f"source: expected a file, got none at {path}")
-    kind = _kind(path)
+    kind = kind_of_table(path)
     if kind not in _DATABASES and (table is not None or query is not None):
         raise ValueError(f"table: expected a database for a table or a query, got {path}")
     if table is not None and query is not None:
@@ -180,7 +183,7 @@ def _fail(path: Path, expected: str, got: str, cause: Exception | None = None) -
     raise ValueError(f"source: expected {expected}, got {got}: {path}") from cause
 
 
-def _kind(path: Path) -> str:
+def kind_of_table(path: Path) -> str:
     """The ending of a file's name that tells its format."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     is_compressed = len(suffixes) > 1 and suffixes[-1] in _OPENERS
@@ -237,15 +240,24 @@ def read_chunks(
             for name in columns
             if name in text or (one := marks[name]) is None or one.decimal != decimal
         ]
+        # A series may be called NA.
+        missing = {name: sorted(MISSING) for name in columns if name not in text}
         with pd.read_csv(
             path,
             chunksize=rows,
             decimal=decimal,
             usecols=list(columns),
             dtype=dict.fromkeys(as_text, object),
+            keep_default_na=False,
+            na_values=missing,
             **layout.for_pandas(),
         ) as chunks:
-            yield from chunks
+            while True:
+                with _refusing_long_rows(path, layout):
+                    chunk = next(chunks, None)
+                if chunk is None:
+                    return
+                yield chunk
 
 
 def file_marks(
@@ -287,8 +299,8 @@ def _streamed_kind(path: Path) -> str:
     """The format of a file that can be read piece by piece."""
     if not path.is_file():
         raise ValueError(f"source: expected a file, got none at {path}")
-    kind = _kind(path)
-    if kind not in (*_TEXTS, ".parquet"):
+    kind = kind_of_table(path)
+    if kind not in STREAMED:
         _fail(path, "CSV, TSV or Parquet to read piece by piece", kind or "no ending")
     return kind
 
@@ -360,19 +372,28 @@ def _read_fields(
     require("pandas")
     import pandas as pd
 
+    with _refusing_long_rows(path, layout):
+        return pd.read_csv(
+            path,
+            nrows=rows,
+            decimal=decimal,
+            usecols=as_text,
+            dtype=None if as_text is None else object,
+            na_filter=as_text is None,
+            **layout.for_pandas(),
+        )
+
+
+@contextmanager
+def _refusing_long_rows(path: Path, layout: _Layout) -> Iterator[None]:
+    """Turn pandas' warning of rows that are longer than the header into an error."""
+    require("pandas")
+    import pandas as pd
+
     with warnings.catch_warnings():
-        # A row that is longer than the header.
         warnings.simplefilter("error", pd.errors.ParserWarning)
         try:
-            return pd.read_csv(
-                path,
-                nrows=rows,
-                decimal=decimal,
-                usecols=as_text,
-                dtype=None if as_text is None else object,
-                na_filter=as_text is None,
-                **layout.for_pandas(),
-            )
+            yield
         except pd.errors.ParserWarning as error:
             _fail(path, f"rows of {len(layout.names)} fields", "longer ones", error)
 

@@ -15,7 +15,7 @@ from ssmlin.forecasting._cross_validation import cross_validate, cut
 from ssmlin.forecasting._files import is_forecaster, read, write
 from ssmlin.forecasting._layout import ID, TARGET, TIME, Names, tabulate, tabulate_like
 from ssmlin.forecasting._plot import forecast_figure
-from ssmlin.forecasting._recipe import Recipe
+from ssmlin.forecasting._recipe import MANY_SERIES, Recipe
 from ssmlin.forecasting._state import ForecasterState, fit_panel, fit_stream
 from ssmlin.forecasting._tables import forecast_table, paths_table
 from ssmlin.models import (
@@ -126,7 +126,8 @@ class Forecaster(Recipe):
         names = Names(id_col, time_col, target_col)
         table, layout = tabulate(data, inputs, names, date_format, self.calendar,
                                  fill_inputs=self.fill_inputs)  # fmt: skip
-        strict = self.pooling_of(layout.num_series(table)) != "hierarchical"
+        many = layout.num_series(table, MANY_SERIES) if self.pooling == "auto" else 1
+        strict = self.pooling_of(many) != "hierarchical"
         self.state_ = fit_panel(self, *layout.read(table, to_fit=strict))
         return self
 

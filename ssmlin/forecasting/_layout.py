@@ -10,12 +10,14 @@ from ssmlin._optional import require
 from ssmlin.data import (
     Calendar,
     Columns,
+    TableFiles,
     Times,
     free_name,
     is_dates,
     label_format,
     select_columns,
     select_panel,
+    store_panel,
     written_as,
 )
 
@@ -58,41 +60,59 @@ class Layout:
     label_form: str | None = None
 
     def read(
-        self, table: "pandas.DataFrame", *, to_fit: bool
-    ) -> tuple[dict[str, Columns], "Layout"]:
+        self, table: "pandas.DataFrame | TableFiles", *, to_fit: bool
+    ) -> tuple[Mapping[str, Columns], "Layout"]:
         """The series of a table by name, "" where there is one; and what the table says of itself.
 
         Returns:
-            The series; and this layout with how dates are written, and with what a step is.
+            The series, of a table in files in a temporary file; and this layout with how dates are
+            written, and with what a step is.
 
         Raises:
             ValueError: what :func:`ssmlin.data.select_columns` refuses.
         """
+        panel: Mapping[str, Columns]
         options: dict[str, Any] = {
             "to_fit": to_fit, "calendar": self.calendar, "fill_inputs": self.fill_inputs,
         }  # fmt: skip
         where = (self.targets, self.inputs, self.time, self.date_format)
-        if self.series is None:
-            panel = {"": select_columns(table, *where, **options)}
+        if isinstance(table, TableFiles):
+            assert self.series is not None
+            panel = stored = store_panel(table, self.series, *where, **options)
+            times, layout = stored.first_and_last_times, self
+            if times is not None:
+                layout = replace(layout, **_as_they_came(times.dtype))
+            if stored.names_are_numbers:
+                layout = replace(layout, labels={**self.labels, **{x: int(x) for x in panel}})
         else:
-            panel = select_panel(table, self.series, *where, **options)
-        if self.time is None:
-            return panel, self
-        first, *others = (Calendar.of(one.times) for one in panel.values())
+            if self.series is None:
+                panel = {"": select_columns(table, *where, **options)}
+            else:
+                panel = select_panel(table, self.series, *where, **options)
+            times, layout = None if self.time is None else table[self.time], self
+        if times is None:
+            return panel, layout
         calendar = self.calendar
-        if calendar.freq is None and all(one == first for one in others):
-            calendar = first
+        if calendar.freq is None:
+            calendars = (Calendar.of(one.times) for one in panel.values())
+            first = next(calendars)
+            calendar = first if all(one == first for one in calendars) else calendar
         date_format = next(iter(panel.values())).date_format
-        form = label_format(table[self.time], date_format, self.label_form)
-        return panel, replace(self, date_format=date_format, calendar=calendar, label_form=form)
+        form = label_format(times, date_format, self.label_form)
+        return panel, replace(layout, date_format=date_format, calendar=calendar, label_form=form)
 
     def asked(self, calendar: Calendar, *, fill_inputs: bool) -> "Layout":
         """The layout with what is said of the steps, if anything is, and of missing inputs."""
         calendar = self.calendar if calendar.freq is None else calendar
         return replace(self, calendar=calendar, fill_inputs=fill_inputs)
 
-    def num_series(self, table: "pandas.DataFrame") -> int:
-        """How many series are in a table; what is wrong with it :meth:`panel` tells."""
+    def num_series(self, table: "pandas.DataFrame | TableFiles", enough: int) -> int:
+        """How many series are in a table, or that there are enough.
+
+        What is wrong with it :meth:`read` tells.
+        """
+        if isinstance(table, TableFiles):
+            return table.num_series(str(self.series), enough)
         return 1 if self.series not in table else int(table[self.series].nunique())
 
     def label(self, name: str) -> Hashable:
@@ -160,11 +180,11 @@ def tabulate(
     calendar: Calendar | None = None,
     *,
     fill_inputs: bool = False,
-) -> tuple["pandas.DataFrame", Layout]:
+) -> tuple["pandas.DataFrame | TableFiles", Layout]:
     """Any data that a forecaster takes as one table.
 
     Args:
-        data: a Series, a frame, an array, or a list of Series or arrays.
+        data: a Series, a frame, an array, or a list of Series or arrays; or files.
         inputs: names of columns of a frame; or a frame or an array with the rows of the data, or a
             list of these.
         names: of the columns.
@@ -182,6 +202,10 @@ def tabulate(
     import pandas as pd
 
     names = Names() if names is None else names
+    if TableFiles.are_meant(data):
+        return _files_table(data, inputs, names, Layout(
+            (), date_format=date_format, calendar=calendar or Calendar(), fill_inputs=fill_inputs
+        ))  # fmt: skip
     if is_several(data):
         table, place = _list_table(data, inputs, names)
     else:
@@ -196,11 +220,10 @@ def tabulate(
         None if place.time is None else str(place.time),
         None if place.series is None else str(place.series),
         date_format,
-        pd.api.types.is_integer_dtype(times),
-        times.name.removeprefix("period[")[:-1] if isinstance(times, pd.PeriodDtype) else None,
-        labels,
-        calendar or Calendar(),
-        fill_inputs,
+        labels=labels,
+        calendar=calendar or Calendar(),
+        fill_inputs=fill_inputs,
+        **_as_they_came(times),
     )
     if layout.calendar.freq is None and place.time not in getattr(data, "columns", ()):
         layout = replace(layout, calendar=Calendar.of(getattr(data, "index", None)))
@@ -209,7 +232,7 @@ def tabulate(
 
 def tabulate_like(
     known: Layout, data: object, inputs: object = None, date_format: str | None = None
-) -> tuple["pandas.DataFrame", Layout]:
+) -> tuple["pandas.DataFrame | TableFiles", Layout]:
     """Later data as a table, with the targets and inputs that are known.
 
     Args:
@@ -228,7 +251,7 @@ def tabulate_like(
     require("pandas")
     import pandas as pd
 
-    if inputs is None and isinstance(data, pd.DataFrame):
+    if inputs is None and (isinstance(data, pd.DataFrame) or TableFiles.are_meant(data)):
         inputs = known.inputs or None
     names = Names(known.series, known.time, known.targets)
     written = date_format or known.date_format
@@ -249,6 +272,35 @@ def tabulate_like(
         )
     labels = {**known.labels, **layout.labels}
     return table, replace(layout, labels=labels, label_form=known.label_form)
+
+
+def _as_they_came(times: Any) -> dict[str, Any]:
+    """What a layout keeps of the type of a column of times."""
+    require("pandas")
+    import pandas as pd
+
+    period = None
+    if isinstance(times, pd.PeriodDtype):
+        period = times.name.removeprefix("period[")[:-1]
+    return {"is_whole": pd.api.types.is_integer_dtype(times), "period": period}
+
+
+def _files_table(data: Any, inputs: Any, names: Names, layout: Layout) -> tuple[TableFiles, Layout]:
+    """A long table in files; the layout with its names."""
+    if names.series is None:
+        raise ValueError(
+            "id_col: expected the column that says which series a row of the files is of, got "
+            "None; ssmlin.data.read_table reads a file of one series"
+        )
+    chosen = [inputs] if isinstance(inputs, str) else list([] if inputs is None else inputs)
+    if not all(isinstance(one, str) for one in chosen):
+        raise ValueError(
+            f"inputs: expected names of columns of the files, got {type(inputs).__name__}"
+        )
+    targets = (names.targets,) if isinstance(names.targets, str) else tuple(names.targets)
+    return TableFiles.of(data), replace(
+        layout, targets=targets, inputs=tuple(chosen), time=names.time, series=names.series
+    )
 
 
 def is_several(data: object) -> bool:
