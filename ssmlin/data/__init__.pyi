@@ -1,6 +1,6 @@
 from ssmlin.data._calendar import Calendar
 from ssmlin.data._columns import Columns, numbers, select_columns
-from ssmlin.data._future import future_inputs, tell_of_filled
+from ssmlin.data._future import FutureTable, future_inputs, tell_of_filled
 from ssmlin.data._grids import first_place, future_times, grid_step
 from ssmlin.data._lags import carried_forward, lagged
 from ssmlin.data._names import free_name
@@ -25,6 +25,7 @@ from ssmlin.data._times import (
 __all__ = [
     "Calendar",
     "Columns",
+    "FutureTable",
     "Scaling",
     "Series",
     "StoredPanel",

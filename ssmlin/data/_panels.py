@@ -313,7 +313,7 @@ def _names(column: "pandas.Series", first: int = 0) -> list[str]:
         if isinstance(name, float | np.floating):
             raise ValueError(
                 f"series: expected text or whole numbers in column {column.name!r}, got {name!r} "
-                f"in data row {first + row + 1}, of which nobody knows how it was written; of a text file "
-                f"read_table(..., text=[{column.name!r}]) keeps that"
+                f"in data row {first + row + 1}, of which nobody knows how it was written; of a "
+                f"text file read_table(..., text=[{column.name!r}]) keeps that"
             )
     return [str(name) for name in names]

@@ -1,8 +1,9 @@
 """The recipe as one class: a series or a frame in, forecasts out."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from html import escape
+from itertools import batched
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,12 @@ from ssmlin.forecasting._collection import CollectionState
 from ssmlin.forecasting._collection_files import is_collection
 from ssmlin.forecasting._cross_validation import cross_validate, cut
 from ssmlin.forecasting._files import is_forecaster, read, write
-from ssmlin.forecasting._layout import ID, TARGET, TIME, Names, tabulate, tabulate_like
+from ssmlin.forecasting._layout import TIME
 from ssmlin.forecasting._plot import forecast_figure
 from ssmlin.forecasting._recipe import MANY_SERIES, Recipe
 from ssmlin.forecasting._state import ForecasterState, fit_panel, fit_stream
 from ssmlin.forecasting._tables import forecast_table, paths_table
+from ssmlin.forecasting._tabulate import ID, TARGET, Names, tabulate, tabulate_like
 from ssmlin.models import (
     HierarchicalRegression,
     LinearAttentionSSM,
@@ -101,10 +103,11 @@ class Forecaster(Recipe):
 
         Args:
             data: a Series; an array (T,) or (T, m); a wide frame, whose columns are modelled
-                jointly; a long frame, with the columns `id_col`, `time_col` and `target_col`; or a
-                list of Series or arrays. Missing values are NaN. The index of a Series or a wide
-                frame holds the times, unless it only counts the rows or there is a column
-                `time_col`.
+                jointly; a long frame, with the columns `id_col`, `time_col` and `target_col`; a
+                list of Series or arrays; or a path or a list of paths, see
+                :class:`ssmlin.data.TableFiles`, of a long table in files. Missing values are NaN.
+                The index of a Series or a wide frame holds the times, unless it only counts the
+                rows or there is a column `time_col`.
             inputs: what is known before each step: names of columns of a frame; a frame, Series or
                 array with the rows of the data; or for a list a list of these.
             id_col: the column that says which series a row of a long frame is of; a frame without
@@ -232,6 +235,44 @@ class Forecaster(Recipe):
         found = _each(self, horizon, levels, future_inputs, num_samples, seed)
         return forecast_table(found, self._fitted.layout)
 
+    def predict_batches(
+        self,
+        horizon: int,
+        levels: Sequence[float | int] = LEVELS,
+        future_inputs: object = None,
+        *,
+        size: int = 1000,
+        num_samples: int = 1000,
+        seed: int | None = None,
+    ) -> "Iterator[pandas.DataFrame]":
+        """Forecast some series at a time, which is all that is kept in memory.
+
+        Args:
+            horizon: as in :meth:`predict`, like all but `size`.
+            levels: likewise.
+            future_inputs: likewise.
+            size: how many series.
+            num_samples: likewise.
+            seed: likewise.
+
+        Yields:
+            The rows of :meth:`predict` of these series; all of them together are those of all.
+
+        Raises:
+            ValueError: as :meth:`predict`.
+
+        Examples:
+            >>> import numpy as np, ssmlin
+            >>> series = [np.sin(np.arange(20.0) + i) for i in range(3)]
+            >>> forecaster = ssmlin.Forecaster(lags=1, num_epochs=50).fit(series)
+            >>> [len(frame) for frame in forecaster.predict_batches(4, size=2, num_samples=10)]
+            [8, 4]
+        """
+        _checks.positive_int("size", size)
+        found = _each(self, horizon, levels, future_inputs, num_samples, seed)
+        for some in batched(found, size):
+            yield forecast_table(some, self._fitted.layout)
+
     def sample_paths(
         self,
         horizon: int,
@@ -314,7 +355,7 @@ class Forecaster(Recipe):
         return forecast_figure(found, state.panel, state.layout, shown)
 
     def save(self, path: str | Path, notes: Mapping[str, Any] | None = None) -> None:
-        """Write the fitted forecaster, with the data that it goes on from.
+        """Write the fitted forecaster, with the data that it goes on from unless they lie in files.
 
         Args:
             path: the file, which is replaced; it holds no code, and the model can be read from it

@@ -447,7 +447,7 @@ def test_bad_settings_are_told_at_once(settings, message):
 @pytest.mark.parametrize(
     ("data", "options", "message"),
     [
-        ("text", {}, "data: expected a pandas Series or frame, an array"),
+        ("text", {}, "source: expected a file, a folder with .* got none at text"),
         (np.zeros((2, 2, 2)), {}, "data: expected a pandas Series or frame, an array"),
         (np.ones(9), {}, "targets: expected varying values in column 'y'"),
         (pd.DataFrame({"y": values(), "b": "word"}, MONTHS), {}, "numbers in column 'b', got 'wo"),
