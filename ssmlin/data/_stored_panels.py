@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from tempfile import TemporaryFile
 from threading import Lock
 from typing import TYPE_CHECKING, Any
+from weakref import finalize
 
 import numpy as np
 from jaxtyping import Int, Shaped
@@ -39,7 +40,8 @@ class _Records:
 
     def __init__(self, dtype: np.dtype) -> None:
         self.dtype, self.count = dtype, 0
-        self._file, self._lock = TemporaryFile(), Lock()  # noqa: SIM115 (it is closed with self)
+        self._file, self._lock = TemporaryFile(), Lock()  # noqa: SIM115
+        finalize(self, self._file.close)
 
     def append(self, records: Shaped[np.ndarray, " n"]) -> None:
         """Write records at the end."""

@@ -218,7 +218,7 @@ def naming(files: "Path | TableFiles") -> Iterator[None]:
     except ValueError as error:
         if str(files) in str(error):
             raise
-        raise ValueError(f"{error}: {files}") from error
+        raise ValueError(f"{error} (in {files})") from error
 
 
 def _files(source: Path) -> list[Path]:

@@ -222,7 +222,8 @@ def read_chunks(
         if kind == ".parquet":
             from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]  # has no types
 
-            with ParquetFile(path) as file:
+            # Else pyarrow holds the bytes of all row groups before it gives the first rows.
+            with ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:
                 check_names(columns, file.schema_arrow.names)
                 for batch in file.iter_batches(rows, columns=list(columns)):
                     yield batch.to_pandas().reset_index()[list(columns)]
