@@ -261,6 +261,11 @@ class Reading:
         return Reading(**kept | said)
 
 
+def stem_of(file: Path) -> str:
+    """What is called after a file: its name, or the folder's of a pattern that begins with none."""
+    return file.stem.split("*")[0].rstrip("-_. ") or file.absolute().parent.name
+
+
 def is_long(file: Path) -> bool:
     """Whether a file is read piece by piece."""
     is_text = file.suffix.lower() in (".csv", ".tsv", ".txt", ".parquet", ".gz", ".bz2", ".xz")

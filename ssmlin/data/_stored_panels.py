@@ -19,7 +19,7 @@ from ssmlin._optional import require
 from ssmlin.data._calendar import Calendar
 from ssmlin.data._columns import Columns, check_calendar
 from ssmlin.data._panels import common_date_format, parse_distinct, select_panel, series_of_rows
-from ssmlin.data._table_files import TableFiles, naming
+from ssmlin.data._table_files import SeriesRows, TableFiles, naming
 from ssmlin.data._times import NUMBER, Times, numbers_of_times, parse_times, times_of_numbers
 
 if TYPE_CHECKING:
@@ -235,17 +235,12 @@ def store_panel(
             f"columns: expected at least one target, and each column once, got {[series, *used]}"
         )
     check_calendar(calendar, time)
-    rows = _Rows(time, date_format, len(targets) + len(inputs))
-    for piece in files.pieces([*targets, *inputs], series, time):
-        with naming(piece.path):
-            rows.append(piece)
-    if rows.records is None:
-        raise ValueError(f"source: expected at least one row, got none: {files}")
+    rows = _Rows.of(files, series, [*targets, *inputs], time, date_format)
     blocks = _Blocks(tuple(targets), tuple(inputs), rows.date_format)
     names = list(rows.codes)
     with naming(files):
         for first, last, records in rows.by_series(files.chunk_rows):
-            frame = rows.frame(records, names, first, last, series, [*targets, *inputs])
+            frame = rows.frame(records, names, first, last)
             blocks.append(
                 select_panel(
                     frame, series, targets, inputs, time, rows.format_of_frames, to_fit=to_fit,
@@ -258,6 +253,45 @@ def store_panel(
     )  # fmt: skip
 
 
+def read_long(
+    files: TableFiles,
+    series: str,
+    columns: Sequence[str],
+    time: str | None = None,
+    date_format: str | None = None,
+) -> tuple["pandas.DataFrame", str | None]:
+    r"""Read a long table whole, as numbers, without a text for each row.
+
+    Args:
+        files: the table.
+        series: the name of the column that says which series a row is of.
+        columns: the names of columns of numbers.
+        time: the name of the column of times.
+        date_format: how these are written, as in :func:`store_panel`.
+
+    Returns:
+        The table, in which names are categories and times are numbers or dates; and the
+        `date_format` that it is to be read with.
+
+    Raises:
+        ValueError: as :func:`store_panel`, but for what is wrong with a series as a whole.
+
+    Examples:
+        >>> import tempfile, pathlib
+        >>> from ssmlin.data import TableFiles
+        >>> from ssmlin.data._stored_panels import read_long
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "sales.csv"
+        >>> _ = path.write_text("shop,day,y\na,1.2.2024,1\na,13.2.2024,2\n")
+        >>> frame, _ = read_long(TableFiles(path), "shop", ["y"], "day")
+        >>> frame["day"].dt.month.tolist()
+        [2, 2]
+    """
+    rows = _Rows.of(files, series, columns, time, date_format)
+    names = list(rows.codes)
+    records = rows.records.read(0, rows.records.count)
+    return rows.frame(records, names, 0, len(names)), rows.format_of_frames
+
+
 def _record(time: np.dtype, width: int, **before: str) -> np.dtype:
     """A time and so many numbers."""
     return np.dtype([*before.items(), ("time", time), ("table", "f8", (width,))])
@@ -267,47 +301,71 @@ class _Rows:
     """The rows of a table as numbers, in a temporary file, in the order of the table.
 
     Attributes:
+        series: the name of the column of series.
+        columns: the names of the columns of numbers.
         time: the name of the column of times.
         date_format: how these are written; None until the first piece has told it.
-        width: columns of numbers.
         codes: the number of each series, by its name, in the order of their first rows.
         records: the number of the series, the time and the other numbers of each row.
         shown: the first and last times as they came.
         names_are_numbers: whether names are whole numbers.
     """
 
-    def __init__(self, time: str | None, date_format: str | None, width: int) -> None:
-        self.time, self.date_format, self.width = time, date_format, width
+    records: _Records
+
+    def __init__(
+        self, series: str, columns: Sequence[str], time: str | None, date_format: str | None
+    ) -> None:
+        self.series, self.columns = series, columns
+        self.time, self.date_format = time, date_format
         self.codes: dict[str, int] = {}
-        self.records: _Records | None = None
         self.shown: pandas.Series | None = None
         self.names_are_numbers = True
         self._counts = np.zeros(0, np.int64)
         self._label: dict[str, Any] = {}
         self._is_in_order, self._last = True, 0
 
+    @classmethod
+    def of(
+        cls,
+        files: TableFiles,
+        series: str,
+        columns: Sequence[str],
+        time: str | None,
+        date_format: str | None,
+    ) -> "_Rows":
+        """The rows of files.
+
+        Raises:
+            ValueError: one that cannot be read, or none at all.
+        """
+        rows = cls(series, columns, time, date_format)
+        for piece in files.pieces(columns, series, time):
+            with naming(piece.path):
+                rows._append(piece)
+        if not rows.codes:
+            raise ValueError(f"source: expected at least one row, got none in {files}")
+        return rows
+
     @property
     def format_of_frames(self) -> str | None:
         """How times are written once they are numbers or dates."""
         return NUMBER if self.time is not None and "unit" not in self._label else None
 
-    def append(self, piece: Any) -> None:
-        """Write some rows.
-
-        Args:
-            piece: see :meth:`TableFiles.pieces`.
-        """
+    def _append(self, piece: SeriesRows) -> None:
+        """Write some rows."""
         require("pandas")
         import pandas as pd
 
         own, names = series_of_rows(piece.series, piece.first)
         self.names_are_numbers &= pd.api.types.is_integer_dtype(piece.series)
+        is_first = not self.codes
         codes = np.array([self.codes.setdefault(name, len(self.codes)) for name in names])[own]
         times = np.zeros(len(codes), np.int64)
-        if self.time is not None:
+        if piece.times is not None:
             times = self._times(piece.times, piece.first)
-        if self.records is None:
-            self.records = _Records(_record(times.dtype, self.width, series="i8"))
+        if is_first:
+            self.records = _Records(_record(times.dtype, len(self.columns), series="i8"))
         records = np.empty(len(codes), self.records.dtype)
         records["series"], records["time"], records["table"] = codes, times, piece.table
         self.records.append(records)
@@ -352,7 +410,6 @@ class _Rows:
         Args:
             size: rows at a time, at most, unless one series has more.
         """
-        assert self.records is not None
         ends = np.cumsum(self._counts)
         firsts = [0]
         while firsts[-1] < len(ends):
@@ -366,13 +423,7 @@ class _Rows:
             yield first, last, self.records.read(start, int(ends[last - 1]))
 
     def frame(
-        self,
-        records: Shaped[np.ndarray, " n"],
-        names: Sequence[str],
-        first: int,
-        last: int,
-        series: str,
-        columns: Sequence[str],
+        self, records: Shaped[np.ndarray, " n"], names: Sequence[str], first: int, last: int
     ) -> "pandas.DataFrame":
         """Rows as a table; the names of the series are not repeated in it.
 
@@ -381,19 +432,17 @@ class _Rows:
             names: of all series.
             first: the number of the first of these.
             last: of the one after the last.
-            series: the name of their column.
-            columns: the names of the columns of numbers.
         """
         require("pandas")
         import pandas as pd
 
         made: dict[str, Any] = {
-            series: pd.Categorical.from_codes(records["series"] - first, names[first:last])
+            self.series: pd.Categorical.from_codes(records["series"] - first, names[first:last])
         }
         if self.time is not None:
             ticks = np.ascontiguousarray(records["time"])
             made[self.time] = times_of_numbers(ticks, self._label)
-        made |= {name: records["table"][:, place] for place, name in enumerate(columns)}
+        made |= {name: records["table"][:, place] for place, name in enumerate(self.columns)}
         return pd.DataFrame(made)
 
 
