@@ -108,6 +108,10 @@ class StoredPanel(Mapping[str, Columns]):
     def __len__(self) -> int:
         return len(self._numbers)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Copied and pickled as series in memory: another process may not have the file.
+        return dict, (dict(self),)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__} of {len(self)} series"
 
@@ -197,8 +201,8 @@ def store_panel(
     r"""Take several series from a table in files, as :func:`select_panel` takes them from a frame.
 
     They are kept in a temporary file, in the folder of the variable TMPDIR: 8 bytes for each value
-    and for each time, while they are read three times as much. Memory holds a few blocks of series,
-    at least one series, and some 0.5 kB for each name.
+    and for each time, and while they are read up to three times as much beside. Memory holds a few
+    blocks of series, at least one series, and all names.
 
     Args:
         files: the table.
