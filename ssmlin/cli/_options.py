@@ -23,7 +23,8 @@ console = Console(markup=False)  # names in brackets are names
 FileArgument = Annotated[
     Path,
     typer.Argument(
-        help="CSV, TSV, Parquet, Excel, JSON lines, NumPy, SQLite or DuckDB; a row for each step."
+        help="CSV, TSV, Parquet, Excel, JSON lines, NumPy, SQLite or DuckDB; a row for each step. "
+        "Of many series a folder of CSV, TSV or Parquet files, too, or a pattern of some."
     ),
 ]
 ModelArgument = Annotated[Path, typer.Argument(help="A file that `ssmlin fit` wrote.")]
