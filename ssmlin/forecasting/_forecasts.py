@@ -125,10 +125,9 @@ class Forecasts(Recipe):
 
         Examples:
             >>> import numpy as np, ssmlin
-            >>> series = [np.sin(np.arange(20.0) + i) for i in range(3)]
-            >>> forecaster = ssmlin.Forecaster(lags=1, num_epochs=50).fit(series)
-            >>> [len(frame) for frame in forecaster.predict_batches(4, size=2, num_samples=10)]
-            [8, 4]
+            >>> forecaster = ssmlin.Forecaster(lags=1).fit(np.sin(np.arange(30.0)))
+            >>> [len(frame) for frame in forecaster.predict_batches(3, size=100)]  # of one series
+            [3]
         """
         _checks.positive_int("size", size)
         found = _each(self, horizon, levels, future_inputs, num_samples, seed)
