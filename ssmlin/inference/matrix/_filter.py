@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from ssmlin import _checks
+from ssmlin._precision import in_full_precision
 from ssmlin._typing import AnyArray
 from ssmlin.inference._methods import Method
 from ssmlin.inference._missing import Length
@@ -109,6 +110,7 @@ def matrix_lgssm_filter(
 
 
 @partial(jax.jit, static_argnames=("store", "plan"))
+@in_full_precision
 def _filter(problem: Problem, *, store: Store, plan: Plan) -> PosteriorMatrixLGSSM:
     core = partial(_filter_core, store=store, plan=plan)
     return plan.run(core, problem, join_rows, last=store == "last")
