@@ -136,7 +136,8 @@ def _files(counts: tuple[int, ...]) -> None:
     harness.remark(
         f"The same from a folder with one file, by `ssmlin fit --transform none --period 12` and "
         f"`ssmlin forecast --horizon {HORIZON} --samples {PATHS}` to a Parquet file. Seconds of "
-        "CPU, start and compiling included, and the most memory that the process held."
+        "CPU, start included, and compiling what is in no cache; the most memory that the process "
+        "held."
     )
     table = Table("file", "series", "MB", "fit, s", "fit, GB", "forecast, s", "forecast, GB")
     for kind in ("parquet", "csv"):
