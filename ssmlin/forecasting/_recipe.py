@@ -19,7 +19,7 @@ from ssmlin.forecasting._sequences import padded
 from ssmlin.mechanisms import Mechanism, get_mechanism
 
 #: From so many series on "auto" pools them hierarchically.
-_MANY_SERIES = 10
+MANY_SERIES = 10
 
 
 @dataclass(eq=False, repr=False)
@@ -89,7 +89,7 @@ class Recipe:
         if self.pooling != "auto":
             return self.pooling
         is_regression = not (self.writes_values or self.difference)
-        many = is_regression and num_series >= _MANY_SERIES
+        many = is_regression and num_series >= MANY_SERIES
         return "hierarchical" if many else "shared"
 
     @property
