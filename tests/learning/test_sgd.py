@@ -514,15 +514,15 @@ def test_the_recipe_ends_with_as_many_epochs_as_were_best(best, monkeypatch):
     losses = model.fit_sgd(start, props, *data, num_epochs=5, **options, **everything)[1].losses
     assert np.all(np.diff(losses) < 0)  # so that the last epoch is the best
 
-    original = fitting.fit_sgd
+    original = fitting.plan_fit_sgd
 
-    def fit_sgd(*args, **kwargs):
-        fitted, history = original(*args, **kwargs)
+    def plan_fit_sgd(*args, **kwargs):
+        fitted, history = yield from original(*args, **kwargs)
         if kwargs["validation_fraction"] > 0:
             history = history._replace(best_epoch=best)  # whatever the validation part says
         return fitted, history
 
-    monkeypatch.setattr(fitting, "fit_sgd", fit_sgd)
+    monkeypatch.setattr(fitting, "plan_fit_sgd", plan_fit_sgd)
     with pytest.warns(RuntimeWarning, match="num_epochs: the fit was still improving"):
         params, _ = model.fit(*data, num_epochs=5, **options)
     monkeypatch.undo()
