@@ -126,9 +126,7 @@ class Forecaster(Recipe):
         names = Names(id_col, time_col, target_col)
         table, layout = tabulate(data, inputs, names, date_format, self.calendar,
                                  fill_inputs=self.fill_inputs)  # fmt: skip
-        number = layout.num_series(table)
-        # Where each has a model of its own, one that cannot be fitted harms no other.
-        strict = number == 1 or self.pooling_of(number) == "shared"
+        strict = not self.may_fail(layout.num_series(table))
         self.state_ = fit_panel(self, *layout.read(table, to_fit=strict))
         return self
 

@@ -99,6 +99,11 @@ class Recipe:
         many = is_regression and num_series >= _MANY_SERIES
         return "hierarchical" if many else "shared"
 
+    def may_fail(self, num_series: int) -> bool:
+        """Whether one of so many series may be of no use and harm no other."""
+        pooling = self.pooling_of(num_series)
+        return pooling == "hierarchical" or (pooling == "separate" and num_series > 1)
+
     @property
     def used_key_dim(self) -> int | None:
         """d, or None where the keys are the inputs themselves, as of `bayesian_memory`."""

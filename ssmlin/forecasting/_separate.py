@@ -6,20 +6,17 @@ which changes no fit; and then many fits advance together, see
 :func:`ssmlin.learning.carry_out_together`.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ssmlin._buckets import bucket
 from ssmlin._progress import waiting
+from ssmlin._warnings import warn
 from ssmlin.data import Columns
 from ssmlin.forecasting._fitting import Room
 from ssmlin.forecasting._recipe import Chosen, GroupFit, Recipe, choose, plan_group
 from ssmlin.learning import carry_out_together
 from ssmlin.mechanisms import get_mechanism
-
-#: Warnings are attributed to the caller's file, not to one in here.
-_PACKAGE = str(Path(__file__).parents[1])
 
 
 def fit_separately(panel: Mapping[str, Columns], recipe: Recipe) -> dict[str, GroupFit]:
@@ -33,11 +30,15 @@ def fit_separately(panel: Mapping[str, Columns], recipe: Recipe) -> dict[str, Gr
         The fits by series, without those that failed.
 
     Raises:
-        ValueError: none could be fitted; the message is that of the first.
+        ValueError: none could be fitted; the message is that of the first. Or a series has a single
+            row, after which the times of the next steps are not known.
 
     Warns:
         RuntimeWarning: some could not be fitted.
     """
+    for name, one in panel.items():
+        if len(one.values) < 2:
+            raise ValueError(f"series {name!r}: rows: expected at least 2, got {len(one.values)}")
     chosen: dict[str, Chosen] = {}
     failed: dict[str, ValueError] = {}
     with waiting(f"choosing the lags of {len(panel)} series", recipe.progress):
@@ -99,9 +100,7 @@ def _tell(failed: Mapping[str, ValueError], num_series: int) -> None:
         raise ValueError(f"{of}{said}") from first
     others = f"; and {len(failed) - 1} more: " if len(failed) > 1 else ""
     others += ", ".join(map(repr, list(failed)[1:6])) + (", ..." if len(failed) > 6 else "")
-    warnings.warn(
+    warn(
         f"{len(failed)} of {num_series} series could not be fitted and are not forecast: "
-        f"{name!r} ({said}){others}",
-        RuntimeWarning,
-        skip_file_prefixes=(_PACKAGE,),
+        f"{name!r} ({said}){others}"
     )

@@ -1,6 +1,5 @@
 """A fit by gradient steps as it goes on: what was asked for, how far it is, and its result."""
 
-import warnings
 from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +15,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ssmlin import _checks
 from ssmlin._typing import AnyArray
+from ssmlin._warnings import warn
 from ssmlin.learning._checkpoint import Checkpoint
 from ssmlin.learning._epochs import (
     CONVERGED_EPOCHS,
@@ -40,8 +40,6 @@ from ssmlin.learning._loss import (
 from ssmlin.learning._models import StepwiseModel, name_of, seen_by
 
 _NO_LIMIT = int(np.iinfo(np.int32).max)
-#: Warnings are attributed to the caller's file, not to one in here.
-_PACKAGE = str(Path(__file__).parents[1])
 
 
 class FitHistory(NamedTuple):
@@ -270,11 +268,9 @@ class Run[P]:
             RuntimeWarning: steps whose loss or gradient was not finite, which were not taken.
         """
         if (bad_steps := int(self._seen.bad_steps.sum())) > 0:
-            warnings.warn(
+            warn(
                 f"{bad_steps} gradient steps were not finite and were not taken; the last "
-                "good parameters were kept",
-                RuntimeWarning,
-                skip_file_prefixes=(_PACKAGE,),
+                "good parameters were kept"
             )
         best, history = _best(jax.device_get(self._so_far), self.settings, self.num_epochs)
         fitted: P = _constrained(best.params, self.props)

@@ -3,7 +3,6 @@
 Both are plans, which :mod:`ssmlin.learning` carries out: one alone, or many together.
 """
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +15,7 @@ from jaxtyping import Array, Float
 from ssmlin import _checks, learning
 from ssmlin._buckets import in_bucket
 from ssmlin._typing import AnyArray
+from ssmlin._warnings import warn
 from ssmlin.learning import (
     Fit,
     FitHistory,
@@ -37,9 +37,6 @@ _ROUNDS, _COPIES = 3, 4
 
 #: The fitted parameters, and how the fit went.
 type Fitted = tuple[ParamsLinearAttentionSSM, FitHistory]
-
-#: Warnings are attributed to the caller's file, not to one in here.
-_PACKAGE = str(Path(learning.__file__).parents[1])
 
 
 def plan_fit(
@@ -149,11 +146,9 @@ def plan_fit(
         limited |= to_the_end and _ran_out(second, num_epochs)
     assert params is not None and history is not None
     if limited:
-        warnings.warn(
+        warn(
             f"num_epochs: the fit was still improving when it stopped after {num_epochs} epochs; "
-            "give a larger num_epochs",
-            RuntimeWarning,
-            skip_file_prefixes=(_PACKAGE,),
+            "give a larger num_epochs"
         )
     return params, history
 

@@ -13,7 +13,7 @@ from walk import Walk
 import ssmlin
 from ssmlin import learning
 from ssmlin.learning import _epochs as epochs
-from ssmlin.learning import _sgd as sgd
+from ssmlin.learning import _runs as runs
 from ssmlin.learning._epochs import Candidate, EpochSettings, Limits, run_epochs, start_fit
 from ssmlin.learning._loss import Batch, FitData, Objective, Window, Windows, padded
 from ssmlin.learning._loss import log_predictive as log_predictive_by_windows
@@ -365,7 +365,7 @@ def test_memory_of_the_gradient_grows_with_the_window_only(problem):
             jnp.zeros((1, steps, 1)), jnp.zeros((1, steps, 2)), jnp.ones((1, steps), bool)
         )
         objective = by_windows_of(model, data, size, steps // size)
-        optimizer = sgd._with_extra_args(sgd.default_optimizer())
+        optimizer = runs._with_extra_args(runs.default_optimizer())
         settings = EpochSettings(objective, optimizer, 1, False, 1)
         state = start_fit(params, settings, props, data)
         limits = Limits(1, 1, False)
