@@ -49,11 +49,12 @@ class Forecaster(Recipe):
             the times (:func:`ssmlin.forecasting.season_of`); None for none.
         transform: "auto" for values, square roots or logarithms, chosen by the likelihood; "none",
             "log", "box-cox", or a power >= 0, see :func:`ssmlin.forecasting.choose_powers`.
-        pooling: "separate" for a model for each series; "shared" for one model whose parameters all
-            series share; "hierarchical" for a population of regressions on the series' own past,
-            each of which deviates and drifts (:class:`ssmlin.models.HierarchicalRegression`), which
-            has its own lags, season and mixture of transformations. "auto" is hierarchical from
-            ten series on where the mechanism is `bayesian_memory`, and else shared.
+        pooling: "separate" for a model for each series, where one that cannot be fitted has missing
+            forecasts; "shared" for one model of all series; "hierarchical" for a population of
+            regressions on the series' own past, each of which deviates and drifts
+            (:class:`ssmlin.models.HierarchicalRegression`), which has its own lags, season and
+            mixture of transformations. "auto" is hierarchical from ten series on where the
+            mechanism is `bayesian_memory`, and else shared.
         key_dim: d, except of `bayesian_memory`, whose keys are the inputs.
         difference: model changes over so many steps, 1 or the steps of a season; 0 for none.
         discounts: of Σ, to choose among.

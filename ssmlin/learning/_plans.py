@@ -32,7 +32,7 @@ type Plan[R] = Generator[Fit[Any], tuple[Any, FitHistory], R]
 
 _SECONDS_PER_CALL = 2.0
 #: Fits that advance together, at most: memory grows with them.
-_LANES = 32
+_LANES = 16
 
 
 def carry_out[R](plan: Plan[R], name: str, *, progress: bool = True) -> R:
@@ -91,6 +91,17 @@ def carry_out_together[R](
 
     Returns:
         For each plan its result, or the error that ended it.
+
+    Examples:
+        >>> import numpy as np, ssmlin
+        >>> from ssmlin.learning import carry_out_together
+        >>> from ssmlin.models import plan_fit
+        >>> model = ssmlin.LinearAttentionSSM("bayesian_memory", 1, 0, 1)
+        >>> walks = np.random.default_rng(0).normal(size=(3, 20, 1)).cumsum(axis=1)
+        >>> plans = [plan_fit(model, walk.astype(np.float32), None) for walk in walks]
+        >>> found = carry_out_together(plans, "bayesian_memory", progress=False)
+        >>> [history.converged for params, history in found]
+        [True, True, True]
     """
     results: dict[int, R | ValueError] = {}
     waiting_for: dict[Hashable, deque[tuple[int, Run[Any]]]] = {}
