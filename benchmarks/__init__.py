@@ -20,6 +20,7 @@ BENCHMARKS = {
     "populations": "many series that share a law: gradients, fits, forecasts, memory",
     "learning": "a fit by Adam and draws by NUTS against dynamax",
     "streaming": "one step at a time: the online filter, and exported models without ssmlin",
+    "accelerators": "what an accelerator gains: drivers, chunks, batches, and dynamax",
     "devices": "time spread over devices, forced ones or accelerators",
     "dense": "the dense drop-in functions against dynamax's",
 }

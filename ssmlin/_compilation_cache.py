@@ -14,7 +14,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -137,6 +137,26 @@ def for_other_processes() -> Callable[[], None]:
 
     names = (_FOLDER, *_SETTINGS)
     return partial(_take_over, _ours, {name: getattr(jax.config, name) for name in names})
+
+
+def for_other_machines() -> Callable[[], object]:
+    """What a process that may be elsewhere calls to have a cache of its own, if this one has one.
+
+    The user's folder is that of its processor, since another one cannot run these programs; a
+    folder that was named is taken to be there as well. What JAX was told there stays as it is.
+    """
+    if _ours is None:
+        return _no_cache
+    return partial(_enable_once, None if _ours == user_folder() else _ours)
+
+
+def _no_cache() -> None:
+    """Nothing to prepare."""
+
+
+@cache
+def _enable_once(folder: Path | None) -> Path | None:
+    return enable_compilation_cache(folder)
 
 
 def _take_over(ours: Path | None, settings: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ EXTRAS = {
     "arviz": "posterior",
     "flatbuffers": "export",
     "matplotlib": "forecast",
+    "onnx": "export",
     "pandas": "forecast",
     "scoringrules": "compare",
     "sktime": "sktime",

@@ -15,8 +15,10 @@ import numpy as np
 from ssmlin.learning import _batches, _checkpoint, fit_batches
 from ssmlin.models import HierarchicalRegression
 
-#: How long a process that ended may go unnoticed.
-HEARTBEAT = 5
+#: How long processes wait for each other, in seconds: long, since a busy machine may starve them.
+PATIENCE = 300
+#: How long a process that was killed may go unnoticed, where that is the thing tested.
+HEARTBEAT = 20
 
 
 def fit(folder=None, num_steps=60):
@@ -38,11 +40,11 @@ def flat(params):
     return np.concatenate([np.ravel(x) for x in jax.tree.leaves(params)])
 
 
-def connect(number, place, port):
+def connect(number, place, port, heartbeat):
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(
-        f"127.0.0.1:{port}", number, place, initialization_timeout=60,
-        heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=HEARTBEAT,
+        f"127.0.0.1:{port}", number, place, initialization_timeout=PATIENCE,
+        heartbeat_timeout_seconds=heartbeat, shutdown_timeout_seconds=PATIENCE,
     )  # fmt: skip
     assert jax.device_count() == number == jax.process_count()
 
@@ -92,6 +94,6 @@ def resume(number, place, folder):
 if __name__ == "__main__":
     what, number, place, port, folder = sys.argv[1:]
     jax.config.update("jax_enable_x64", True)
-    connect(int(number), int(place), port)
+    connect(int(number), int(place), port, HEARTBEAT if what == "dies" else PATIENCE)
     run = {"same": same_numbers, "dies": one_dies, "resume": resume}[what]
     run(int(number), int(place), Path(folder))

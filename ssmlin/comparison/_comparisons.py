@@ -12,10 +12,10 @@ from ssmlin import _checks
 from ssmlin._optional import require
 from ssmlin._progress import progress_bar, running, waiting
 from ssmlin.comparison._averaging import average
+from ssmlin.comparison._calls import Workers, check_workers, run_calls
 from ssmlin.comparison._candidate import Candidate
 from ssmlin.comparison._evaluation import EvaluationOptions, Result, evaluate
 from ssmlin.comparison._frames import check_labels, read_table
-from ssmlin.comparison._processes import run_in_processes
 from ssmlin.comparison._registry import ALL, AVERAGE, DEFAULT, forecasters
 from ssmlin.comparison._result_files import ResultFolder, read_result, write_result
 from ssmlin.comparison._scores import Units
@@ -53,7 +53,7 @@ def compare(
     transform: str | float = "auto",
     evidence: bool = False,
     seed: int = 0,
-    workers: int = 1,
+    workers: Workers = 1,
     checkpoint_dir: str | Path | None = None,
     progress: bool = True,
 ) -> "pandas.DataFrame":
@@ -85,7 +85,9 @@ def compare(
             Laplace's approximation; NaN for models without a prior.
         seed: for random starts; the same seed gives the same table.
         workers: models fitted at the same time, each in a process of its own; a script that asks
-            for more than 1 needs ``if __name__ == "__main__":``.
+            for more than 1 needs ``if __name__ == "__main__":``. Or a
+            :class:`concurrent.futures.Executor`, which fits them wherever it has its workers, one
+            at a time in each process, with the same results; it is not shut down.
         checkpoint_dir: a directory for the results of single models; a call that was stopped goes
             on with those that are not done, and one with more models fits only the new ones.
         progress: show a progress bar.
@@ -105,6 +107,8 @@ def compare(
         in nats a step, of the values in these units.
 
     Raises:
+        RuntimeError: a process that fits was ended from outside, for example for lack of memory;
+            with an executor, twice with the same model, or it takes no more calls.
         ValueError: an argument of the wrong shape or range, an unknown model, dates that do not
             rise, inputs whose labels are not those of the emissions, or a value that is not
             positive, also a held-out one, in a column that is transformed.
@@ -146,7 +150,7 @@ def compare_models(
     transform: str | float = "auto",
     evidence: bool = False,
     seed: int = 0,
-    workers: int = 1,
+    workers: Workers = 1,
     checkpoint_dir: str | Path | None = None,
     progress: bool = True,
 ) -> Comparison:
@@ -168,7 +172,7 @@ def compare_series(
     transform: str | float = "auto",
     evidence: bool = False,
     seed: int = 0,
-    workers: int = 1,
+    workers: Workers = 1,
     checkpoint_dir: str | Path | None = None,
     progress: bool = True,
 ) -> dict[str, Comparison]:
@@ -183,7 +187,7 @@ def compare_series(
         transform: what models see; each series chooses by itself.
         evidence: whether to add the log evidence of the training part.
         seed: for random starts.
-        workers: how many processes.
+        workers: how many processes, or an executor.
         checkpoint_dir: a directory for the results of single models.
         progress: show a progress bar.
 
@@ -196,7 +200,7 @@ def compare_series(
     require(*_PACKAGES)  # now, not after the fits
     _checks.positive_int("horizon", horizon)
     _checks.positive_int("num_refits", num_refits, minimum=0)
-    _checks.positive_int("workers", workers)
+    check_workers(workers)
     chosen = _chosen(models)
     if checkpoint_dir is not None:
         for model in chosen:
@@ -218,13 +222,13 @@ def compare_series(
         line_of: dict[str, "TaskID"] = {}
 
         def begun(job: Job) -> None:
-            line_of[job.title] = lines.add_task(f"fitting {job.title}", total=None)
+            line_of[str(job)] = lines.add_task(f"fitting {job}", total=None)
 
         for job, result in _run(jobs, folder, workers, options, begun):
             results[job.series].append(result)
-            if job.title in line_of:
-                lines.remove_task(line_of[job.title])
-            bar.update(task, advance=1, note=job.title)
+            if str(job) in line_of:
+                lines.remove_task(line_of[str(job)])
+            bar.update(task, advance=1, note=str(job))
     if AVERAGE in chosen:
         for name, split in splits.items():
             members = _members(results[name], chosen)
@@ -318,8 +322,7 @@ class Job(NamedTuple):
     num_train: int
     units: Units | None
 
-    @property
-    def title(self) -> str:
+    def __str__(self) -> str:
         """What it is called among all jobs."""
         return f"{self.series}: {self.candidate.name}"
 
@@ -327,11 +330,11 @@ class Job(NamedTuple):
 def _run(
     jobs: Sequence[Job],
     folder: ResultFolder,
-    workers: int,
+    workers: Workers,
     options: EvaluationOptions,
     begun: Callable[[Job], None],
 ) -> Iterator[tuple[Job, Result]]:
-    """Every job with its result, as they are done: from files, here, or in processes."""
+    """Every job with its result, as they are done: from files, or evaluated."""
     todo = []
     for job in jobs:
         file = folder.path(job.series, job.candidate, job.observed, job.num_train, job.units,
@@ -340,14 +343,10 @@ def _run(
             yield job, read_result(file)
         else:
             todo.append((job, file))
-    done: Iterator[tuple[int, Result]]
-    if workers == 1:
-        done = _one_by_one([job for job, _ in todo], options, begun)
-    else:
-        done = run_in_processes(
-            _evaluate_apart, [(job, options) for job, _ in todo], workers,
-            lambda number: begun(todo[number][0]),
-        )  # fmt: skip
+    done = run_calls(
+        _evaluate, [(job, options) for job, _ in todo], workers,
+        lambda number: begun(todo[number][0]),
+    )  # fmt: skip
     for number, result in done:
         job, file = todo[number]
         if file is not None:
@@ -355,23 +354,9 @@ def _run(
         yield job, result
 
 
-def _one_by_one(
-    jobs: Sequence[Job], options: EvaluationOptions, begun: Callable[[Job], None]
-) -> Iterator[tuple[int, Result]]:
-    """The number and the result of every job, evaluated in this process."""
-    for number, job in enumerate(jobs):
-        begun(job)
-        yield number, _evaluate(job, options)
-
-
 def _evaluate(job: Job, options: EvaluationOptions) -> Result:
-    return evaluate(job.candidate, job.observed, job.num_train, job.units, options)
-
-
-def _evaluate_apart(job: Job, options: EvaluationOptions) -> Result:
-    """Evaluate in a process of the pool."""
     try:
-        return _evaluate(job, options)
+        return evaluate(job.candidate, job.observed, job.num_train, job.units, options)
     finally:
         # Other jobs want some of these programs, but a process may map only so many.
         if _MAPPINGS.exists() and _MAPPINGS.read_bytes().count(b"\n") > _MAX_MAPPINGS:

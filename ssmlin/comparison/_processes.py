@@ -11,6 +11,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.reduction import ForkingPickler
 
+import jax
+
 from ssmlin._compilation_cache import for_other_processes
 
 _KILLED = "fewer of them need less memory"
@@ -41,15 +43,17 @@ def run_in_processes[*Arguments, R](
         RuntimeError: a process was ended from outside, for example for lack of memory.
         ValueError: arguments that cannot be sent to another process.
     """
-    context, prepare = SpawnContext(), for_other_processes()
-    left = [(number, _packed(arguments)) for number, arguments in enumerate(calls)][::-1]
+    context, prepare, x64 = SpawnContext(), for_other_processes(), jax.config.jax_enable_x64
+    left = [(number, packed(arguments)) for number, arguments in enumerate(calls)][::-1]
     processes: dict[Connection, SpawnProcess] = {}
     running: dict[Connection, int] = {}
     try:
         for _ in range(min(workers, len(calls))):
             here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(function, there, prepare), daemon=True)
-            with _share_of_cores(min(workers, len(calls))):
+            process = context.Process(
+                target=_serve, args=(function, there, prepare, x64), daemon=True
+            )
+            with share_of_cores(min(workers, len(calls))):
                 process.start()
             there.close()  # so that the end of the process is the end of the pipe
             processes[here] = process
@@ -85,7 +89,7 @@ def run_in_processes[*Arguments, R](
 
 
 @contextmanager
-def _share_of_cores(workers: int) -> Iterator[None]:
+def share_of_cores(workers: int) -> Iterator[None]:
     """A process that starts inside takes its share of the cores, unless its caller has said.
 
     Matrices of a state are small, and threads of BLAS that wait for each other cost far more than
@@ -111,7 +115,7 @@ def _with_answers(running: list[Connection]) -> list[Connection]:
     return [one for one in wait(running) if isinstance(one, Connection)] if running else []
 
 
-def _packed(arguments: tuple[object, ...]) -> bytes:
+def packed(arguments: tuple[object, ...]) -> bytes:
     """The arguments of a call, pickled."""
     try:
         return bytes(ForkingPickler.dumps(arguments))
@@ -128,7 +132,7 @@ def _cannot_be_sent(error: Exception) -> str:
 
 
 def _serve[R](
-    function: Callable[..., R], connection: Connection, prepare: Callable[[], None]
+    function: Callable[..., R], connection: Connection, prepare: Callable[[], None], x64: bool
 ) -> None:
     """Answer calls until there are no more, each with its result or its error."""
     # Warnings come with the results; a line printed by another process does not say whose it is.
@@ -137,18 +141,24 @@ def _serve[R](
     prepare()
     while True:
         try:
-            packed = connection.recv_bytes()
+            received = connection.recv_bytes()
         except EOFError:
             return
-        answer: tuple[R | None, Exception | None]
         try:
-            arguments = pickle.loads(packed)  # noqa: S301
+            arguments = pickle.loads(received)  # noqa: S301
         except Exception as error:
             connection.send((None, ValueError(_cannot_be_sent(error))))
             continue
-        try:
-            answer = function(*arguments), None
-        except Exception as error:
-            error.add_note(f"in a process of its own:\n{traceback.format_exc()}")
-            answer = None, error
-        connection.send(answer)
+        connection.send(answer(function, arguments, x64))
+
+
+def answer[*Arguments, R](
+    function: Callable[[*Arguments], R], arguments: tuple[*Arguments], x64: bool
+) -> tuple[R | None, Exception | None]:
+    """The result of a call, or its error, in the precision of the process that asks for it."""
+    try:
+        with jax.enable_x64(x64):
+            return function(*arguments), None
+    except Exception as error:
+        error.add_note(f"in a process of its own:\n{traceback.format_exc()}")
+        return None, error

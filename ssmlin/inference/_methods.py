@@ -17,36 +17,36 @@ METHODS: tuple[str, ...] = get_args(Method)
 
 
 class Thresholds(NamedTuple):
-    """When "auto" leaves the sequential method on an accelerator, and when the associative one.
+    """When "auto" leaves the sequential method on an accelerator, and for which.
 
     Attributes:
         sequential_below: shorter sequences are scanned step by step.
-        associative_below: the bytes of the elements of all steps up to which the associative scan
-            is used; beyond, the chunked one, which needs less memory.
+        batch: from so many sequences on they are scanned step by step, whatever their length: they
+            keep an accelerator busy.
+        parallel: the method of the others.
     """
 
     sequential_below: int
-    associative_below: float
+    batch: float
+    parallel: Chosen
 
 
-MATRIX = Thresholds(sequential_below=64, associative_below=2**33)
-DENSE = Thresholds(sequential_below=257, associative_below=math.inf)
+MATRIX = Thresholds(sequential_below=128, batch=512, parallel="chunked")
+DENSE = Thresholds(sequential_below=257, batch=math.inf, parallel="associative")
 
 
 def choose_method(
-    method: Method, thresholds: Thresholds, *, num_timesteps: int, step_bytes: int, batch: int = 1
+    method: Method, thresholds: Thresholds, *, num_timesteps: int, batch: int = 1
 ) -> Chosen:
     """Return `method`, or for "auto" the fastest one.
 
-    On a CPU this is the sequential scan. On an accelerator a step of a scan costs some tens of
-    microseconds whatever its size, so there it is the associative scan, while its elements fit
-    into memory. A large batch keeps an accelerator busy by itself.
+    On a CPU this is the sequential scan. On an accelerator a step of a scan costs some
+    microseconds whatever its size, so there it is a parallel one.
 
     Args:
         method: one of :data:`METHODS`.
         thresholds: those of the model's kind.
         num_timesteps: T.
-        step_bytes: the memory that the element of one step takes.
         batch: the number of sequences.
 
     Raises:
@@ -57,7 +57,15 @@ def choose_method(
         return method
     if jax.default_backend() == "cpu" or num_timesteps < thresholds.sequential_below:
         return "sequential"
-    if batch >= num_timesteps:
-        return "sequential"
-    fits = num_timesteps * step_bytes < thresholds.associative_below
-    return "associative" if fits else "chunked"
+    return "sequential" if batch >= thresholds.batch else thresholds.parallel
+
+
+def chunk_length(num_timesteps: int) -> int | None:
+    """The steps of a chunk of the chunked method; None for about √T.
+
+    On an accelerator a step of the scans costs more than a round of the scan that joins the chunks,
+    so they are shorter there.
+    """
+    if jax.default_backend() == "cpu":
+        return None
+    return max(16, math.isqrt(num_timesteps) // 8)

@@ -8,6 +8,7 @@ from typing import Any, Literal, NoReturn
 
 import numpy as np
 from dynamax.ssm import SSM
+from jax.sharding import Mesh
 from jaxtyping import Float
 
 from ssmlin import _checks
@@ -53,6 +54,7 @@ class Construction(SSM):  # type: ignore[misc]  # dynamax has no types
         covariance: Covariance = "full",
         prior: ShrinkagePrior | None = None,
         missing: Missing = "auto",
+        mesh: Mesh | None = None,
     ) -> None:
         self.mechanism = get_mechanism(mechanism, negative_eigenvalues)
         self.emission_dim = _checks.positive_int("emission_dim", emission_dim)
@@ -96,6 +98,14 @@ class Construction(SSM):  # type: ignore[misc]  # dynamax has no types
                 f"row_cov and covariance='full'; got 'entries' with {self.row_cov!r} and "
                 f"covariance={covariance!r}"
             )
+        if mesh is not None:
+            self._only_full("a mesh")
+            if not isinstance(mesh, Mesh) or mesh.axis_names != ("time",):
+                raise ValueError(
+                    "mesh: expected a jax.sharding.Mesh whose one axis is 'time', got "
+                    f"{getattr(mesh, 'axis_names', mesh)!r}"
+                )
+        self.mesh = mesh
         self._is_made = True
 
     # Compiled programs are kept by the model: one that changed would get those of what it was.
@@ -118,7 +128,9 @@ class Construction(SSM):  # type: ignore[misc]  # dynamax has no types
         return hash((type(self), frozenset(vars(self).items())))
 
     def __repr__(self) -> str:
-        arguments = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
+        # Checkpoints compare it, and may go on on other devices.
+        settings = {name: value for name, value in self.settings.items() if name != "mesh"}
+        arguments = ", ".join(f"{name}={value!r}" for name, value in settings.items())
         return f"{type(self).__name__}({arguments})"
 
     def _repr_html_(self) -> str:

@@ -175,6 +175,7 @@ def _settings(model: Parameterization) -> dict[str, Any]:
             )
         settings[name] = {"kind": kind.__name__} | _arguments(part)
     mechanism, prior = model.mechanism.name, dataclasses.asdict(model.prior)
+    del settings["mesh"]  # where it is computed is no part of the model
     return settings | {"mechanism": mechanism, "prior": prior}
 
 

@@ -209,7 +209,12 @@ class Filtering(StateSpace):
         lgssm, options = self._started(self.to_lgssm(params, inputs, len(emissions)), options, law)
         if self.covariance == "full":
             posterior = matrix_lgssm_filter(
-                lgssm, emissions, store=store, gradient=gradient, **self._settled(options)
+                lgssm,
+                emissions,
+                store=store,
+                gradient=gradient,
+                mesh=self.mesh,
+                **self._settled(options),
             )
         else:
             posterior = self._approximate_filter(lgssm, emissions, options, store, gradient)

@@ -25,6 +25,7 @@ from tensorflow_probability.substrates.jax import bijectors as tfb
 from tensorflow_probability.substrates.jax import distributions as tfd
 
 from ssmlin import _checks
+from ssmlin._precision import in_full_precision
 from ssmlin._typing import AnyArray
 from ssmlin.inference import (
     RegressionLaw,
@@ -225,6 +226,7 @@ class HierarchicalRegression:
         terms, (mean, cov), variance = self._filter(params, targets, regressors, lengths)
         return RegressionStates(mean + params.coefficients, cov, variance, terms.sum(axis=1))
 
+    @in_full_precision
     def _filter(
         self,
         params: ParamsHierarchicalRegression,
@@ -250,6 +252,7 @@ class HierarchicalRegression:
         terms, variance = integrate_variances(errors.T, scales.T, prior, params.discount)
         return terms.T, (means, covs), variance.discount(params.discount)
 
+    @in_full_precision
     def to_lgssm(
         self, params: ParamsHierarchicalRegression, regressors: Float[AnyArray, "T d"]
     ) -> MatrixLGSSM:

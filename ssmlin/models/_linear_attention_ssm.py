@@ -62,6 +62,8 @@ class LinearAttentionSSM(Learning):
             for each row, which needs a diagonal Σ; "rows": the step counts as wholly missing;
             "auto": "entries" where some emission is known to be partly missing, else "rows". See
             :meth:`given_missing`.
+        mesh: of devices over which filters, smoothers, fits and posteriors spread time, with the
+            one axis "time"; see docs/scaling.md. It is no part of a file.
 
     Raises:
         ValueError: an argument out of range.

@@ -73,7 +73,9 @@ class Smoothing(Filtering):
         self._only_full("smoothing")
         options = FilterOptions(mask, length, missing, method, covariance_form)
         lgssm, options = self._started(self.to_lgssm(params, inputs, len(emissions)), options, law)
-        posterior = matrix_lgssm_smoother(lgssm, emissions, store=store, **self._settled(options))
+        posterior = matrix_lgssm_smoother(
+            lgssm, emissions, store=store, mesh=self.mesh, **self._settled(options)
+        )
         return self._with_row_cov(params, posterior, emissions, options, law)[0]
 
     def posterior_sample(

@@ -10,6 +10,7 @@ from tensorflow_probability.substrates.jax import bijectors as tfb
 from tensorflow_probability.substrates.jax import distributions as tfd
 
 from ssmlin import _checks
+from ssmlin._precision import in_full_precision
 from ssmlin._typing import AnyArray
 from ssmlin.inference import matrix_lgssm_sample
 from ssmlin.lgssm import MatrixLGSSM
@@ -29,6 +30,7 @@ class StateSpace(Parameterization):
         """The gates α_t, β_t, ... at every step, by name."""
         return self.parts.tokens.gate_values(params.tokens, jnp.asarray(inputs))
 
+    @in_full_precision
     def to_lgssm(
         self,
         params: ParamsLinearAttentionSSM,

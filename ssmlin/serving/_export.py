@@ -1,4 +1,4 @@
-"""A fitted model as files that other programs run: NumPy alone, or StableHLO."""
+"""A fitted model as files that other programs run: NumPy alone, StableHLO or ONNX."""
 
 import json
 from collections.abc import Callable
@@ -20,10 +20,12 @@ from ssmlin.serving import _numpy_runtime
 from ssmlin.serving._numpy_source import numpy_source
 from ssmlin.serving._online_filter import OnlineFilter
 from ssmlin.serving._online_forecaster import OnlineForecaster
-from ssmlin.serving._online_state import OnlineState, one_step
+from ssmlin.serving._online_state import OnlineState, one_step, with_rows
+from ssmlin.serving._onnx_graph import onnx_model
+from ssmlin.serving._weights import WEIGHTS, keep
 
 #: What `export_model` can write.
-FORMATS = ("numpy", "stablehlo")
+FORMATS = ("numpy", "stablehlo", "onnx")
 
 Source = Forecaster | tuple[LinearAttentionSSM, ParamsLinearAttentionSSM]
 
@@ -40,32 +42,44 @@ class _Exported(NamedTuple):
 
 
 def export_model(
-    source: Source, path: str | Path, format: str = "numpy", *, series: str | None = None
+    source: Source,
+    path: str | Path,
+    format: str = "numpy",
+    *,
+    series: str | None = None,
+    weights: str | None = None,
 ) -> list[Path]:
-    """Write a fitted model as files that need neither ssmlin nor, as NumPy, JAX.
+    """Write a fitted model as files that run without ssmlin, one step of the filter at a time.
 
     "numpy": a module ``path.py`` that imports NumPy and the standard library alone (Python 3.9 or
     newer), and its weights ``path.npz``. Values go in and predictions come out in the units of the
-    series. "stablehlo": one step of the filter, standardised, for any number of series at once:
-    ``path.stablehlo``, which ``jax.export.deserialize`` reads, ``path.mlir``, its text, and
-    ``path.npz`` with the state to begin with and, as JSON, what is around the step.
+    series. "stablehlo": a step, standardised, for any number of series at once:
+    ``path.stablehlo``, which ``jax.export.deserialize`` reads, and ``path.mlir``, its text.
+    "onnx": a step, standardised, for one series: ``path.onnx``, of the inputs "mean", "cov" and
+    what else is in the state, "emission" and, where there are any, "inputs"; it gives "new_mean"
+    and so on, "location", "scale", "df" and "log_density". Beside either is ``path.npz`` with the
+    state to begin with and, as JSON, what is around the step.
 
-    Both go on from the end of the forecaster's data, whose steps with missing lags are left out.
-    Both refuse what needs draws: a missing value that is a lag of later steps.
+    All go on from the end of the forecaster's data, whose steps with missing lags are left out.
+    None draws what is missing and is a lag of later steps: the NumPy module refuses it, and in the
+    others all that follows is NaN.
 
     Args:
         source: a fitted forecaster; or a model and its parameters.
         path: of the files, without an ending; older ones are replaced.
-        format: "numpy" or "stablehlo".
+        format: "numpy", "stablehlo" or "onnx".
         series: which of several series.
+        weights: what the matrices that inputs are multiplied by are kept in: "float32", "float16",
+            "int8" with a scale for each row, or None, as they are. Everything is computed in the
+            precision of the fit. Of "stablehlo" they are part of the program: None.
 
     Returns:
         The files.
 
     Raises:
-        ValueError: another format, an approximate `covariance`, a population, or a mechanism that
-            computes something for which there is no NumPy here.
-        MissingPackage: "stablehlo" without flatbuffers.
+        ValueError: another format or type, an approximate `covariance`, a population, or a
+            mechanism that computes something that the format has nothing for here.
+        MissingPackage: "stablehlo" without flatbuffers, "onnx" without onnx.
         OSError: a file cannot be written.
 
     Examples:
@@ -77,12 +91,22 @@ def export_model(
         ['small.py', 'small.npz']
     """
     _checks.one_of("format", format, FORMATS)
+    if weights is not None:
+        _checks.one_of("weights", weights, WEIGHTS)
+        if format == "stablehlo":
+            raise ValueError(f"weights: expected None for format='stablehlo', got {weights!r}")
     found = _exported(source, series)
     if found.model.covariance != "full":
         raise ValueError(
             f"covariance: expected 'full' for an export, got {found.model.covariance!r}"
         )
-    files = _numpy_files(found) if format == "numpy" else _stablehlo_files(found)
+    try:
+        files = _WRITERS[format](found, weights)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"format: expected 'stablehlo' for this model, since there is {error} here; got "
+            f"{format!r}"
+        ) from error
     written = []
     for ending, write in files.items():
         written.append(Path(f"{path}{ending}"))
@@ -138,27 +162,15 @@ def _after_data(online: OnlineForecaster) -> OnlineState:
     return after
 
 
-def _start(found: _Exported) -> dict[str, np.ndarray]:
-    """The state to begin with, by name."""
-    belief = found.state.belief
-    assert isinstance(belief, StateLaw)
-    arrays = {
-        "mean": belief.mean, "cov": belief.cov, "lags": found.state.lags,
-        "num_steps": found.state.num_steps, "last": found.last,
-    }  # fmt: skip
-    if belief.row_cov is not None:
-        arrays |= {"nu": belief.row_cov.df, "psi": belief.row_cov.scale}
-    return {name: np.asarray(x) for name, x in arrays.items()}
-
-
 def _about(found: _Exported) -> np.ndarray:
     return np.frombuffer(json.dumps(found.about).encode(), np.uint8)
 
 
 type _Write = Callable[[Path], object]
+type _Step = Callable[[dict[str, Array], Array, Array], tuple[dict[str, Array], dict[str, Array]]]
 
 
-def _numpy_files(found: _Exported) -> dict[str, _Write]:
+def _numpy_files(found: _Exported, weights: str | None) -> dict[str, _Write]:
     """The module and its weights."""
     model, params = found.model, found.params
 
@@ -174,9 +186,14 @@ def _numpy_files(found: _Exported) -> dict[str, _Write]:
     head = runtime[: runtime.index("    raise NotImplementedError")]
     body = [*source.lines, f"return {', '.join(source.results)}"]
     code = head + "".join(f"    {line}\n" for line in body)
-    arrays = {f"c.{name}": x for name, x in source.constants.items()}
-    arrays |= {f"s.{name}": x for name, x in _start(found).items()}
+    start = _by_name(found.state) | {"last": found.last}
+    arrays = {f"s.{name}": np.asarray(x) for name, x in start.items()}
     arrays |= {"row_cov": _row_cov(found), "about": _about(found)}
+    for name, x in source.constants.items():
+        kept = keep(x, weights if name in source.weights else None)
+        arrays[f"c.{name}"] = kept.values
+        if kept.scale is not None:
+            arrays[f"r.{name}"] = kept.scale
     return {
         ".py": lambda path: path.write_text(code, encoding="utf-8"),
         ".npz": lambda path: _savez(path, arrays),
@@ -194,53 +211,99 @@ def _row_cov(found: _Exported) -> np.ndarray:
     return np.asarray(row_cov.matrices(found.params.row_cov.covariance, found.model.emission_dim))
 
 
-def _stablehlo_files(found: _Exported) -> dict[str, _Write]:
-    """One step for any number of series, and what it begins with."""
-    require("flatbuffers")
-    from jax import export
+def _step_and_start(found: _Exported) -> tuple[_Step, dict[str, np.ndarray]]:
+    """One step of the filter as a function of arrays by name, and the state it begins with.
 
+    Where rows may have covariances of their own they have them from the start, so that its shape
+    stays as it is when an emission is partly missing.
+    """
     model, params, key = found.model, found.params, jax.random.key(0)
+    if found.about["by_rows"] and model.emission_dim > 1:
+        found = found._replace(state=with_rows(found.state, model.emission_dim))
+    belief = found.state.belief
+    assert isinstance(belief, StateLaw)
 
     def step(
         state: dict[str, Array], emission: Float[Array, " m"], inputs: Float[Array, " k"]
     ) -> tuple[dict[str, Array], dict[str, Array]]:
-        belief = found.state.belief
-        assert isinstance(belief, StateLaw)
         law = StateLaw(state["mean"], state["cov"], belief.row_cov)
         if belief.row_cov is not None:
             law = law._replace(row_cov=type(belief.row_cov)(state["nu"], state["psi"]))
         before = OnlineState(law, state["lags"], state["num_steps"], None)
         counts = state["num_steps"] >= found.about["lags_alone"]
         after, prediction = one_step(model, params, key, before, emission, inputs, counts)
-        new = {
-            "mean": after.belief.mean, "cov": after.belief.cov, "lags": after.lags,
-            "num_steps": after.num_steps,
-        }  # fmt: skip
-        if after.belief.row_cov is not None:
-            new |= {"nu": after.belief.row_cov.df, "psi": after.belief.row_cov.scale}
         said = {"location": prediction.means[0], "scale": prediction.scales[0],
                 "log_density": prediction.log_density}  # fmt: skip
         if prediction.student_df is not None:
             said["df"] = prediction.student_df
-        return new, said
+        return _by_name(after), said
 
-    start = {name: x for name, x in _start(found).items() if name != "last"}
+    return step, {name: np.asarray(x) for name, x in _by_name(found.state).items()}
+
+
+def _by_name(state: OnlineState) -> dict[str, Array]:
+    belief = state.belief
+    assert isinstance(belief, StateLaw)
+    arrays = {"mean": belief.mean, "cov": belief.cov, "lags": state.lags,
+              "num_steps": state.num_steps}  # fmt: skip
+    if belief.row_cov is not None:
+        arrays |= {"nu": belief.row_cov.df, "psi": belief.row_cov.scale}
+    return arrays
+
+
+def _outside(found: _Exported) -> int:
+    """How many inputs a step takes beside its lags: exogenous ones and the season's."""
+    return found.model.input_dim - found.model.num_lags * found.model.emission_dim
+
+
+def _stablehlo_files(found: _Exported, weights: str | None) -> dict[str, _Write]:
+    """One step for any number of series, and what it begins with."""
+    require("flatbuffers")
+    from jax import export
+
+    step, start = _step_and_start(found)
     (batch,) = export.symbolic_shape("b")
-    dtype, width = start["mean"].dtype, len(found.scaling.input_mean)
-    season = 0 if found.about["season"] is None else model.input_dim - width
-    outside = width + (season - model.num_lags * model.emission_dim if season else 0)
 
     def like(shape: tuple[int, ...], kind: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((batch, *shape), kind)  # type: ignore[no-untyped-call]
 
+    dtype = start["mean"].dtype
     exported = export.export(jax.jit(jax.vmap(step)), platforms=("cpu", "cuda", "tpu"))(
         {name: like(x.shape, x.dtype) for name, x in start.items()},
-        like((model.emission_dim,), dtype),
-        like((outside,), dtype),
+        like((found.model.emission_dim,), dtype),
+        like((_outside(found),), dtype),
     )
-    arrays = _start(found) | {"about": _about(found)}
+    arrays = start | {"last": found.last, "about": _about(found)}
     return {
         ".stablehlo": lambda path: path.write_bytes(exported.serialize()),
         ".mlir": lambda path: path.write_text(exported.mlir_module(), encoding="utf-8"),
         ".npz": lambda path: _savez(path, arrays),
     }
+
+
+def _onnx_files(found: _Exported, weights: str | None) -> dict[str, _Write]:
+    """One step, and what it begins with, of which what holds nothing is left out."""
+    step, start = _step_and_start(found)
+    dtype = start["mean"].dtype
+    like = start | {
+        "emission": np.zeros(found.model.emission_dim, dtype),
+        "inputs": np.zeros(_outside(found), dtype),
+    }
+
+    def by_name(given: dict[str, Array]) -> dict[str, Array]:
+        state = {name: given[name] for name in start}
+        new, said = step(state, given["emission"], given["inputs"])
+        return said | {f"new_{name}": x for name, x in new.items()}
+
+    about = json.dumps(found.about)
+    made = onnx_model(by_name, like, weights=weights, about=about)
+    arrays = {name: x for name, x in start.items() if x.size} | {"about": _about(found)}
+    if found.last.size:
+        arrays["last"] = found.last
+    return {
+        ".onnx": lambda path: path.write_bytes(made.SerializeToString()),
+        ".npz": lambda path: _savez(path, arrays),
+    }
+
+
+_WRITERS = {"numpy": _numpy_files, "stablehlo": _stablehlo_files, "onnx": _onnx_files}

@@ -74,14 +74,25 @@ class Model:
             arrays = dict(file)
         about = json.loads(bytes(arrays.pop("about")).decode())
         self.about = about
-        self._constants = {k[2:]: x for k, x in arrays.items() if k.startswith("c.")}
         self._start = {k[2:]: x for k, x in arrays.items() if k.startswith("s.")}
         self._rows = arrays["row_cov"]
         self._dtype = self._start["mean"].dtype
+        self._constants = {
+            k[2:]: self._weights(x, arrays.get("r." + k[2:]))
+            for k, x in arrays.items()
+            if k.startswith("c.")
+        }
         self._power = np.array(about["power"])
         self._mean, self._scale = np.array(about["mean"]), np.array(about["scale"])
         self._input_mean = np.array(about["input_mean"])
         self._input_scale = np.array(about["input_scale"])
+
+    def _weights(self, x: np.ndarray, scale: Any) -> np.ndarray:
+        """In the type that is computed in, from the smaller one that it was kept in."""
+        if scale is None:
+            return x.astype(self._dtype) if x.dtype.kind == "f" else x
+        found: np.ndarray = x * scale
+        return found
 
     def init(self) -> dict[str, np.ndarray]:
         """The state after the data of the fit."""

@@ -89,9 +89,11 @@ class OnlineFilter:
                 f"lag: expected 0 for a model with covariance={model.covariance!r}, which has no "
                 f"smoother, got {lag}"
             )
+        settings = model.settings | {"mesh": None}  # a step is for one device
         # Of a model with lags what is missing is drawn, so that rows share a covariance.
         if model.num_lags > 0 and model.missing == "entries":
-            model = LinearAttentionSSM(**model.settings | {"missing": "auto"})
+            settings["missing"] = "auto"
+        model = LinearAttentionSSM(**settings)
         self.model, self.params = model, params
         # As `particle_filter` makes its keys of this one.
         self._key = jax.random.split(jax.random.key(0) if key is None else key)[0]

@@ -7,6 +7,8 @@ import threading
 import time
 import warnings
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -22,6 +24,8 @@ def work(what, value):
         os._exit(3)
     if what == "warn":
         warnings.warn("whose is this?", UserWarning, stacklevel=1)
+    if what == "precision":
+        return str(jnp.zeros(()).dtype)
     if what == "sleep":
         time.sleep(60)
     # More than a pipe holds, so that sending waits for who reads.
@@ -39,6 +43,12 @@ def test_all_results_come_with_their_numbers_and_nothing_else(capfd):
     assert capfd.readouterr().err == ""
     assert found[4].shape == (1_000_000,) and (found[4] == 4).all()
     assert list(run_in_processes(work, [], 2)) == [] and not children()
+
+
+def test_they_compute_in_the_precision_of_the_caller():
+    for x64, expected in ((True, "float64"), (False, "float32")):
+        with jax.enable_x64(x64):
+            assert dict(run_in_processes(work, [("precision", 0)], 2)) == {0: expected}
 
 
 def test_errors_and_deaths_are_told_and_end_the_others():

@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-import ssmlin
 from ssmlin.cli._app import app
 from ssmlin.forecasting import Recommendation, best_discount
 from ssmlin.models import IntegratedRegression

@@ -93,6 +93,25 @@ def check_batches(mesh):
     close(ours, expected)
 
 
+def check_model(mesh):
+    """A model that has the mesh: its likelihood, gradient and smoother."""
+    y = np.sin(np.arange(11.0))[:, None]
+    model = ssmlin.LinearAttentionSSM(
+        "gated_deltanet", 1, 1, 2, num_lags=1, row_cov="integrated_diagonal"
+    )
+    inputs = model.compute_inputs(y)
+    params, _ = model.initialize(emissions=y, inputs=inputs)
+    spread = ssmlin.LinearAttentionSSM(**model.settings | {"mesh": mesh})
+
+    def found(model):
+        def loss(params):
+            return model.marginal_log_prob(params, y, inputs)
+
+        return jax.jit(jax.value_and_grad(loss))(params), model.smoother(params, y, inputs)
+
+    close(found(spread), found(model))
+
+
 def check_memory(*numbers):
     """What a device holds falls as the number of devices grows."""
     lgssm, y = sequence(4096)
@@ -126,6 +145,7 @@ def numbers():
 
 def forms():
     check_forms(mesh_of(time=8))
+    check_model(mesh_of(time=8))
     check_memory(2, 8)
 
 

@@ -493,7 +493,7 @@ def test_an_ambiguous_emission_noise_is_static_as_in_dynamax():
 
 def test_auto_is_sequential_on_a_cpu_and_associative_on_an_accelerator(monkeypatch):
     def chosen(steps):
-        return choose_method("auto", DENSE, num_timesteps=steps, step_bytes=10 * 8 * 4**2)
+        return choose_method("auto", DENSE, num_timesteps=steps)
 
     assert chosen(10_000) == "sequential"
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")

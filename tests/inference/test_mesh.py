@@ -58,3 +58,23 @@ def test_what_is_no_mesh():
     problem = make_problem("gated_deltanet", steps=6)
     with pytest.raises(TypeError, match="mesh: expected a jax.sharding.Mesh, got int"):
         ssmlin.matrix_lgssm_filter(problem.lgssm, problem.emissions, mesh=2)
+
+
+def test_a_model_with_a_mesh_is_the_model(tmp_path):
+    """Where it is computed is no part of what a file and a checkpoint hold."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("time",))
+    model = ssmlin.LinearAttentionSSM("mamba2")
+    spread = ssmlin.LinearAttentionSSM(**model.settings | {"mesh": mesh})
+    assert spread != model
+    assert repr(spread) == repr(model)
+    spread.save(tmp_path / "model.safetensors", spread.initialize()[0])
+    assert ssmlin.load(tmp_path / "model.safetensors")[0] == model
+
+
+@pytest.mark.parametrize("mesh", [2, "batch"])
+def test_a_mesh_that_a_model_cannot_take(mesh):
+    got = "2" if mesh == 2 else r"\('batch',\)"
+    if mesh == "batch":
+        mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), (mesh,))
+    with pytest.raises(ValueError, match=f"mesh: expected a jax.sharding.Mesh .* got {got}"):
+        ssmlin.LinearAttentionSSM("mamba2", mesh=mesh)

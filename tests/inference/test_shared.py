@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import ssmlin
 from ssmlin.inference._chunks import ChunkMap, compose, cut_time
 from ssmlin.inference._methods import MATRIX, choose_method
 from ssmlin.inference.dense import _driver as dense_driver
@@ -46,25 +47,56 @@ def test_composed_maps_act_as_one_after_the_other():
 
 
 @pytest.mark.parametrize(
-    ("backend", "steps", "step_bytes", "batch", "expected"),
+    ("backend", "steps", "batch", "expected"),
     [
-        ("cpu", 10**6, 1, 1, "sequential"),
-        ("gpu", 63, 1, 1, "sequential"),
-        ("gpu", 64, 1, 1, "associative"),
-        ("gpu", 64, 1, 64, "sequential"),  # the batch keeps the accelerator busy
-        ("gpu", 65, 1, 64, "associative"),
-        ("gpu", 2**20, 2**13 - 1, 1, "associative"),
-        ("gpu", 2**20, 2**13, 1, "chunked"),  # 8 GiB of elements
+        ("cpu", 10**6, 1, "sequential"),
+        ("gpu", 127, 1, "sequential"),
+        ("gpu", 128, 1, "chunked"),
+        ("gpu", 10**6, 511, "chunked"),
+        ("gpu", 10**6, 512, "sequential"),  # the batch keeps the accelerator busy
     ],
 )
-def test_auto_for_matrix_states(monkeypatch, backend, steps, step_bytes, batch, expected):
+def test_auto_for_matrix_states(monkeypatch, backend, steps, batch, expected):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    sizes = {"num_timesteps": steps, "step_bytes": step_bytes, "batch": batch}
+    sizes = {"num_timesteps": steps, "batch": batch}
     assert choose_method("auto", MATRIX, **sizes) == expected
-    assert choose_method("chunked", MATRIX, **sizes) == "chunked"
+    assert choose_method("associative", MATRIX, **sizes) == "associative"
+
+
+def test_chunks_are_shorter_on_an_accelerator(monkeypatch):
+    assert matrix.driver_of("chunked", "autodiff", 10**6) == matrix.Chunked(None)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert matrix.driver_of("chunked", "autodiff", 10**6) == matrix.Chunked(125)
+    assert matrix.driver_of("chunked", "autodiff", 100) == matrix.Chunked(16)
+
+
+@pytest.mark.parametrize("method", ["sequential", "chunked", "associative"])
+def test_products_are_in_full_precision(method):
+    """An accelerator rounds the factors of others."""
+    y = np.sin(np.arange(6.0))[:, None]
+    model = ssmlin.LinearAttentionSSM("gated_deltanet", 1, 1, 2, num_lags=1)
+    inputs = model.compute_inputs(y)
+    params, _ = model.initialize(emissions=y, inputs=inputs)
+
+    def loss(params):
+        return model.marginal_log_prob(params, y, inputs, method=method)
+
+    programs = (
+        jax.make_jaxpr(jax.grad(loss))(params),
+        jax.make_jaxpr(lambda p: model.smoother(p, y, inputs, method=method))(params),
+    )
+    for program in programs:
+        text = str(program)
+        assert text.count("dot_general[") == text.count("precision=(Precision.HIGHEST") > 0
+        assert "precision=None" not in text
 
 
 def test_drivers_have_one_interface_and_compare_by_value():
-    for room, interface in ((matrix, matrix_driver.Driver), (dense, dense_driver.Driver)):
-        assert all(isinstance(driver, interface) for driver in room.DRIVERS.values())
-    assert matrix.Chunked() == matrix.DRIVERS["chunked"] != matrix.DRIVERS["associative"]
+    for method in ("sequential", "associative", "chunked"):
+        assert isinstance(dense.DRIVERS[method], dense_driver.Driver)
+        for gradient in ("adjoint", "autodiff"):
+            driver = matrix.driver_of(method, gradient, 9)
+            assert isinstance(driver, matrix_driver.Driver)
+            assert driver == matrix.driver_of(method, gradient, 9)
+    assert matrix.Chunked() == matrix.driver_of("chunked", "autodiff", 9)
+    assert matrix.Chunked(1) == matrix.driver_of("associative", "autodiff", 9)

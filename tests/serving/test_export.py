@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
@@ -19,11 +18,9 @@ import ssmlin
 from ssmlin.cli._app import app
 from ssmlin.data import Columns, Scaling, box_cox
 from ssmlin.forecasting import FittedAttention, ForecasterState, Layout
-from ssmlin.mechanisms import MECHANISMS
-from ssmlin.models import IntegratedRegression, IntegratedRowCov
+from ssmlin.models import IntegratedRowCov
 from ssmlin.serving import SeriesState, export_model
 from ssmlin.serving._numpy_runtime import student_quantile
-from ssmlin.serving._numpy_source import numpy_source
 
 
 def imported(path):
@@ -128,29 +125,6 @@ def test_the_numpy_filter_is_the_online_filter(case, tmp_path):
         np.testing.assert_allclose(state["psi"], expected.belief.row_cov.scale, atol=1e-9)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", MECHANISMS)
-def test_every_mechanism_is_written_out(name):
-    noise = "write" if MECHANISMS[name].writes_values else "diagonal"
-    model = ssmlin.LinearAttentionSSM(
-        name, 2, 3, 4, process_noise=noise, regression=IntegratedRegression()
-    )
-    params, _ = model.initialize(jax.random.key(0))
-    params = jax.tree.map(lambda x: x + 0.1 * jnp.sin(jnp.arange(x.size)).reshape(x.shape), params)
-
-    def operators(u):
-        lgssm = model.to_lgssm(params, u[None])
-        parts = (lgssm.transition, lgssm.drift, lgssm.process_noise)
-        return (*(x.to_dense()[0] for x in parts), lgssm.readout[0], lgssm.emission_noise[0])
-
-    u = np.array([0.3, -1.0, 0.5])
-    source = numpy_source(operators, u)
-    scope = {"np": np, "c": source.constants, "a0": u}
-    exec("\n".join([*source.lines, f"found = ({', '.join(source.results)})"]), scope)
-    for one, expected in zip(scope["found"], jax.jit(operators)(u), strict=True):
-        np.testing.assert_allclose(one, expected, atol=1e-12)
-
-
 @pytest.mark.parametrize("df", [2.3, 4.0, 33.0, 999.0, 1001.0, 1e7])
 def test_quantiles_of_students_t_are_those_of_scipy(df):
     for share in (0.501, 0.75, 0.9, 0.975, 0.9995):
@@ -167,7 +141,7 @@ def test_missing_lags_and_values_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(ValueError, match="values: expected shape"):
         exported.step(exported.init(), [1.0, 2.0])
     with pytest.raises(ValueError, match="format: expected one of"):
-        export_model((model, params), tmp_path / "small", "onnx")
+        export_model((model, params), tmp_path / "small", "torch")
     result = CliRunner().invoke(app, ["export", "a.safetensors", "--output", "no-name"])
     assert result.exit_code == 2 and "Python can import" in result.stderr
 
@@ -179,7 +153,6 @@ def test_stablehlo_takes_any_number_of_series(case, tmp_path):
     from jax import export
 
     model, params, y, u = make(case)
-    y = np.where(np.isnan(y).any(axis=1, keepdims=True), np.nan, y)
     path, text, rest = export_model((model, params), tmp_path / "small", "stablehlo")
     assert "stablehlo" in text.read_text()
     step = jax.jit(export.deserialize(bytearray(path.read_bytes())).call)
@@ -190,7 +163,7 @@ def test_stablehlo_takes_any_number_of_series(case, tmp_path):
     series = 3
     state = {name: np.stack([x] * series) for name, x in start.items()}
     each = [online.init()] * series
-    for t in range(4):
+    for t in (0, 1, 2, 5, 6):  # among them a row that is missing and one that is partly missing
         values = np.stack([y[t] + i for i in range(series)])
         state, found = step(state, values, np.stack([u[t]] * series))
         for i in range(series):

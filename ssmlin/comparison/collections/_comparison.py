@@ -3,13 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from ssmlin._display import one_line
 from ssmlin._optional import require
+from ssmlin.comparison._calls import Workers, check_workers, run_calls
 from ssmlin.comparison.collections._collection import Collection, CollectionSeries
 from ssmlin.comparison.collections._figures import (
     forecast_figure,
@@ -316,6 +317,7 @@ def compare_collection(
     *,
     folder: str | Path | None = None,
     twice: bool = False,
+    workers: Workers = 1,
     on_progress: Callable[[str], None] | None = None,
 ) -> dict[str, CollectionComparison]:
     """Forecast every group of a collection by every model, and score the forecasts.
@@ -328,12 +330,15 @@ def compare_collection(
             "COLLECTION-GROUP-MODEL.npz"; a call that was stopped goes on from there. The files know
             the names of the series alone: after other changes take another folder.
         twice: run models that do not know how long they compile a second time, to tell it.
-        on_progress: is told what begins and what is done.
+        workers: models and groups forecast at the same time, in processes of their own or by an
+            executor, as in :func:`ssmlin.compare`. Seconds are then those of a busy machine.
+        on_progress: is told what begins, unless an executor runs it, and what is done.
 
     Returns:
         The comparison of each group and, if there are several, that of "all".
 
     Raises:
+        RuntimeError: a process that forecasts was ended from outside, see :func:`ssmlin.compare`.
         ValueError: an unknown or repeated name, a file of other series, or a series without test
             values.
 
@@ -345,25 +350,20 @@ def compare_collection(
         >>> print(comparison.relative("mase").loc["seasonal_naive", "ratio"])
         1.0
     """
+    check_workers(workers)
     chosen = _chosen(models)
     store = None if folder is None else Path(folder)
     if store is not None:
         store.mkdir(parents=True, exist_ok=True)
-    tell = on_progress or (lambda text: None)
-    found: dict[str, CollectionComparison] = {}
     groups = collection.groups()
     # Model by model, so that a quick one is done everywhere before a slow one begins.
-    forecasts: dict[str, dict[str, Forecasts]] = {group: {} for group in groups}
-    for model in chosen:
-        for group, part in groups.items():
-            forecasts[group][model.name] = _forecast(
-                model, group, part, seed, store, tell, twice=twice
-            )
-    for group, part in groups.items():
-        scores = {
-            name: score_collection(part, made.quantiles) for name, made in forecasts[group].items()
-        }
-        found[group] = CollectionComparison(part, forecasts[group], scores)
+    parts = [_Part(model, group, one) for model in chosen for group, one in groups.items()]
+    forecasts = _forecasts(parts, seed, store, workers, on_progress, twice=twice)
+    found: dict[str, CollectionComparison] = {}
+    for group, one in groups.items():
+        made = {model.name: forecasts[model.name, group] for model in chosen}
+        scores = {name: score_collection(one, of.quantiles) for name, of in made.items()}
+        found[group] = CollectionComparison(one, made, scores)
     if len(found) > 1:
         found["all"] = _joined(collection.name, list(found.values()))
     return found
@@ -384,31 +384,62 @@ def _chosen(models: Sequence[str | CollectionModel]) -> list[CollectionModel]:
     return list(found.values())
 
 
-def _forecast(
-    model: CollectionModel,
-    group: str,
-    collection: Collection,
+class _Part(NamedTuple):
+    """A model, and the series of a group for it to forecast."""
+
+    model: CollectionModel
+    group: str
+    collection: Collection
+
+    def __str__(self) -> str:
+        return f"{self.collection.name} {self.group}, {self.model.name}"
+
+
+def _forecasts(
+    parts: Sequence[_Part],
     seed: int,
     store: Path | None,
-    tell: Callable[[str], None],
+    workers: Workers,
+    on_progress: Callable[[str], None] | None,
     *,
     twice: bool,
-) -> Forecasts:
-    """Forecasts of the series of a group: read, or made and written."""
-    what = f"{collection.name} {group}, {model.name}"
-    path = None if store is None else store / f"{collection.name}-{group}-{model.name}.npz"
-    if path is not None and (kept := read_forecasts(path, collection)) is not None:
-        return kept
-    tell(f"{what}: begins")
-    made = forecast_collection(model, collection, seed, twice=twice)
-    if path is not None:
-        write_forecasts(path, collection, made)
+) -> dict[tuple[str, str], Forecasts]:
+    """Forecasts by model and group: read, or made and written as they are done."""
+    tell = on_progress or (lambda text: None)
+    found: dict[tuple[str, str], Forecasts] = {}
+    todo: list[tuple[_Part, Path | None]] = []
+    for part in parts:
+        name = f"{part.collection.name}-{part.group}-{part.model.name}.npz"
+        path = None if store is None else store / name
+        kept = None if path is None else read_forecasts(path, part.collection)
+        if kept is None:
+            todo.append((part, path))
+        else:
+            found[part.model.name, part.group] = kept
+    done = run_calls(
+        _forecast, [(part, seed, twice) for part, _ in todo], workers,
+        lambda number: tell(f"{todo[number][0]}: begins"),
+    )  # fmt: skip
+    for number, made in done:
+        part, path = todo[number]
+        if path is not None:
+            write_forecasts(path, part.collection, made)
+        found[part.model.name, part.group] = made
+        tell(f"{part}: {_said(made)}")
+    return found
+
+
+def _forecast(part: _Part, seed: int, twice: bool) -> Forecasts:
+    return forecast_collection(part.model, part.collection, seed, twice=twice)
+
+
+def _said(made: Forecasts) -> str:
+    """How many series took how long."""
     compiling = (
         f", of them {made.compile_seconds:.1f} s compiling" if made.compile_seconds > 0.05 else ""
     )
     failed = f"; {made.num_failures} failed" if made.num_failures else ""
-    tell(f"{what}: {len(collection)} series in {made.seconds:.1f} s{compiling}{failed}")
-    return made
+    return f"{len(made.quantiles)} series in {made.seconds:.1f} s{compiling}{failed}"
 
 
 def _joined(name: str, parts: Sequence[CollectionComparison]) -> CollectionComparison:

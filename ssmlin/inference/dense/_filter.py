@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from dynamax.linear_gaussian_ssm.inference import ParamsLGSSM, PosteriorGSSMFiltered
 from jaxtyping import Array, Float, Real
 
+from ssmlin._precision import in_full_precision
 from ssmlin._typing import AnyArray
 from ssmlin.inference._methods import Method
 from ssmlin.inference.dense._driver import Forward
@@ -69,6 +70,7 @@ def lgssm_filter(
 
 
 @partial(jax.jit, static_argnames="plan")
+@in_full_precision
 def _filter(problem: Problem, plan: Plan) -> PosteriorGSSMFiltered:
     model = build_model(*problem, plan.complete)
     run = plan.driver.forward(model)

@@ -139,9 +139,7 @@ def prepare(
     problem = Problem(arrays, y, u)
     dtype = jnp.result_type(*jax.tree.leaves(problem), float)
     problem = jax.tree.map(lambda x: x.astype(dtype), problem)
-    chosen = choose_method(
-        method, DENSE, num_timesteps=steps, step_bytes=10 * sizes["D"] ** 2 * dtype.itemsize
-    )
+    chosen = choose_method(method, DENSE, num_timesteps=steps)
     # Only a full R makes a difference; otherwise one program serves complete and incomplete data.
     matters = sizes["N"] > 1 and not diagonal
     complete = matters and _checks.is_concrete(y) and not np.isnan(np.asarray(y)).any()

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from dynamax.linear_gaussian_ssm.inference import ParamsLGSSM
 from jaxtyping import Array, Float, Real
 
+from ssmlin._precision import in_full_precision
 from ssmlin._typing import AnyArray, Scalar
 from ssmlin.inference._methods import Method
 from ssmlin.inference._roots import masked_sqrt, semidefinite_cholesky
@@ -71,6 +72,7 @@ def _shocks(model: Model, normal: Float[Array, "T D"]) -> Float[Array, "T D"]:
 
 
 @partial(jax.jit, static_argnames="plan")
+@in_full_precision
 def _posterior_sample(key: Array, problem: Problem, plan: Plan) -> Float[Array, "T D"]:
     model = build_model(*problem, plan.complete)
     shock_key, noise_key = jax.random.split(key)

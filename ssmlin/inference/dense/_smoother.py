@@ -6,6 +6,7 @@ import jax
 from dynamax.linear_gaussian_ssm.inference import ParamsLGSSM, PosteriorGSSMSmoothed
 from jaxtyping import Real
 
+from ssmlin._precision import in_full_precision
 from ssmlin._typing import AnyArray
 from ssmlin.inference._methods import Method
 from ssmlin.inference._roots import symmetric_part
@@ -60,6 +61,7 @@ def lgssm_smoother(
 
 
 @partial(jax.jit, static_argnames="plan")
+@in_full_precision
 def _smoother(problem: Problem, plan: Plan) -> PosteriorGSSMSmoothed:
     model = build_model(*problem, plan.complete)
     run = plan.driver.forward(model)

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from ssmlin._precision import in_full_precision
 from ssmlin.inference._batch_last import (
     columns,
     diagonal_of,
@@ -168,6 +169,7 @@ def _lead_vmap_axis(predictive: _Predictive) -> _Predictive:
     return _Predictive(*(x[None].reshape(x.shape) for x in predictive))
 
 
+@in_full_precision
 def _predictive_forward(
     form: CovarianceForm, length: int, lgssm: MatrixLGSSM, emissions: Array, observed: Array
 ) -> tuple[_Predictive, _Residuals]:
@@ -236,6 +238,7 @@ class _AdjointState(NamedTuple):
     information: Array
 
 
+@in_full_precision
 def _predictive_backward(
     form: CovarianceForm, length: int, residuals: _Residuals, cotangents: _Predictive
 ) -> tuple[MatrixLGSSM, Array, Array]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ssmlin import _checks
+from ssmlin._precision import in_full_precision
 from ssmlin._typing import AnyArray
 from ssmlin.inference._missing import observed_entries
 from ssmlin.inference._results import PosteriorMatrixLGSSM
@@ -163,6 +164,7 @@ def _predicted_variances(
 
 
 @partial(jax.jit, static_argnames=("covariance", "store"))
+@in_full_precision
 def _filter(
     lgssm: MatrixLGSSM,
     emissions: Float[Array, "T m"],

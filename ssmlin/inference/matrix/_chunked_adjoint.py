@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from ssmlin._precision import in_full_precision
 from ssmlin.inference._chunks import (
     Carried,
     ChunkMap,
@@ -115,6 +116,7 @@ def _predictive(
     return _run(chunks, _started(axis, chunks, emissions, observed)[1], emissions, observed)
 
 
+@in_full_precision
 def _predictive_forward(
     axis: str | None, chunks: MatrixLGSSM, emissions: Array, observed: Array
 ) -> tuple[_Predictive, _Kept]:
@@ -123,6 +125,7 @@ def _predictive_forward(
     return run, _Kept(elements, starts, pull)
 
 
+@in_full_precision
 def _predictive_backward(
     axis: str | None, kept: _Kept, cotangents: _Predictive
 ) -> tuple[MatrixLGSSM, Array, Array]:

@@ -26,6 +26,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, Int
 
 from ssmlin import _checks
+from ssmlin._precision import in_full_precision
 from ssmlin._typing import AnyArray, Scalar
 from ssmlin.inference.matrix._unknown_row_cov import RowCovLaw, by_rows, standardised
 
@@ -191,6 +192,7 @@ def _filtered(law: RegressionLaw, series: _Series) -> _Out:
     return _run(law, series)[0]
 
 
+@in_full_precision
 def _forward(law: RegressionLaw, series: _Series) -> tuple[_Out, object]:
     """With symbolic zeros every argument says whether its gradient is asked for."""
     plain_law, plain_series = (
@@ -205,6 +207,7 @@ def _forward(law: RegressionLaw, series: _Series) -> tuple[_Out, object]:
     return out, (plain_law, plain_series, _Kept(out[0], out[1], carried, out[3]))
 
 
+@in_full_precision
 def _backward(kept: object, cotangents: tuple[object, ...]) -> tuple[RegressionLaw, _Series]:
     """The adjoint recursion; of the plain scan where more is asked for."""
     given: Any = tuple(

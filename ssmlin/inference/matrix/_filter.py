@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from ssmlin import _checks
+from ssmlin._precision import in_full_precision
 from ssmlin._typing import AnyArray
 from ssmlin.inference._methods import Method
 from ssmlin.inference._missing import Length
@@ -69,12 +70,13 @@ def matrix_lgssm_filter(
             moments; "means": filtered means; "last": the last filtered moments (time axis of
             length 1); "loglik": none. The emissions' predictive moments are always kept.
         method: the driver. "sequential": a scan over time, O(d² + m d) a step. "associative":
-            a parallel scan, O(d³) a step in log T rounds. "chunked": sequential scans over about
-            √T chunks at the same time, joined by a parallel scan. "auto": "sequential" on a CPU;
-            on an accelerator "associative", or "chunked" if that would take too much memory.
+            a parallel scan, O(d³) a step in log T rounds. "chunked": sequential scans over chunks
+            of about √T steps at the same time, fewer on an accelerator, joined by a parallel scan.
+            "auto": "sequential" on a CPU; on an accelerator "chunked", unless sequences are short
+            or many.
         covariance_form: "plain" carries P_t. "square_root" carries a factor of it, for single
             precision where P_0 is large beside r_t; slower.
-        gradient: how the sequential driver is differentiated if `store` is "loglik" or "last".
+        gradient: how the filter is differentiated if `store` is "loglik" or "last".
             "adjoint": by the exact adjoint recursion, in O(T d + √T d²) memory. It can be
             differentiated again, but the filter itself cannot be differentiated in forward mode.
             "autodiff": by JAX through the scan, in O(T d²) memory, in any mode.
@@ -109,6 +111,7 @@ def matrix_lgssm_filter(
 
 
 @partial(jax.jit, static_argnames=("store", "plan"))
+@in_full_precision
 def _filter(problem: Problem, *, store: Store, plan: Plan) -> PosteriorMatrixLGSSM:
     core = partial(_filter_core, store=store, plan=plan)
     return plan.run(core, problem, join_rows, last=store == "last")

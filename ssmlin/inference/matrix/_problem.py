@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from ssmlin import _checks
 from ssmlin._typing import AnyArray
-from ssmlin.inference._methods import MATRIX, Chosen, Method, choose_method
+from ssmlin.inference._methods import MATRIX, Chosen, Method, choose_method, chunk_length
 from ssmlin.inference._missing import Length, observed_entries
 from ssmlin.inference._results import PosteriorMatrixLGSSM
 from ssmlin.inference.matrix._adjoint import ADJOINT
@@ -29,11 +29,25 @@ Missing = Literal["auto", "rows", "entries"]
 Gradient = Literal["adjoint", "autodiff"]
 
 FORMS: dict[Form, CovarianceForm] = {"plain": PLAIN, "square_root": SQUARE_ROOT}
-DRIVERS: dict[Chosen, Driver] = {
-    "sequential": SEQUENTIAL,
-    "associative": Chunked(1),
-    "chunked": Chunked(),
-}
+
+
+def driver_of(
+    chosen: Chosen, gradient: Gradient, num_timesteps: int, axis: str | None = None
+) -> Driver:
+    """The driver of a method and a way to differentiate it.
+
+    Args:
+        chosen: the method.
+        gradient: "adjoint" or "autodiff".
+        num_timesteps: T, or the steps of a device.
+        axis: of a mesh whose devices hold equal parts of time; "sequential" is then one chunk a
+            device.
+    """
+    if chosen == "sequential" and axis is None:
+        return ADJOINT if gradient == "adjoint" else SEQUENTIAL
+    lengths = {"associative": 1, "chunked": chunk_length(num_timesteps)}
+    kind = ChunkedAdjoint if gradient == "adjoint" else Chunked
+    return kind(lengths.get(chosen, num_timesteps), axis)
 
 
 class Plan(NamedTuple):
@@ -89,12 +103,11 @@ def prepare(
     if is_batched(lgssm):
         batch, sizes["B"] = ("B",), lgssm.initial_mean.shape[0]
     spread = None if mesh is None else Spread(mesh, sizes["T"], sizes.get("B"))
+    steps = sizes["T"] if spread is None else spread.local_timesteps
     chosen = choose_method(
         method,
         MATRIX,
-        num_timesteps=sizes["T"] if spread is None else spread.local_timesteps,
-        # The element of a step has about ten d × d arrays.
-        step_bytes=10 * lgssm.key_dim**2 * lgssm.dtype.itemsize,
+        num_timesteps=steps,
         batch=sizes.get("B", 1) if spread is None else spread.local_batch,
     )
     y = _checks.float_array("emissions", emissions)
@@ -106,14 +119,8 @@ def prepare(
     by_rows = _by_rows(lgssm, observed, missing)
     if not by_rows:
         observed = jnp.broadcast_to(observed.all(axis=-1, keepdims=True), y.shape)
-    driver = DRIVERS[chosen]
-    if spread is not None and spread.axis is not None:
-        # One chunk a device, or the same chunks as on one device.
-        length = {"sequential": spread.local_timesteps, "associative": 1, "chunked": None}[chosen]
-        kind = ChunkedAdjoint if gradient == "adjoint" else Chunked
-        driver = kind(length, spread.axis)
-    elif gradient == "adjoint" and driver is SEQUENTIAL:
-        driver = ADJOINT
+    axis = None if spread is None else spread.axis
+    driver = driver_of(chosen, gradient, steps, axis)
     in_groups = driver.takes_batches and key is None
     layout = choose_layout(batched=is_batched(lgssm), by_rows=by_rows, in_groups=in_groups)
     problem = Problem(lgssm, jnp.where(observed, y, 0.0), observed.astype(y.dtype), key)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ssmlin import _checks
+from ssmlin._precision import in_full_precision
 from ssmlin._typing import AnyArray
 from ssmlin.inference._methods import Method
 from ssmlin.inference._missing import Length
@@ -74,6 +75,7 @@ def matrix_lgssm_posterior_sample(
 
 
 @partial(jax.jit, static_argnames=("num_samples", "plan"))
+@in_full_precision
 def _posterior_sample(
     problem: Problem, *, num_samples: int, plan: Plan
 ) -> Float[Array, "*B num_samples T m d"]:
@@ -136,6 +138,7 @@ def matrix_lgssm_sample(
 
 
 @partial(jax.jit, static_argnames=("num_samples",))
+@in_full_precision
 def _sample(key: Array, lgssm: MatrixLGSSM, num_samples: int) -> tuple[Array, Array]:
     states, emissions = _sample_core(key, lgssm, num_samples, SEQUENTIAL)
     emissions = emissions + lgssm.emission_bias[:, None]

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Float
 
 from ssmlin import _checks
+from ssmlin._precision import in_full_precision
 from ssmlin._typing import AnyArray
 from ssmlin.inference._methods import Method
 from ssmlin.inference._missing import Length
@@ -101,6 +102,7 @@ def matrix_lgssm_smoother(
 
 
 @partial(jax.jit, static_argnames=("store", "plan"))
+@in_full_precision
 def _smoother(problem: Problem, *, store: Store, plan: Plan) -> PosteriorMatrixLGSSM:
     core = _CORES[plan.form]
     return plan.run(lambda each: core(each, plan.driver, store), problem, join_rows)

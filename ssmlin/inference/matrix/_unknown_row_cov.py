@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ssmlin import _checks
+from ssmlin._precision import in_full_precision
 from ssmlin._typing import AnyArray
 from ssmlin.inference._gammas import log_gamma_ratio
 from ssmlin.inference._missing import Length, observed_entries
@@ -73,6 +74,7 @@ class RowCovLaw(NamedTuple):
 
 
 @partial(jax.jit, static_argnames="shape")
+@in_full_precision
 def _sample(key: Array, law: RowCovLaw, shape: tuple[int, ...]) -> Array:
     """Draw Σ, or its diagonal."""
     if law.is_diagonal:
@@ -184,6 +186,7 @@ def integrate_row_cov(
 
 
 @jax.jit
+@in_full_precision
 def integrate_row_covs(
     posterior: PosteriorMatrixLGSSM,
     emissions: Float[AnyArray, "T m"],
@@ -232,6 +235,7 @@ def integrate_row_covs(
 
 
 @jax.jit
+@in_full_precision
 def row_cov_laws(
     posterior: PosteriorMatrixLGSSM,
     emissions: Float[AnyArray, "T m"],
@@ -328,6 +332,7 @@ def _positive(name: str, x: Array, above: float | int = 0) -> None:
 
 
 @partial(jax.jit, static_argnames="store")
+@in_full_precision
 def _integrate(
     emissions: Array,
     means: Array,
@@ -417,7 +422,8 @@ def _joint(
     kept = jnp.ones_like(seen) if discount is None else jnp.where(seen > 0, discount, 1.0)
     ratios = _ratios(white, prior.scale, kept)
     forgotten = m * jnp.cumsum(jnp.log(kept))
-    log_det = jnp.linalg.slogdet(prior.scale)[1] + forgotten + _before(jnp.log1p(ratios))
+    log_det = 2 * jnp.sum(jnp.log(jnp.diag(jnp.linalg.cholesky(prior.scale))))
+    log_det = log_det + forgotten + _before(jnp.log1p(ratios))
     log_predictive = seen * _log_density(df, m, scales, log_det, ratios)
     outer = white[:, :, None] * white[:, None, :]
     laws = None
@@ -437,6 +443,7 @@ def _ratios(
     return _ratios_forward(white, scale, kept)[0]
 
 
+@in_full_precision
 def _ratios_forward(
     white: Array, scale: Array, kept: Array
 ) -> tuple[Array, tuple[Array, Array, Array]]:
@@ -457,6 +464,7 @@ def _ratios_forward(
     return ratios, (white, directions, kept)
 
 
+@in_full_precision
 def _ratios_backward(
     saved: tuple[Array, Array, Array], cotangents: Array
 ) -> tuple[Array, Array, Array]:
