@@ -30,7 +30,7 @@ def make(mechanism, num_lags):
     )  # fmt: skip
 
 
-MECHANISMS = cases(sorted(ssmlin.MECHANISMS), "bayesian_memory", "gated_deltanet")
+MECHANISMS = cases(sorted(ssmlin.MECHANISMS), "bayesian_memory")
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
@@ -69,6 +69,19 @@ def test_a_wide_model_is_the_same_model(mechanism):
     back = narrowed(more, moved)
     for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(moved), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_the_regressor_of_one_stays_the_last():
+    """Of weights that are integrated out: the same regressors, and zeros."""
+    model, rng = make("gated_deltanet", 2), np.random.default_rng(0)
+    params, _ = model.initialize()
+    basis, u = rng.normal(size=(3, 3)), rng.normal(size=(4, 2))
+    params = params._replace(regression=params.regression._replace(basis=jnp.asarray(basis)))
+    _, more, v = widened(model, params, u, 4)
+    ones = np.ones((4, 1))
+    found = np.concatenate([v, ones], axis=1) @ np.asarray(more.regression.basis).T
+    np.testing.assert_allclose(found[:, :3], np.concatenate([u, ones], axis=1) @ basis.T)
+    np.testing.assert_array_equal(found[:, 3:], 0.0)
 
 
 def params_free(model, params):
