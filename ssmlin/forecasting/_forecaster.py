@@ -37,11 +37,12 @@ class Forecaster(Forecasts):
             the times (:func:`ssmlin.forecasting.season_of`); None for none.
         transform: "auto" for values, square roots or logarithms, chosen by the likelihood; "none",
             "log", "box-cox", or a power >= 0, see :func:`ssmlin.forecasting.choose_powers`.
-        pooling: "separate" for a model for each series; "shared" for one model whose parameters all
-            series share; "hierarchical" for a population of regressions on the series' own past,
-            each of which deviates and drifts (:class:`ssmlin.models.HierarchicalRegression`), which
-            has its own lags, season and mixture of transformations. "auto" is hierarchical from
-            ten series on where the mechanism is `bayesian_memory`, and else shared.
+        pooling: "separate" for a model for each series, where one that cannot be fitted has missing
+            forecasts; "shared" for one model of all series; "hierarchical" for a population of
+            regressions on the series' own past, each of which deviates and drifts
+            (:class:`ssmlin.models.HierarchicalRegression`), which has its own lags, season and
+            mixture of transformations. "auto" is hierarchical from ten series on where the
+            mechanism is `bayesian_memory`, and else shared.
         key_dim: d, except of `bayesian_memory`, whose keys are the inputs.
         difference: model changes over so many steps, 1 or the steps of a season; 0 for none.
         discounts: of Σ, to choose among.
@@ -111,8 +112,8 @@ class Forecaster(Forecasts):
         names = Names(id_col, time_col, target_col)
         table, layout = tabulate(data, inputs, names, date_format, self.calendar,
                                  fill_inputs=self.fill_inputs)  # fmt: skip
-        many = layout.num_series(table, MANY_SERIES) if self.pooling == "auto" else 1
-        strict = self.pooling_of(many) != "hierarchical"
+        many = layout.num_series(table, MANY_SERIES) if self.pooling != "hierarchical" else 1
+        strict = not self.may_fail(many)
         self.state_ = fit_panel(self, *layout.read(table, to_fit=strict))
         return self
 

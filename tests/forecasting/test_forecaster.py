@@ -31,11 +31,12 @@ def values(seed=0, steps=T):
 def unfitted(monkeypatch):
     """Fits that return the start of the model, since most tests ask for other things."""
 
-    def fit_sequences(recommendation, emissions, inputs, seed, **options):
+    def plan_sequences(recommendation, emissions, inputs, seed, **options):
         model = recommendation.model()
         return RecipeFit(model, model.initialize(jax.random.key(seed))[0], 0.0, 7)
+        yield  # a plan that asks for no fit
 
-    monkeypatch.setattr(recipe, "fit_sequences", fit_sequences)
+    monkeypatch.setattr(recipe, "plan_sequences", plan_sequences)
 
 
 def forecaster(**settings):
