@@ -305,7 +305,9 @@ def series_ids(column: "pandas.Series") -> list[str]:
 def _names(column: "pandas.Series", first: int = 0) -> list[str]:
     """Names as texts, of every row."""
     names = column.tolist()
-    missing = column.isna().to_numpy(bool) | np.array([name == "" for name in names], bool)
+    # What is missing may be pd.NA, which cannot be compared.
+    gone = column.isna().tolist()
+    missing = np.array([x or name == "" for x, name in zip(gone, names, strict=True)], bool)
     if missing.any():
         raise ValueError(f"series: expected a name in every row of {column.name!r}, got none in "
                          f"data row {first + int(missing.argmax()) + 1}")  # fmt: skip

@@ -129,6 +129,7 @@ def wrong(frame, row, **values):
         (lambda frame: wrong(frame, 12, t=None), {"time": "t"}),
         (lambda frame: wrong(frame, 12, t="May"), {"time": "t"}),
         (lambda frame: wrong(frame, 12, id=""), {}),
+        (lambda frame: wrong(frame, 12, id=None).astype({"id": "string"}), {}),
         (lambda frame: wrong(frame, 12, id=1.5), {}),
         (lambda frame: frame, {"targets": ["y", "y"]}),
         (lambda frame: frame, {"targets": []}),
