@@ -176,8 +176,15 @@ class TableFiles:
                 for first, table, others in read_numbers(
                     path, columns, beside, self.chunk_rows, encoding=self.encoding, marks=marks
                 ):
+                    if not len(table):  # a text file of a header alone
+                        continue
                     times = None if time is None else as_in_a_table(others[time], marks[time])
                     yield SeriesRows(path, first, table, others[series], times)
+
+    def decimal_mark(self, column: str) -> str | None:
+        """The decimal mark of a column in the first file; None where its first rows have none."""
+        marks = self._marks(self.paths[0]).get(column)
+        return None if marks is None else marks.decimal
 
     def num_series(self, series: str, enough: int) -> int:
         """How many series there are; no more is read than shows that there are enough."""

@@ -137,6 +137,18 @@ def test_what_is_wrong_with_a_series_is_told_with_its_name_and_the_files(tmp_pat
         store_panel(TableFiles(tmp_path), "id", ["y"], (), "t")
 
 
+def test_a_file_of_a_header_alone_adds_nothing(tmp_path):
+    folder = written(tmp_path, frame_of(TIMES["hours"]), "csv", parts=2)
+    expected = store_panel(TableFiles(folder), "id", ["y"], (), "t")
+    for name in ("0.csv", "part-0a.csv", "z.csv"):  # before, between and after the others
+        (folder / name).write_text((folder / "part-0.csv").read_text().split("\n")[0] + "\n")
+    found = store_panel(TableFiles(folder), "id", ["y"], (), "t")
+    assert list(found) == list(expected)
+    for name, one in expected.items():
+        np.testing.assert_array_equal(found[name].values, one.values)
+        assert found[name].times.equals(one.times)
+
+
 def test_sources(tmp_path):
     folder = written(tmp_path / "a", frame_of(TIMES["counts"]), "csv", parts=3)
     (folder / "_SUCCESS").write_text("")
