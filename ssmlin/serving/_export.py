@@ -14,7 +14,7 @@ from ssmlin import _checks
 from ssmlin._files import written_whole
 from ssmlin._optional import require
 from ssmlin.data import Scaling, box_cox, first_place
-from ssmlin.forecasting import Forecaster
+from ssmlin.forecasting import CollectionState, Forecaster
 from ssmlin.models import LinearAttentionSSM, ParamsLinearAttentionSSM, StateLaw
 from ssmlin.serving import _numpy_runtime
 from ssmlin.serving._attention_series import AttentionSeries, belief_of
@@ -127,12 +127,13 @@ def _exported(source: Source, series: str | None) -> _Exported:
         names = {"targets": [f"y{i + 1}" for i in range(m)],
                  "inputs": [f"x{i + 1}" for i in range(width)]}  # fmt: skip
     else:
-        online = OnlineForecaster(source, series).series
-        if not isinstance(online, AttentionSeries):
+        if isinstance(source.state_, CollectionState):
             raise ValueError(
                 "forecaster: expected pooling='separate' or 'shared' for an export, got a "
                 "population (pooling='hierarchical'); OnlineForecaster follows its series"
             )
+        online = OnlineForecaster(source, series).series
+        assert isinstance(online, AttentionSeries)
         model, params, season = online.attention
         scaling, columns = online.scaling, online.columns
         state, lags_alone, place = _after_data(online), model.num_lags, 0

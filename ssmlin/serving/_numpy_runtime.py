@@ -206,6 +206,8 @@ class Model:
         u: np.ndarray = np.asarray(inputs, float)
         if u.shape != self._input_mean.shape:
             raise ValueError(f"inputs: expected shape {self._input_mean.shape}, got {u.shape}")
+        if not np.isfinite(u).all():
+            raise ValueError(f"inputs: expected finite numbers, got {u}")
         u = (u - self._input_mean) / self._input_scale
         period = self.about["season"]
         if period is None:

@@ -220,7 +220,7 @@ def test_what_a_population_cannot_follow_is_refused():
     with pytest.raises(ValueError, match="values: expected a positive number in 'y'"):
         online.step(online.init(), [-1.0])
     with pytest.raises(ValueError, match="forecaster: expected .* for an export"):
-        ssmlin.serving.export_model(made, "nothing", series="a")
+        ssmlin.serving.export_model(made, "nothing")
 
 
 def test_rows_of_many_series_come_in_any_order(tmp_path):
