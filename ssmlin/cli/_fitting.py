@@ -182,7 +182,9 @@ def fit(
                 forecaster.fit(table, names(inputs), series, time, target, date_format=date_format)
         state = fitted(forecaster)
         kept = replace(reading, date_format=state.layout.date_format)
-        forecaster.save(output, notes={"reading": kept.notes()})
+        # A stream comes row by row, which may not tell it.
+        mark = reading.decimal_mark(file, target[0])
+        forecaster.save(output, notes={"reading": kept.notes(), "decimal": mark})
     if as_json:
         typer.echo(json.dumps({"output": str(output), **state.summary}))
         return

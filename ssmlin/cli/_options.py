@@ -3,7 +3,7 @@
 import shlex
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -252,6 +252,14 @@ class Reading:
         from ssmlin.data import TableFiles
 
         return TableFiles(file, **self.of_text())
+
+    def decimal_mark(self, file: Path, column: str) -> str | None:
+        """The decimal mark that a column has in text files; None where nothing tells it."""
+        from ssmlin.data import TableFiles
+
+        with suppress(ValueError):  # a file of another format
+            return TableFiles(file, **self.of_text()).decimal_mark(column)
+        return None
 
     def after(self, noted: dict[str, Any]) -> "Reading":
         """These options, and a model's notes where they say nothing."""

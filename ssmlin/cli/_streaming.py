@@ -174,6 +174,9 @@ class _Rows:
         missing = [name for name in found.columns if name not in columns]
         if missing:
             fail(f"rows: expected the columns {', '.join(found.columns)}, got {', '.join(columns)}")
+        twice = [name for name in found.columns if columns.count(name) > 1]
+        if twice:
+            fail(f"rows: expected columns of different names, got {twice[0]!r} twice")
         for number, line in enumerate(lines, 1):
             if not line.strip() and len(columns) > 1:
                 continue

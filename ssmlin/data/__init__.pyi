@@ -11,6 +11,7 @@ from ssmlin.data._stored_panels import StoredPanel, read_long, store_panel
 from ssmlin.data._table_files import TableFiles
 from ssmlin.data._table_stream import TableStream
 from ssmlin.data._tables import read_table
+from ssmlin.data._texts import Marks, given_marks
 from ssmlin.data._times import (
     Times,
     columns_of_dates,
@@ -26,6 +27,7 @@ __all__ = [
     "Calendar",
     "Columns",
     "FutureTable",
+    "Marks",
     "Scaling",
     "Series",
     "StoredPanel",
@@ -41,6 +43,7 @@ __all__ = [
     "free_name",
     "future_inputs",
     "future_times",
+    "given_marks",
     "grid_step",
     "inverse_box_cox",
     "is_dates",

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from ssmlin._files import read_arrays, write_arrays
 from ssmlin._optional import require
-from ssmlin.data import free_name, numbers, parse_times
+from ssmlin.data import Marks, free_name, given_marks, numbers, parse_times
 from ssmlin.forecasting import CollectionState, Forecaster, ForecasterState, SeriesForecast
 from ssmlin.serving._online_forecaster import OnlineForecaster
 from ssmlin.serving._series import SeriesPrediction, SeriesState
@@ -85,8 +85,12 @@ class RowStream:
         self._online = {one.name: one for one in each}
         self._states: dict[str, SeriesState] = {}
         self.layout, self._levels = each[0].layout, tuple(levels)
-        noted = {} if state is None else state.notes.get("reading", {})
-        self._decimal = decimal or noted.get("decimal", ".")
+        notes = {} if state is None else state.notes
+        said = notes.get("reading", {}) if decimal is None else {"decimal": decimal}
+        mark = said.get("decimal") or notes.get("decimal")
+        # Points are decimal, and commas nothing, unless somebody said or the fit's file showed it.
+        marks = given_marks(mark, said.get("thousands"))
+        self._marks = Marks() if marks is None or mark == "." else marks
         self.num_rows = 0
 
     @property
@@ -244,19 +248,19 @@ class RowStream:
 
     def _number(self, row: Mapping[str, str], column: str) -> float:
         text = row[column].strip()
-        if self._decimal != ".":
-            text = text.replace(".", "").replace(self._decimal, ".")
-        try:
-            value = float(text)
-            if np.isfinite(value) and "_" not in text:
-                return value
-        except ValueError:
-            pass
+        if self._marks.decimal == ".":
+            try:
+                value = float(text)
+                if np.isfinite(value) and "_" not in text:
+                    return value
+            except ValueError:
+                pass
         require("pandas")
         import pandas as pd
 
         try:
-            return float(numbers(pd.Series([text], name=column, dtype=object))[0])
+            one = pd.Series([text], name=column, dtype=object)
+            return float(numbers(one, marks=self._marks)[0])
         except ValueError as error:
             raise ValueError(
                 f"columns: expected a finite number or nothing in column {column!r}, got {text!r}"

@@ -1,5 +1,6 @@
 """A forecaster step by step, and rows of text, against a forecaster that is given all steps."""
 
+import dataclasses
 import json
 
 import jax
@@ -156,8 +157,21 @@ def test_rows_go_in_and_predictions_come_out(tmp_path, monkeypatch):
         [record["mean"], record["lower_80"], record["upper_80"]],
         [expected.mean[0], lower[0, 0], upper[0, 0]], rtol=1e-5,
     )  # fmt: skip
-    result = CliRunner().invoke(app, call, input="month;x\n1;2\n")
-    assert result.exit_code == 2 and "expected the columns month, y" in result.stderr
+    for header, said in (("month;x", "expected the columns month, y"), ("y;month;y", "'y' twice")):
+        result = CliRunner().invoke(app, call, input=f"{header}\n1;2;3\n")
+        assert result.exit_code == 2 and said in result.stderr
+
+
+@pytest.mark.parametrize("given, noted", [(",", {}), (None, {"decimal": ","})])
+def test_where_commas_are_decimal_a_point_never_is(given, noted):
+    made = forecaster(CASES["logarithm and season"])
+    made.state_ = dataclasses.replace(made.state_, notes=noted)  # what the file of the fit showed
+    stream = RowStream(made, decimal=given)
+    texts = {"3,5": 3.5, "1.234,5": 1234.5, "1.234": 1234.0, "7": 7.0}
+    for month, (text, expected) in zip(MONTHS[SEEN:], texts.items(), strict=False):
+        assert stream.take({"month": str(month.date()), "y": text}).values == [expected]
+    with pytest.raises(ValueError, match="columns: expected a finite number .* got '12.5'"):
+        stream.take({"month": str(MONTHS[SEEN + 4].date()), "y": "12.5"})
 
 
 @pytest.mark.parametrize(
