@@ -1,8 +1,13 @@
 """Many series that share a law: gradient, fit and forecasts, and what grows with the series."""
 
+import json
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
@@ -19,12 +24,24 @@ from .harness import Contestant, Table
 DIM, STEPS, SERIES = 14, 126, 128
 COUNTS, QUICK_COUNTS = (1_000, 10_000, 100_000), (12,)
 MONTHS, HORIZON, PATHS = 100, 12, 100
+#: Series in files, and how many are written at once.
+FILE_COUNTS, QUICK_FILE_COUNTS, WRITTEN = (10_000, 100_000), (12,), 2_000
+#: Runs a command and prints its seconds of CPU and the most memory that it held. A process begins
+#: with the memory of the one that starts it, so it is this small one that does.
+MEASURE = """
+import json, os, subprocess, sys
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, used = os.wait4(process.pid, 0)
+print(json.dumps([used.ru_utime + used.ru_stime, used.ru_maxrss / 1024**2]))
+sys.exit(status != 0)
+"""
 
 
 def run(quick: bool) -> None:
     """Print the tables."""
     _gradients(quick)
     _collections(QUICK_COUNTS if quick else COUNTS, quick)
+    _files(QUICK_FILE_COUNTS if quick else FILE_COUNTS)
 
 
 def _gradients(quick: bool) -> None:
@@ -92,7 +109,7 @@ def _collections(counts: tuple[int, ...], quick: bool) -> None:
         "series", "fit, s", "of it reading, s", "predict, s", "predict, ms a series", "memory, GB"
     )
     for count in counts:
-        frame = _frame(count)
+        frame = _frame(0, count)
         forecaster = ssmlin.Forecaster(
             transform="none", season=12, pooling="hierarchical", num_epochs=3 if quick else None
         )
@@ -114,16 +131,67 @@ def _collections(counts: tuple[int, ...], quick: bool) -> None:
         )
 
 
-def _frame(count: int) -> Any:
+def _files(counts: tuple[int, ...]) -> None:
+    """`ssmlin fit` and `ssmlin forecast` of files that are read piece by piece."""
+    harness.remark(
+        f"The same from a folder with one file, by `ssmlin fit --transform none --period 12` and "
+        f"`ssmlin forecast --horizon {HORIZON} --samples {PATHS}` to a Parquet file. Seconds of "
+        "CPU, start included, and compiling what is in no cache; the most memory that the process "
+        "held."
+    )
+    table = Table("file", "series", "MB", "fit, s", "fit, GB", "forecast, s", "forecast, GB")
+    for kind in ("parquet", "csv"):
+        for count in counts:
+            with TemporaryDirectory() as folder:
+                here = Path(folder)
+                data, model, output = (here / x for x in ("data", "m.safetensors", "f.parquet"))
+                data.mkdir()
+                _write(data / f"series.{kind}", count)
+                size = sum(path.stat().st_size for path in data.iterdir()) / 1e6
+                columns = ["--target", "y", "--series", "unique_id", "--time", "ds"]
+                fit = _measured("fit", data, *columns, "--transform", "none", "--period", 12,
+                                "--output", model)  # fmt: skip
+                made = _measured("forecast", model, data, "--horizon", HORIZON, "--samples", PATHS,
+                                 "--output", output)  # fmt: skip
+            table.row(kind, harness.sizes(count), *map(harness.figure, (size, *fit, *made)))
+
+
+def _measured(*arguments: object) -> tuple[float, float]:
+    """Seconds of CPU and gigabytes of a command of ssmlin."""
+    call = [sys.executable, "-c", MEASURE, sys.executable, "-m", "ssmlin", *map(str, arguments)]
+    done = subprocess.run([*call, "--quiet"], stdout=subprocess.PIPE, text=True, check=True)
+    seconds, memory = json.loads(done.stdout)
+    return seconds, memory
+
+
+def _write(path: Path, count: int) -> None:
+    """A file of so many series, some at a time."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    writer = None
+    for first in range(0, count, WRITTEN):
+        frame = _frame(first, min(WRITTEN, count - first))
+        if path.suffix == ".csv":
+            frame.to_csv(path, mode="a", header=first == 0, index=False)
+            continue
+        rows = pa.Table.from_pandas(frame, preserve_index=False)
+        writer = writer or pq.ParquetWriter(path, rows.schema)
+        writer.write_table(rows)
+    if writer is not None:
+        writer.close()
+
+
+def _frame(first: int, count: int) -> Any:
     """Series with trend and season, in a long frame."""
     import pandas as pd
 
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(first)
     months = pd.date_range("2010-01-01", periods=MONTHS, freq="MS")
     season = rng.normal(size=(count, 12))[:, np.arange(MONTHS) % 12]
     y = 100 + season * 3 + rng.normal(size=(count, MONTHS)).cumsum(axis=1)
     return pd.DataFrame({
-        "unique_id": np.repeat(np.arange(count), MONTHS),
+        "unique_id": np.repeat(np.arange(first, first + count), MONTHS),
         "ds": np.tile(months, count),
         "y": y.ravel(),
     })  # fmt: skip

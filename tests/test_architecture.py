@@ -21,7 +21,7 @@ CONTRIBUTING = Path(__file__).parents[1] / "CONTRIBUTING.md"
 # that models can offer it as methods.
 SHARED = (
     "_lazy", "_optional", "_batch_options", "_buckets", "_typing", "_checks", "_files", "_progress",
-    "_compilation_cache", "_display", "_precision",
+    "_compilation_cache", "_display", "_precision", "_warnings",
 )  # fmt: skip
 ROOMS = (
     "data", "attention", "lgssm", "mechanisms", "inference", "learning", "models", "forecasting",

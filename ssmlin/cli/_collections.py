@@ -22,6 +22,7 @@ from ssmlin.cli._options import (
     no_result,
     prepare,
     resumable,
+    stem_of,
     tell_of_dates,
 )
 from ssmlin.cli._printing import cell, print_columns
@@ -86,15 +87,15 @@ def compare_over_series(call: CollectionCall) -> None:
     with waiting("loading the packages of the models", progress):
         models = _models(call.models)
     with in_lines(), waiting(f"reading {call.file}", progress), as_options("horizon"):
-        table = call.reading.table_of(call.file, call.series)
+        table = call.reading.series_of(call.file, call.series)
         tell_of_dates(table, call.time, [*call.targets, call.series])
         collection = hold_out_frame(
             table, call.horizon, call.period,
-            name=call.file.stem, id_col=call.series, time_col=call.time,
+            name=stem_of(call.file), id_col=call.series, time_col=call.time,
             target_col=call.targets[0], date_format=call.reading.date_format,
             calendar=call.calendar,
         )  # fmt: skip
-    beside = call.output or call.report or Path(f"{call.file.stem}-comparison")
+    beside = call.output or call.report or Path(f"{stem_of(call.file)}-comparison")
     folder = call.checkpoint or beside.with_name(beside.name + ".checkpoint")
     with in_lines(), resumable(folder, keep=call.checkpoint is not None):
         with running(progress) as lines:

@@ -42,6 +42,7 @@ from ssmlin.cli._options import (
     console,
     fail,
     in_lines,
+    is_long,
     names,
     new_file,
     prepare,
@@ -59,8 +60,6 @@ if TYPE_CHECKING:
     from ssmlin.forecasting import CollectionState, Forecaster, ForecasterState, Layout
     from ssmlin.learning import Algorithm
 
-#: Text and Parquet files above this many bytes are streamed.
-STREAM_BYTES = 32 * 2**20
 _WINDOW = 2000
 #: Percentages of the intervals of a forecast.
 LEVELS = (50, 80, 95)
@@ -144,7 +143,7 @@ def fit(
     if mechanism not in MECHANISMS:
         fail(f"--mechanism: expected one of {', '.join(MECHANISMS)}; got {mechanism!r}")
     in_memory = series, period, calendar.freq, difference or None, fill_inputs or None
-    if window is None and not any(in_memory) and _is_long(file):
+    if window is None and not any(in_memory) and is_long(file):
         window = _WINDOW
     reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
     folder = checkpoint or output.with_name(output.name + ".checkpoint")
@@ -176,7 +175,8 @@ def fit(
                 forecaster.fit_stream(stream, window=window)
         else:
             with waiting(f"reading {file}", progress):
-                table = reading.table_of(file, series)
+                whole = window == 0  # never in pieces
+                table = (reading.table_of if whole else reading.series_of)(file, series)
             tell_of_dates(table, time, [*target, *names(inputs), series or ""])
             with as_options("freq"):
                 forecaster.fit(table, names(inputs), series, time, target, date_format=date_format)
@@ -195,14 +195,6 @@ def fitted(forecaster: "Forecaster") -> "ForecasterState | CollectionState":
     """What a forecaster knows once it is fitted."""
     assert forecaster.state_ is not None
     return forecaster.state_
-
-
-def _is_long(file: Path) -> bool:
-    return (
-        file.is_file()
-        and file.suffix.lower() in (".csv", ".tsv", ".txt", ".parquet")
-        and file.stat().st_size > STREAM_BYTES
-    )
 
 
 def _load(
@@ -238,7 +230,7 @@ def _load(
             forecaster.freq, forecaster.holidays = calendar.freq, calendar.holidays
         forecaster.fill_inputs |= fill_inputs
         reading = reading.after(state.notes.get("reading", {}))
-        table = reading.table_of(file, state.layout.series)
+        table = reading.series_of(file, state.layout.series)
         forecaster.update(table, to_fit=to_fit, date_format=reading.date_format)
     return forecaster
 

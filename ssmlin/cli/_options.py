@@ -16,14 +16,15 @@ from ssmlin._progress import waiting
 if TYPE_CHECKING:
     import pandas
 
-    from ssmlin.data import Calendar, Columns
+    from ssmlin.data import Calendar, Columns, TableFiles
 
 console = Console(markup=False)  # names in brackets are names
 
 FileArgument = Annotated[
     Path,
     typer.Argument(
-        help="CSV, TSV, Parquet, Excel, JSON lines, NumPy, SQLite or DuckDB; a row for each step."
+        help="CSV, TSV, Parquet, Excel, JSON lines, NumPy, SQLite or DuckDB; a row for each step. "
+        "Of many series a folder of CSV, TSV or Parquet files, too, or a pattern of some."
     ),
 ]
 ModelArgument = Annotated[Path, typer.Argument(help="A file that `ssmlin fit` wrote.")]
@@ -101,6 +102,9 @@ CheckpointOption = Annotated[
         "goes on from there."
     ),
 ]
+
+#: Text and Parquet files above this many bytes are read piece by piece.
+LONG_BYTES = 32 * 2**20
 
 STOPPED = 130  # what shells say of a program that Ctrl-C ended
 
@@ -239,6 +243,16 @@ class Reading:
         text = () if series is None else (series,)
         return read_table(file, query=self.query, table=self.table, text=text, **self.of_text())
 
+    def series_of(self, file: Path, series: str | None) -> "pandas.DataFrame | TableFiles":
+        """The table of a file; what is long, a folder or a pattern of many series stays on disk."""
+        if series is None or (file.is_file() and not is_long(file)):
+            return self.table_of(file, series)
+        if self.query is not None or self.table is not None:
+            raise ValueError(f"--query, --table: expected a database, got {file}")
+        from ssmlin.data import TableFiles
+
+        return TableFiles(file, **self.of_text())
+
     def after(self, noted: dict[str, Any]) -> "Reading":
         """These options, and a model's notes where they say nothing."""
         said = {name: value for name, value in asdict(self).items() if value is not None}
@@ -248,11 +262,27 @@ class Reading:
         return Reading(**kept | said)
 
 
-def tell_of_dates(table: "pandas.DataFrame", time: str | None, used: Sequence[str]) -> None:
-    """Warn that rows are taken in order although a column that is not used says when they are."""
-    from ssmlin.data import columns_of_dates
+def stem_of(file: Path) -> str:
+    """What is called after a file: its name, or the folder's of a pattern that begins with none."""
+    return file.stem.split("*")[0].rstrip("-_. ") or file.absolute().parent.name
 
-    if time is None and (dates := columns_of_dates(table, used)):
+
+def is_long(file: Path) -> bool:
+    """Whether a file is read piece by piece."""
+    is_text = file.suffix.lower() in (".csv", ".tsv", ".txt", ".parquet", ".gz", ".bz2", ".xz")
+    return is_text and file.is_file() and file.stat().st_size > LONG_BYTES
+
+
+def tell_of_dates(
+    table: "pandas.DataFrame | TableFiles", time: str | None, used: Sequence[str]
+) -> None:
+    """Warn that rows are taken in order although a column that is not used says when they are."""
+    from ssmlin.data import TableFiles, columns_of_dates
+
+    if time is not None:
+        return
+    first = table.head() if isinstance(table, TableFiles) else table
+    if dates := columns_of_dates(first, used):
         warnings.warn(
             f"--time: got none, so that rows are steps in order, without dates or a season; "
             f"--time {shlex.quote(dates[0])} takes the dates of that column",

@@ -1,5 +1,6 @@
 """The inputs of future steps, joined by time and series."""
 
+import contextlib
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,8 +11,8 @@ from jaxtyping import Bool, Float, Int
 from ssmlin.data._columns import FILL, missing_rows, numbers
 from ssmlin.data._grids import TOLERANCE, future_times
 from ssmlin.data._lags import carried_forward
-from ssmlin.data._panels import series_ids
-from ssmlin.data._times import Times, is_dates, listed, parse_times
+from ssmlin.data._panels import parse_distinct, series_of_rows
+from ssmlin.data._times import NUMBER, Times, is_dates, listed, parse_times
 
 if TYPE_CHECKING:
     import pandas
@@ -70,20 +71,72 @@ def future_inputs(
         >>> future_inputs(plan, days, 2, ["price"], time="day").tolist()
         [[5.0], [8.0]]
     """
-    wanted = [*inputs, *(one for one in (time, series) if one is not None)]
-    for column in wanted:
-        if column not in table.columns:
-            known = ", ".join(map(str, table.columns[:20]))
-            raise ValueError(f"columns: expected a column {column!r}, got {known}")
-    if series is None:
-        return _inputs(table, times, horizon, inputs, time, date_format, last)
-    rows = table[np.array(series_ids(table[series])) == name]
-    if len(rows) == 0:
-        raise ValueError(f"series: expected rows of {name!r} in column {series!r}, got none")
-    try:
-        return _inputs(rows, times, horizon, inputs, time, date_format, last)
-    except ValueError as error:
-        raise ValueError(f"series {name!r}: {error}") from error
+    plan = FutureTable(table, inputs, time, series, date_format)
+    return plan.inputs(times, horizon, name, last=last)
+
+
+class FutureTable:
+    """The rows of the steps to come of many series, brought together once.
+
+    Args:
+        table: as in :func:`future_inputs`, like all that follow.
+        inputs: likewise.
+        time: likewise.
+        series: likewise.
+        date_format: likewise.
+
+    Raises:
+        ValueError: a column that does not exist, or a row without a series.
+    """
+
+    def __init__(
+        self,
+        table: "pandas.DataFrame",
+        inputs: Sequence[str],
+        time: str | None = None,
+        series: str | None = None,
+        date_format: str | None = None,
+    ) -> None:
+        for column in (*inputs, *(one for one in (time, series) if one is not None)):
+            if column not in table.columns:
+                known = ", ".join(map(str, table.columns[:20]))
+                raise ValueError(f"columns: expected a column {column!r}, got {known}")
+        self._table, self._names, self._time, self._series = table, inputs, time, series
+        self._date_format = date_format
+        self._rows: dict[str, Int[np.ndarray, " n"]] = {}
+        if series is None:
+            return
+        codes, names = series_of_rows(table[series])
+        ends = np.cumsum(np.bincount(codes))
+        together = np.split(np.argsort(codes, kind="stable"), ends[:-1])
+        self._rows = dict(zip(names, together, strict=True))
+        if time is not None:
+            # Rows of no interest may hold anything; of the others it is told what is wrong.
+            with contextlib.suppress(ValueError):
+                times = parse_distinct(table[time], date_format)
+                self._table = table.assign(**{time: times})
+                self._date_format = None if is_dates(times) else NUMBER
+
+    def inputs(
+        self,
+        times: Times,
+        horizon: int,
+        name: str = "",
+        *,
+        last: Float[np.ndarray, " k"] | None = None,
+    ) -> Float[np.ndarray, "horizon k"]:
+        """The inputs of the steps after a history, see :func:`future_inputs`."""
+        how = (times, horizon, self._names, self._time, self._date_format, last)
+        if self._series is None:
+            return _inputs(self._table, *how)
+        if name not in self._rows:
+            raise ValueError(
+                f"series: expected rows of {name!r} in column {self._series!r}, got none"
+            )
+        try:
+            return _inputs(self._table.iloc[self._rows[name]], *how)
+        except ValueError as error:
+            raise ValueError(f"series {name!r}: {error}") from error
 
 
 def _inputs(

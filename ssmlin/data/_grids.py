@@ -367,6 +367,13 @@ def grid_step(times: Times) -> tuple[str, float] | None:
         >>> grid_step(pd.date_range("2024-01-01", periods=4, freq="QS"))
         ('months', 3.0)
     """
+    return _grid_step(_Same(times))
+
+
+@lru_cache(1024)
+def _grid_step(same: _Same) -> tuple[str, float] | None:
+    """The same, remembered."""
+    times = same.times
     found = _grid(times) if len(times) > 1 else None
     if found is None:
         return None

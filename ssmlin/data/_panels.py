@@ -87,8 +87,8 @@ def select_panel(
     if clock is not None and date_format is None:
         # Of all series together, since the dates of one alone may be read in two ways.
         check_names([clock], list(frame.columns))
-        date_format = _date_format(frame[clock])
-    codes, called = _series_of_rows(frame[key])
+        date_format = common_date_format(frame[clock])
+    codes, called = series_of_rows(frame[key])
     counts = np.bincount(codes, minlength=len(called))
     whole = _whole(frame, names, input_names, clock, date_format, codes, counts, to_fit=to_fit)
     rows, split = np.argsort(codes, kind="stable"), len(names)
@@ -182,7 +182,7 @@ def _whole(
     try:
         check_names(chosen, list(frame.columns))
         columns = [numbers(frame[name]) for name in (*targets, *inputs)]
-        times = None if clock is None else _parsed(frame[clock], date_format)
+        times = None if clock is None else parse_distinct(frame[clock], date_format)
     except ValueError:
         return None
     starts, is_doubtful = np.cumsum(counts) - counts, counts < (2 if to_fit else 1)
@@ -232,7 +232,7 @@ def _distinct(
     return codes, pd.Series(values, name=column.name)
 
 
-def _date_format(column: "pandas.Series") -> str | None:
+def common_date_format(column: "pandas.Series") -> str | None:
     """As :func:`find_date_format`, by the distinct times where they decide it."""
     found = None if getattr(column.dtype, "kind", "O") in "fM" else _distinct(column)
     if found is not None:
@@ -246,7 +246,7 @@ def _date_format(column: "pandas.Series") -> str | None:
     return find_date_format(column)
 
 
-def _parsed(column: "pandas.Series", date_format: str | None) -> Times:
+def parse_distinct(column: "pandas.Series", date_format: str | None) -> Times:
     """As :func:`parse_times`, each distinct time once."""
     found = None if getattr(column.dtype, "kind", "O") in "iufM" and (
         date_format in (None, NUMBER)) else _distinct(column)  # fmt: skip
@@ -256,8 +256,15 @@ def _parsed(column: "pandas.Series", date_format: str | None) -> Times:
     return parse_times(values, date_format)[codes]
 
 
-def _series_of_rows(column: "pandas.Series") -> tuple[Int[np.ndarray, " N"], list[str]]:
-    """Which series each row is of, and the names of the series in the order of the rows."""
+def series_of_rows(
+    column: "pandas.Series", first: int = 0
+) -> tuple[Int[np.ndarray, " N"], list[str]]:
+    """Which series each row is of, and the names of the series in the order of the rows.
+
+    Args:
+        column: of names.
+        first: the number of rows before it, for messages.
+    """
     require("pandas")
     import pandas as pd
 
@@ -268,7 +275,7 @@ def _series_of_rows(column: "pandas.Series") -> tuple[Int[np.ndarray, " N"], lis
             names = _names(values)
             if len(set(names)) == len(names):
                 return codes, names
-    codes, called = pd.factorize(np.array(_names(column), dtype=object))
+    codes, called = pd.factorize(np.array(_names(column, first), dtype=object))
     return codes, list(called)
 
 
@@ -291,22 +298,22 @@ def series_ids(column: "pandas.Series") -> list[str]:
         >>> series_ids(pd.Series(["007", "7", 7]))
         ['007', '7', '7']
     """
-    codes, names = _series_of_rows(column)
+    codes, names = series_of_rows(column)
     return [names[code] for code in codes]
 
 
-def _names(column: "pandas.Series") -> list[str]:
+def _names(column: "pandas.Series", first: int = 0) -> list[str]:
     """Names as texts, of every row."""
     names = column.tolist()
     missing = column.isna().to_numpy(bool) | np.array([name == "" for name in names], bool)
     if missing.any():
         raise ValueError(f"series: expected a name in every row of {column.name!r}, got none in "
-                         f"data row {int(missing.argmax()) + 1}")  # fmt: skip
+                         f"data row {first + int(missing.argmax()) + 1}")  # fmt: skip
     for row, name in enumerate(names):
         if isinstance(name, float | np.floating):
             raise ValueError(
                 f"series: expected text or whole numbers in column {column.name!r}, got {name!r} "
-                f"in data row {row + 1}, of which nobody knows how it was written; of a text file "
-                f"read_table(..., text=[{column.name!r}]) keeps that"
+                f"in data row {first + row + 1}, of which nobody knows how it was written; of a "
+                f"text file read_table(..., text=[{column.name!r}]) keeps that"
             )
     return [str(name) for name in names]

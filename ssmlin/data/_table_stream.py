@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ssmlin._optional import require
 from ssmlin._progress import progress_bar
-from ssmlin.data._columns import numbers
 from ssmlin.data._grids import TOLERANCE, ticks
 from ssmlin.data._lags import carried_forward, lagged
 from ssmlin.data._scaling import Scaling, transformed
-from ssmlin.data._tables import ENCODING, file_marks, read_chunks
-from ssmlin.data._texts import PLAIN, Marks, convert, find_marks
+from ssmlin.data._table_files import as_in_a_table, read_numbers
+from ssmlin.data._tables import ENCODING, file_marks
+from ssmlin.data._texts import Marks
 from ssmlin.data._times import NUMBER, Times, find_date_format, is_dates, parse_times
 
 if TYPE_CHECKING:
@@ -142,27 +141,18 @@ class TableStream:
 
     def pieces(self) -> Iterator[Piece]:
         """Read the table: transformed values and inputs, `chunk_rows` rows at a time."""
-        chosen = [*self.targets, *self.inputs, *([] if self.time is None else [self.time])]
-        rows, clock, marks = 0, _Clock(self.date_format), dict(self._marks)
-        text = () if self.time is None else (self.time,)
-        for frame in read_chunks(
-            self.path, chosen, self.chunk_rows, encoding=self.encoding, marks=marks, text=text
-        ):
+        columns = [*self.targets, *self.inputs]
+        clock, marks = _Clock(self.date_format), self._marks
+        for rows, table, beside in read_numbers(
+            self.path, columns, [] if self.time is None else [self.time], self.chunk_rows,
+            encoding=self.encoding, marks=marks,
+        ):  # fmt: skip
             if self.time is not None:
-                times = frame[self.time]
+                times = beside[self.time]
                 if clock.date_format in (None, NUMBER):
-                    times = _as_in_a_table(times, marks[self.time])
+                    times = as_in_a_table(times, marks[self.time])
                 clock.check(times, rows)
                 self.date_format = clock.date_format
-            for name in (*self.targets, *self.inputs):
-                if marks[name] is None:
-                    # The rows so far had no marks, so these rows may decide.
-                    marks |= find_marks({name: _texts(frame[name])}, False, first_row=rows + 1)
-            columns = [
-                numbers(frame[name], rows, marks[name] or PLAIN)
-                for name in (*self.targets, *self.inputs)
-            ]
-            table = np.column_stack(columns)
             values, outside = np.split(table, [len(self.targets)], axis=1)
             if np.isnan(outside).any():
                 row, column = (int(x[0]) for x in np.nonzero(np.isnan(outside)))
@@ -170,9 +160,7 @@ class TableStream:
                     f"inputs: expected no missing values in column {self.inputs[column]!r}, got "
                     f"one in data row {rows + row + 1}"
                 )
-            values = transformed(values, self.power, self.targets, rows + 1)
-            rows += len(frame)
-            yield Piece(values, outside)
+            yield Piece(transformed(values, self.power, self.targets, rows + 1), outside)
 
     @cached_property
     def _marks(self) -> dict[str, Marks | None]:
@@ -271,22 +259,6 @@ class TableStream:
                 np.pad(rest_y, extra, constant_values=np.nan).astype(np.float32),
                 np.pad(rest_u, extra).astype(np.float32),
             )
-
-
-def _texts(column: "pandas.Series") -> list[str]:
-    """The texts of a column, "" where a row is shorter than the header."""
-    return [value if isinstance(value, str) else "" for value in column.tolist()]
-
-
-def _as_in_a_table(column: "pandas.Series", marks: Marks | None) -> "pandas.Series":
-    """Convert a column of texts as :func:`ssmlin.data.read_table` does; return others as given."""
-    require("pandas")
-    import pandas as pd
-
-    if column.dtype != object or pd.api.types.infer_dtype(column, skipna=True) != "string":
-        return column
-    values = convert(_texts(column), marks)
-    return pd.Series(values, name=column.name, dtype=values.dtype)
 
 
 class _Clock:

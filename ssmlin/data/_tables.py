@@ -8,18 +8,19 @@ import json
 import lzma
 import sqlite3
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple, NoReturn
+from typing import IO, TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
 
 from ssmlin._optional import require
 from ssmlin.data._columns import check_names
+from ssmlin.data._file_errors import fail, in_words
 from ssmlin.data._texts import (
+    MISSING,
     PLAIN,
     Marks,
     as_written,
@@ -43,6 +44,8 @@ ENCODING = "utf-8-sig"
 ROWS_FOR_MARKS = 100_000
 _TEXTS = (".csv", ".tsv", ".txt")
 _DATABASES = (".db", ".sqlite", ".sqlite3", ".duckdb")
+#: Endings of files that are read piece by piece.
+STREAMED = (*_TEXTS, ".parquet")
 _ENDINGS = (*_TEXTS, ".parquet", ".xlsx", ".jsonl", ".ndjson", ".npy", ".npz", *_DATABASES)
 
 
@@ -102,13 +105,13 @@ def read_table(
     path = Path(source)
     if not path.is_file():
         raise ValueError(f"source: expected a file, got none at {path}")
-    kind = _kind(path)
+    kind = kind_of_table(path)
     if kind not in _DATABASES and (table is not None or query is not None):
         raise ValueError(f"table: expected a database for a table or a query, got {path}")
     if table is not None and query is not None:
         raise ValueError("query: expected a table or a query, got both")
     given = given_marks(decimal, thousands)
-    with _in_words(path, kind):
+    with in_words(path, kind):
         if kind in _TEXTS:
             frame = _read_text(path, kind, encoding, given, text)
         elif kind == ".parquet":
@@ -124,20 +127,20 @@ def read_table(
             with open(path, encoding=encoding) as file:
                 records = [json.loads(line) for line in file if line.strip()]
             if not all(isinstance(record, dict) for record in records):
-                _fail(path, "an object in each line", "something else")
+                fail(path, "an object in each line", "something else")
             frame = pd.DataFrame(records)
         elif kind in (".npy", ".npz"):
             frame = _read_numpy(path)
         elif kind in _DATABASES:
             frame = _read_database(path, kind, table, query)
         else:
-            _fail(path, f"a name that ends in {', '.join(_ENDINGS)}", kind or "no ending")
+            fail(path, f"a name that ends in {', '.join(_ENDINGS)}", kind or "no ending")
     frame = frame.rename(columns=str)
     if len(frame) == 0 or len(frame.columns) == 0:
-        _fail(path, "at least one row and one column", f"{frame.shape[0]} and {frame.shape[1]}")
+        fail(path, "at least one row and one column", f"{frame.shape[0]} and {frame.shape[1]}")
     if frame.columns.duplicated().any():
         name = frame.columns[frame.columns.duplicated()][0]
-        _fail(path, "columns of different names", f"{name!r} twice")
+        fail(path, "columns of different names", f"{name!r} twice")
     if given is not None and kind not in _TEXTS:
         for name in frame.columns.difference(text):
             values = frame[name].tolist()
@@ -146,41 +149,7 @@ def read_table(
     return frame
 
 
-@contextmanager
-def _in_words(path: Path, kind: str) -> Iterator[None]:
-    """Turn the errors of the libraries that read files into ValueError about the file."""
-    require("pandas")
-    import pandas as pd
-
-    try:
-        yield
-    except ImportError as error:
-        _fail(path, "the packages for this format (pip install ssmlin[data])", str(error), error)
-    except UnicodeDecodeError as error:
-        _fail(path, f"text in {error.encoding}",
-              f"byte {error.object[error.start]:#04x} at {error.start}; say encoding= "
-              f"(--encoding), such as {_other_encoding(error.object)}", error)  # fmt: skip
-    except (OSError, ValueError, KeyError, RuntimeError, EOFError, lzma.LZMAError,
-            zipfile.BadZipFile, sqlite3.Error, pd.errors.DatabaseError) as error:  # fmt: skip
-        if str(error).startswith(("source:", "columns:", "decimal:", "encoding:")):
-            raise
-        text = str(error).strip().removeprefix("Error tokenizing data. C error: ")
-        _fail(
-            path, f"a readable {kind.removeprefix('.')} file", text or type(error).__name__, error
-        )
-
-
-def _other_encoding(start: bytes) -> str:
-    """An encoding to suggest for a text that begins with these bytes."""
-    return "utf-16" if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "latin-1"
-
-
-def _fail(path: Path, expected: str, got: str, cause: Exception | None = None) -> NoReturn:
-    """Raise ValueError about a file."""
-    raise ValueError(f"source: expected {expected}, got {got}: {path}") from cause
-
-
-def _kind(path: Path) -> str:
+def kind_of_table(path: Path) -> str:
     """The ending of a file's name that tells its format."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     is_compressed = len(suffixes) > 1 and suffixes[-1] in _OPENERS
@@ -215,11 +184,12 @@ def read_chunks(
             that does not exist; the message names the file.
     """
     kind = _streamed_kind(path)
-    with _in_words(path, kind):
+    with in_words(path, kind):
         if kind == ".parquet":
             from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]  # has no types
 
-            with ParquetFile(path) as file:
+            # Else pyarrow holds the bytes of all row groups before it gives the first rows.
+            with ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:
                 check_names(columns, file.schema_arrow.names)
                 for batch in file.iter_batches(rows, columns=list(columns)):
                     yield batch.to_pandas().reset_index()[list(columns)]
@@ -237,15 +207,24 @@ def read_chunks(
             for name in columns
             if name in text or (one := marks[name]) is None or one.decimal != decimal
         ]
+        # A series may be called NA.
+        missing = {name: sorted(MISSING) for name in columns if name not in text}
         with pd.read_csv(
             path,
             chunksize=rows,
             decimal=decimal,
             usecols=list(columns),
             dtype=dict.fromkeys(as_text, object),
+            keep_default_na=False,
+            na_values=missing,
             **layout.for_pandas(),
         ) as chunks:
-            yield from chunks
+            while True:
+                with _refusing_long_rows(path, layout):
+                    chunk = next(chunks, None)
+                if chunk is None:
+                    return
+                yield chunk
 
 
 def file_marks(
@@ -267,7 +246,7 @@ def file_marks(
     """
     kind = _streamed_kind(path)
     given = given_marks(decimal, thousands)
-    with _in_words(path, kind):
+    with in_words(path, kind):
         if kind == ".parquet":
             from pyarrow.parquet import read_schema
 
@@ -287,9 +266,9 @@ def _streamed_kind(path: Path) -> str:
     """The format of a file that can be read piece by piece."""
     if not path.is_file():
         raise ValueError(f"source: expected a file, got none at {path}")
-    kind = _kind(path)
-    if kind not in (*_TEXTS, ".parquet"):
-        _fail(path, "CSV, TSV or Parquet to read piece by piece", kind or "no ending")
+    kind = kind_of_table(path)
+    if kind not in STREAMED:
+        fail(path, "CSV, TSV or Parquet to read piece by piece", kind or "no ending")
     return kind
 
 
@@ -324,13 +303,13 @@ def _layout(path: Path, kind: str, encoding: str) -> _Layout:
     with opener(path, "rt", encoding=encoding, newline="") as file:
         header = file.readline()
     if not header.strip():
-        _fail(path, "a header with the names of the columns", "an empty line or file")
+        fail(path, "a header with the names of the columns", "an empty line or file")
     counts = {sep: header.count(sep) for sep in (",", ";", "\t", "|")}
     sep = "\t" if kind == ".tsv" else max(counts, key=lambda s: counts[s])
     names = [name.strip() for name in next(csv.reader([header], delimiter=sep))]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        _fail(path, "columns of different names", f"{twice!r} twice")
+        fail(path, "columns of different names", f"{twice!r} twice")
     if len(names) == 1:
         _check_no_blank_lines(path, opener, encoding)
     return _Layout(sep, names, encoding)
@@ -344,7 +323,7 @@ def _check_no_blank_lines(path: Path, opener: Callable[..., IO[str]], encoding: 
             if not line.strip():
                 blank = row if blank is None else blank
             elif blank is not None:
-                _fail(path, "no blank lines between the rows of a single column (a missing value "
+                fail(path, "no blank lines between the rows of a single column (a missing value "
                       "is written as NA)", f"one in data row {blank}")  # fmt: skip
 
 
@@ -360,21 +339,30 @@ def _read_fields(
     require("pandas")
     import pandas as pd
 
+    with _refusing_long_rows(path, layout):
+        return pd.read_csv(
+            path,
+            nrows=rows,
+            decimal=decimal,
+            usecols=as_text,
+            dtype=None if as_text is None else object,
+            na_filter=as_text is None,
+            **layout.for_pandas(),
+        )
+
+
+@contextmanager
+def _refusing_long_rows(path: Path, layout: _Layout) -> Iterator[None]:
+    """Turn pandas' warning of rows that are longer than the header into an error."""
+    require("pandas")
+    import pandas as pd
+
     with warnings.catch_warnings():
-        # A row that is longer than the header.
         warnings.simplefilter("error", pd.errors.ParserWarning)
         try:
-            return pd.read_csv(
-                path,
-                nrows=rows,
-                decimal=decimal,
-                usecols=as_text,
-                dtype=None if as_text is None else object,
-                na_filter=as_text is None,
-                **layout.for_pandas(),
-            )
+            yield
         except pd.errors.ParserWarning as error:
-            _fail(path, f"rows of {len(layout.names)} fields", "longer ones", error)
+            fail(path, f"rows of {len(layout.names)} fields", "longer ones", error)
 
 
 def _read_carefully(
@@ -438,13 +426,13 @@ def _read_numpy(path: Path) -> "pandas.DataFrame":
     if isinstance(loaded, np.ndarray):
         array = loaded[:, None] if loaded.ndim == 1 else loaded
         if array.ndim != 2:
-            _fail(path, "an array of shape (T,) or (T, m)", str(loaded.shape))
+            fail(path, "an array of shape (T,) or (T, m)", str(loaded.shape))
         return pd.DataFrame(array, columns=[f"y{i}" for i in range(array.shape[1])])
     with loaded:
         arrays = {name: loaded[name] for name in loaded.files}
     shapes = {x.shape for x in arrays.values()}
     if len(shapes) != 1 or len(next(iter(shapes))) != 1:
-        _fail(path, "arrays of one shape (T,)", ", ".join(map(str, sorted(shapes))) or "none")
+        fail(path, "arrays of one shape (T,)", ", ".join(map(str, sorted(shapes))) or "none")
     return pd.DataFrame(arrays)
 
 
@@ -463,7 +451,7 @@ def _read_database(
                 names = [row[0] for row in database.execute("SHOW TABLES").fetchall()]
                 return database.execute(query or _select(path, table, names)).df()
         except duckdb.Error as error:
-            _fail(path, "a DuckDB database and a query that it can run", str(error), error)
+            fail(path, "a DuckDB database and a query that it can run", str(error), error)
     connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)
     try:
         rows = connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")
@@ -479,6 +467,6 @@ def _select(path: Path, table: str | None, names: list[str]) -> str:
         table = names[0]
     if table not in names:
         wanted = f"the table among {', '.join(names) or 'none'}"
-        _fail(path, wanted, "no name" if table is None else repr(table))
+        fail(path, wanted, "no name" if table is None else repr(table))
     quoted = table.replace('"', '""')
     return f'SELECT * FROM "{quoted}"'

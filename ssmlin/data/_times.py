@@ -262,14 +262,14 @@ def columns_of_dates(frame: "pandas.DataFrame", besides: Sequence[str] = ()) -> 
     return found
 
 
-def _require_times(column: "pandas.Series") -> None:
-    """Raise ValueError if a time is missing."""
+def _require_times(column: "pandas.Series", offset: int = 0) -> None:
+    """Raise ValueError if a time is missing; `offset` rows precede the column."""
     missing = column.isna().to_numpy(bool)
     if getattr(column.dtype, "kind", "O") == "O":
         missing = missing | column.isin(MISSING).to_numpy(bool)
     if missing.any():
         raise ValueError(f"time: expected no missing times in {column.name!r}, got one in data row "
-                         f"{int(missing.argmax()) + 1}")  # fmt: skip
+                         f"{offset + int(missing.argmax()) + 1}")  # fmt: skip
 
 
 def _parse_in(
@@ -351,7 +351,7 @@ def parse_times(column: "pandas.Series", date_format: str | None = None, offset:
     require("pandas")
     import pandas as pd
 
-    _require_times(column)
+    _require_times(column, offset)
     dates = _typed_dates(column)
     if dates is not None:
         return dates

@@ -138,10 +138,40 @@ def forecast_series(
         mask=np.arange(steps) >= model.num_lags,
     )
     means, lower, upper, paths = in_units(found, scaling, columns, levels)
-    times = np.arange(steps, steps + horizon)
-    if has_times:
-        times = future_times(columns.times, horizon)
+    times = _times(columns, horizon, has_times)
     return SeriesForecast(name, times, columns.targets, means, tuple(levels), lower, upper, paths)
+
+
+def no_forecast(
+    name: str,
+    columns: Columns,
+    horizon: int,
+    has_times: bool,
+    levels: Sequence[float | int],
+    num_samples: int,
+) -> SeriesForecast:
+    """The steps after a series that has no model: all is missing, so that others are forecast.
+
+    Args:
+        name: the series.
+        columns: the series in its own units.
+        horizon: H.
+        has_times: False where rows are the steps.
+        levels: percentages of the central intervals.
+        num_samples: how many paths.
+    """
+    steps = horizon, len(columns.targets)
+    ends, paths = np.full((len(levels), *steps), np.nan), np.full((num_samples, *steps), np.nan)
+    return SeriesForecast(
+        name, _times(columns, horizon, has_times), columns.targets, np.full(steps, np.nan),
+        tuple(levels), ends, ends, paths,
+    )  # fmt: skip
+
+
+def _times(columns: Columns, horizon: int, has_times: bool) -> Times:
+    """The steps to come."""
+    steps = len(columns.values)
+    return future_times(columns.times, horizon) if has_times else np.arange(steps, steps + horizon)
 
 
 def in_units(

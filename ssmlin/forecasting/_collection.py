@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import batched
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,16 @@ class CollectionState:
 
     @property
     def panel(self) -> Mapping[str, Columns]:
-        """The series that forecasts go on from."""
+        """The series that forecasts go on from.
+
+        Raises:
+            ValueError: there are none, after a fit to files that was saved.
+        """
+        if not self.history:
+            raise ValueError(
+                "data: expected the series that forecasts go on from, since a model's file keeps "
+                "none that lie in files; call update first"
+            )
         return self.history
 
     @cached_property
@@ -152,7 +162,7 @@ class CollectionState:
 
     def with_panel(self, panel: Mapping[str, Columns], layout: Layout) -> "CollectionState":
         """The same models after other data, of series that the fit need not have known."""
-        return replace(self, layout=layout, history=dict(panel))
+        return replace(self, layout=layout, history=panel)
 
     def forecasts(
         self,
@@ -229,7 +239,7 @@ class CollectionState:
             self._batch_shape[0],
         )  # fmt: skip
 
-    @property
+    @cached_property
     def _batch_shape(self) -> tuple[int, int]:
         """Series and steps of a batch, the same for all batches, so that they share programs."""
         count = sum(len(one.targets) for one in self.panel.values())
@@ -321,11 +331,11 @@ def fit_collection(
     populations, converged = [], True
     for power in powers:
         with waiting(f"reading {len(parts)} series", progress):
-            columns = [(panel[name], i) for name, i in parts]
+            # A batch at a time, since what is read of a panel in files may keep all around it.
             members = [
                 one
-                for start in range(0, len(parts), _BATCH)
-                for one in members_of(columns[start : start + _BATCH], power, history, scale)
+                for some in batched(parts, _BATCH)
+                for one in members_of([(panel[x], i) for x, i in some], power, history, scale)
                 if one is not None
             ]
         if len(members) < (1 if len(powers) == 1 else _LEAST_SERIES) and power != 1:
@@ -343,4 +353,4 @@ def fit_collection(
             )
         converged = converged and fit.converged
         populations.append(Population(power, model, params))
-    return CollectionState(layout, dict(panel), tuple(populations), history, scale, converged)
+    return CollectionState(layout, panel, tuple(populations), history, scale, converged)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from ssmlin._files import kind_of, read_arrays, write_arrays
-from ssmlin.data import Columns, Times, numbers_of_times, times_of_numbers
+from ssmlin.data import Columns, StoredPanel, Times, numbers_of_times, times_of_numbers
 from ssmlin.forecasting._collection import CollectionState
 from ssmlin.forecasting._collection_fit import Population
 from ssmlin.forecasting._collection_members import InputScale
@@ -35,16 +35,23 @@ def write_collection(path: Path, recipe: dict[str, Any], state: CollectionState)
     Raises:
         OSError: the file cannot be written.
     """
-    series = list(state.history.values())
-    times, labels = zip(*(numbers_of_times(one.times) for one in series), strict=True)
+    # Series that lie in files stay there.
+    history = {} if isinstance(state.history, StoredPanel) else state.history
+    series = list(history.values())
     arrays = {
-        "values": np.concatenate([one.values for one in series]),
-        "inputs": np.concatenate([one.inputs for one in series]),
-        "times": np.concatenate(times),
-        "lengths": np.array([len(one.values) for one in series]),
+        "lengths": np.array([len(one.values) for one in series], int),
         "input_mean": state.input_scale.mean,
         "input_deviation": state.input_scale.deviation,
     }
+    label, date_format = {}, state.layout.date_format
+    if series:
+        times, labels = zip(*(numbers_of_times(one.times) for one in series), strict=True)
+        label, date_format = labels[0], series[0].date_format
+        arrays |= {
+            "values": np.concatenate([one.values for one in series]),
+            "inputs": np.concatenate([one.inputs for one in series]),
+            "times": np.concatenate(times),
+        }
     for number, population in enumerate(state.populations):
         for name, x in population.params._asdict().items():
             arrays[f"populations.{number}.{name}"] = np.asarray(x)
@@ -52,9 +59,9 @@ def write_collection(path: Path, recipe: dict[str, Any], state: CollectionState)
         "recipe": recipe,
         "notes": dict(state.notes),
         "layout": state.layout.to_dict(),
-        "names": list(state.history),
-        "times": labels[0],
-        "date_format": series[0].date_format,
+        "names": list(history),
+        "times": label,
+        "date_format": date_format,
         "powers": [one.power for one in state.populations],
         "regressors": asdict(state.regressors),
         "converged": state.converged,

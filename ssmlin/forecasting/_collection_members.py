@@ -22,9 +22,19 @@ class InputScale(NamedTuple):
     @classmethod
     def of(cls, panel: Mapping[str, Columns]) -> "InputScale":
         """Those of a panel; an input that never varies has the deviation 1."""
-        inputs = np.concatenate([one.inputs for one in panel.values()])
-        deviation = inputs.std(axis=0)
-        return cls(inputs.mean(axis=0), np.where(deviation > 0, deviation, 1.0))
+        width = next(iter(panel.values())).inputs.shape[1]
+        mean, square, count = np.zeros(width), np.zeros(width), 0
+        if not width:
+            return cls(mean, np.ones(0))
+        # Twice over all series, which need not be in memory together.
+        for one in panel.values():
+            count += len(one.inputs)
+            mean += one.inputs.sum(axis=0)
+        mean /= count
+        for one in panel.values():
+            square += ((one.inputs - mean) ** 2).sum(axis=0)
+        deviation = np.sqrt(square / count)
+        return cls(mean, np.where(deviation > 1e-12 * np.abs(mean), deviation, 1.0))
 
     def apply(self, inputs: Float[np.ndarray, "T p"]) -> Float[np.ndarray, "T p"]:
         """Standardised inputs."""

@@ -17,9 +17,17 @@ from ssmlin.forecasting._paths import sample_paths
 from ssmlin.forecasting._predictive import Predictive
 from ssmlin.forecasting._sequences import lacks_lags, padded
 from ssmlin.forecasting._settings import Covariance, Recommendation
-from ssmlin.learning import FitHistory, num_trainable
+from ssmlin.learning import FitHistory, Plan, carry_out, num_trainable
 from ssmlin.mechanisms import Mechanism
-from ssmlin.models import LinearAttentionSSM, ParamsLinearAttentionSSM, RowCov, RowCovName
+from ssmlin.models import (
+    LinearAttentionSSM,
+    ParamsLinearAttentionSSM,
+    RowCov,
+    RowCovName,
+    Widened,
+    plan_fit,
+    widened,
+)
 
 #: How many draws of missing values the choice of the discount averages over.
 _COPIES = 4
@@ -57,7 +65,19 @@ class RecipeFit(NamedTuple):
     num_parameters: int
 
 
-def fit_sequences(
+class Room(NamedTuple):
+    """The size that the arrays of a fit have, so that fits of smaller ones share its programs.
+
+    Attributes:
+        length: steps; those that a series has not are missing.
+        input_dim: inputs; those that a model has not are zero.
+    """
+
+    length: int
+    input_dim: int
+
+
+def plan_sequences(
     recommendation: Recommendation,
     emissions: Float[AnyArray, "B T m"],
     inputs: Float[AnyArray, "B T p"],
@@ -66,9 +86,9 @@ def fit_sequences(
     num_epochs: int | None = None,
     discounts: Sequence[float] = DISCOUNTS,
     checkpoint_dir: Path | None = None,
-    progress: bool = False,
-) -> RecipeFit:
-    """Fit the recommended model to sequences that share their parameters.
+    input_dim: int | None = None,
+) -> Plan[RecipeFit]:
+    """Fit the recommended model to sequences that share their parameters, as a plan.
 
     Σ is first constant. Then the discount with the highest likelihood is chosen. If it gains more
     than two nats, the model is fitted again with it.
@@ -81,37 +101,42 @@ def fit_sequences(
         num_epochs: at most so many epochs; default as for ``model.fit``.
         discounts: of Σ, to choose among.
         checkpoint_dir: a folder to keep the states of the fits in, see ``model.fit``.
-        progress: show a progress bar.
+        input_dim: see :func:`ssmlin.models.plan_fit`.
 
     Returns:
-        The fitted model.
+        The plan; its result is the fitted model.
     """
     key = jax.random.key(seed)
 
-    def fit(model: LinearAttentionSSM, name: str) -> tuple[ParamsLinearAttentionSSM, FitHistory]:
-        folder = None if checkpoint_dir is None else checkpoint_dir / name
-        return model.fit(
+    def fit(
+        model: LinearAttentionSSM, name: str
+    ) -> Plan[tuple[ParamsLinearAttentionSSM, FitHistory]]:
+        return plan_fit(
+            model,
             emissions,
             inputs,
             key,
             num_epochs=num_epochs,
-            checkpoint_dir=folder,
-            progress=progress,
+            checkpoint_dir=None if checkpoint_dir is None else checkpoint_dir / name,
+            input_dim=input_dim,
         )
 
     model = recommendation.model()
-    params, history = fit(model, "constant")
+    params, history = yield from fit(model, "constant")
     if model.row_cov.is_integrated:
-        known, copies = (emissions, inputs), 1
+        copies, ys, us = 1, np.asarray(emissions), np.asarray(inputs)
         if lacks_lags(model, inputs):
             copies = _COPIES
-            ys, us = model.impute(key, params, emissions, inputs, copies)
-            known = (ys.reshape(-1, *ys.shape[2:]), us.reshape(-1, *us.shape[2:]))
-        sequences = (_windows(y, u) for y, u in zip(*map(np.asarray, known), strict=True))
-        discount = best_discount(model, params, sequences, discounts, 1 / copies)
+            drawn = model.impute(key, params, emissions, inputs, copies)
+            ys, us = (np.asarray(x).reshape(-1, *x.shape[2:]) for x in drawn)
+        seen = Widened(model, params, us)
+        if input_dim is not None:
+            seen = widened(model, params, us, input_dim)
+        sequences = (_windows(y, u) for y, u in zip(ys, np.asarray(seen.inputs), strict=True))
+        discount = best_discount(seen.model, seen.params, sequences, discounts, 1 / copies)
         if discount < 1:
             model = recommendation.model(discount)
-            params, history = fit(model, "changing")
+            params, history = yield from fit(model, "changing")
     # The history's scores are per value; log densities here are per step of m values.
     validation = -float(history.scores[history.best_epoch]) * model.emission_dim
     return RecipeFit(model, params, validation, num_trainable(params, model.param_props))
@@ -185,15 +210,15 @@ def fit_attention(
     several = [train] if isinstance(train, Observed) else list(train)
     wanted = recommended_for(several, mechanism, num_lags, key_dim, row_cov, covariance)
     data = padded(wanted.model(), several)
-    fitted = fit_sequences(
+    plan = plan_sequences(
         wanted,
         *data,
         seed,
         num_epochs=num_epochs,
         discounts=discounts,
         checkpoint_dir=checkpoint_dir,
-        progress=progress,
     )
+    fitted = carry_out(plan, wanted.name, progress=progress)
     model, params = fitted.model, fitted.params
 
     def predict(observed: Observed) -> Predictive:

@@ -1,6 +1,6 @@
 """The recipe as one class: a series or a frame in, forecasts out."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from html import escape
 from pathlib import Path
@@ -8,34 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 from ssmlin import _checks
 from ssmlin.data import TableStream
-from ssmlin.forecasting._ahead import SeriesForecast
-from ssmlin.forecasting._collection import CollectionState
 from ssmlin.forecasting._collection_files import is_collection
 from ssmlin.forecasting._cross_validation import cross_validate, cut
 from ssmlin.forecasting._files import is_forecaster, read, write
-from ssmlin.forecasting._layout import ID, TARGET, TIME, Names, tabulate, tabulate_like
-from ssmlin.forecasting._plot import forecast_figure
-from ssmlin.forecasting._recipe import Recipe
-from ssmlin.forecasting._state import ForecasterState, fit_panel, fit_stream
-from ssmlin.forecasting._tables import forecast_table, paths_table
-from ssmlin.models import (
-    HierarchicalRegression,
-    LinearAttentionSSM,
-    ParamsHierarchicalRegression,
-    ParamsLinearAttentionSSM,
-    load_notes,
-)
+from ssmlin.forecasting._forecasts import LEVELS, Forecasts
+from ssmlin.forecasting._layout import TIME
+from ssmlin.forecasting._recipe import MANY_SERIES
+from ssmlin.forecasting._state import fit_panel, fit_stream
+from ssmlin.forecasting._tabulate import ID, TARGET, Names, tabulate, tabulate_like
+from ssmlin.models import LinearAttentionSSM, ParamsLinearAttentionSSM, load_notes
 from ssmlin.models import load as load_model
 
 if TYPE_CHECKING:
     import pandas
-    from matplotlib.figure import Figure
-
-#: Percentages of the central intervals.
-LEVELS = (50, 80, 95)
 
 
-class Forecaster(Recipe):
+class Forecaster(Forecasts):
     """Forecasts by a linear attention, fitted by the recommended recipe.
 
     The recipe transforms and scales the series, chooses lags and season by the corrected Akaike
@@ -49,11 +37,12 @@ class Forecaster(Recipe):
             the times (:func:`ssmlin.forecasting.season_of`); None for none.
         transform: "auto" for values, square roots or logarithms, chosen by the likelihood; "none",
             "log", "box-cox", or a power >= 0, see :func:`ssmlin.forecasting.choose_powers`.
-        pooling: "separate" for a model for each series; "shared" for one model whose parameters all
-            series share; "hierarchical" for a population of regressions on the series' own past,
-            each of which deviates and drifts (:class:`ssmlin.models.HierarchicalRegression`), which
-            has its own lags, season and mixture of transformations. "auto" is hierarchical from
-            ten series on where the mechanism is `bayesian_memory`, and else shared.
+        pooling: "separate" for a model for each series, where one that cannot be fitted has missing
+            forecasts; "shared" for one model of all series; "hierarchical" for a population of
+            regressions on the series' own past, each of which deviates and drifts
+            (:class:`ssmlin.models.HierarchicalRegression`), which has its own lags, season and
+            mixture of transformations. "auto" is hierarchical from ten series on where the
+            mechanism is `bayesian_memory`, and else shared.
         key_dim: d, except of `bayesian_memory`, whose keys are the inputs.
         difference: model changes over so many steps, 1 or the steps of a season; 0 for none.
         discounts: of Σ, to choose among.
@@ -83,10 +72,6 @@ class Forecaster(Recipe):
         (['month', 'mean', 'lo-80', 'hi-80'], [1, 2])
     """
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.state_: ForecasterState | CollectionState | None = None
-
     def fit(
         self,
         data: object,
@@ -101,10 +86,11 @@ class Forecaster(Recipe):
 
         Args:
             data: a Series; an array (T,) or (T, m); a wide frame, whose columns are modelled
-                jointly; a long frame, with the columns `id_col`, `time_col` and `target_col`; or a
-                list of Series or arrays. Missing values are NaN. The index of a Series or a wide
-                frame holds the times, unless it only counts the rows or there is a column
-                `time_col`.
+                jointly; a long frame, with the columns `id_col`, `time_col` and `target_col`; a
+                list of Series or arrays; or a path or a list of paths, see
+                :class:`ssmlin.data.TableFiles`, of a long table in files. Missing values are NaN.
+                The index of a Series or a wide frame holds the times, unless it only counts the
+                rows or there is a column `time_col`.
             inputs: what is known before each step: names of columns of a frame; a frame, Series or
                 array with the rows of the data; or for a list a list of these.
             id_col: the column that says which series a row of a long frame is of; a frame without
@@ -126,7 +112,8 @@ class Forecaster(Recipe):
         names = Names(id_col, time_col, target_col)
         table, layout = tabulate(data, inputs, names, date_format, self.calendar,
                                  fill_inputs=self.fill_inputs)  # fmt: skip
-        strict = self.pooling_of(layout.num_series(table)) != "hierarchical"
+        many = layout.num_series(table, MANY_SERIES) if self.pooling != "hierarchical" else 1
+        strict = not self.may_fail(many)
         self.state_ = fit_panel(self, *layout.read(table, to_fit=strict))
         return self
 
@@ -171,89 +158,6 @@ class Forecaster(Recipe):
         state = "<p>not fitted</p>" if self.state_ is None else self.state_._repr_html_()
         return f"<code>{escape(repr(self))}</code>{state}"
 
-    @property
-    def model_(self) -> LinearAttentionSSM | HierarchicalRegression:
-        """The fitted model; ValueError if there are several, or nothing is fitted."""
-        return self._fitted.only_fit.model
-
-    @property
-    def params_(self) -> ParamsLinearAttentionSSM | ParamsHierarchicalRegression:
-        """Its parameters; ValueError if there are several models, or nothing is fitted."""
-        return self._fitted.only_fit.params
-
-    @property
-    def _fitted(self) -> ForecasterState | CollectionState:
-        if self.state_ is None:
-            raise ValueError("forecaster: expected a fitted one, call fit first")
-        return self.state_
-
-    def forecasts(
-        self,
-        horizon: int,
-        levels: Sequence[float | int] = LEVELS,
-        future_inputs: object = None,
-        *,
-        num_samples: int = 1000,
-        seed: int | None = None,
-    ) -> list[SeriesForecast]:
-        """Forecast each series, as arrays with paths; see :meth:`predict`."""
-        return list(_each(self, horizon, levels, future_inputs, num_samples, seed))
-
-    def predict(
-        self,
-        horizon: int,
-        levels: Sequence[float | int] = LEVELS,
-        future_inputs: object = None,
-        *,
-        num_samples: int = 1000,
-        seed: int | None = None,
-    ) -> "pandas.DataFrame":
-        """Forecast the steps after the data, in their units.
-
-        Args:
-            horizon: how many steps.
-            levels: percentages of the central intervals, in [1, 100).
-            future_inputs: the inputs of the steps to come: a frame with their columns and those of
-                the times and the series; an array with the rows in order; or a list of these, one
-                for each series.
-            num_samples: sampled paths, which give what is not known exactly.
-            seed: of the paths; default that of the forecaster.
-
-        Returns:
-            A row for each series, target and step: the series if there are several, the time, the
-            target (`column`) if there are several, `mean`, and the ends of the intervals `lo-95`,
-            ..., `hi-95`. One of our names that is yours has an underscore after it.
-
-        Raises:
-            ValueError: an argument out of range, future inputs that are missing, or data that are
-                too short to go on from.
-        """
-        found = _each(self, horizon, levels, future_inputs, num_samples, seed)
-        return forecast_table(found, self._fitted.layout)
-
-    def sample_paths(
-        self,
-        horizon: int,
-        num_samples: int = 200,
-        future_inputs: object = None,
-        *,
-        seed: int | None = None,
-    ) -> "pandas.DataFrame":
-        """Sample paths of the steps after the data, in their units.
-
-        Args:
-            horizon: how many steps.
-            num_samples: how many paths of each series.
-            future_inputs: as in :meth:`predict`.
-            seed: likewise.
-
-        Returns:
-            A row for each series, path and step: the series if there are several, `path`, the time,
-            and a column for each target.
-        """
-        found = list(_each(self, horizon, (), future_inputs, num_samples, seed))
-        return paths_table(found, self._fitted.layout)
-
     def cross_validation(
         self,
         horizon: int,
@@ -289,31 +193,8 @@ class Forecaster(Recipe):
         return cross_validate(self, state.panel, state.layout, windows, horizon, levels,
                               refit=refit, num_samples=num_samples)  # fmt: skip
 
-    def plot(
-        self,
-        horizon: int,
-        levels: Sequence[float | int] = (50, 95),
-        future_inputs: object = None,
-        *,
-        num_steps: int | None = None,
-    ) -> "Figure":
-        """Draw the end of each series and its forecast with intervals.
-
-        Args:
-            horizon: how many steps to forecast.
-            levels: as in :meth:`predict`.
-            future_inputs: as there.
-            num_steps: how many observed steps to show; default four times the horizon, at least 50.
-
-        Returns:
-            A matplotlib figure, a panel for each series and target, at most twelve.
-        """
-        state, found = self._fitted, self.forecasts(horizon, levels, future_inputs)
-        shown = max(4 * horizon, 50) if num_steps is None else num_steps
-        return forecast_figure(found, state.panel, state.layout, shown)
-
     def save(self, path: str | Path, notes: Mapping[str, Any] | None = None) -> None:
-        """Write the fitted forecaster, with the data that it goes on from.
+        """Write the fitted forecaster, with the data that it goes on from unless they lie in files.
 
         Args:
             path: the file, which is replaced; it holds no code, and the model can be read from it
@@ -334,15 +215,6 @@ class Forecaster(Recipe):
         forecaster = cls(**{x.name: getattr(recipe, x.name) for x in fields(recipe)})
         forecaster.state_ = state
         return forecaster
-
-
-def _each(
-    forecaster: Forecaster, horizon: int, levels: Sequence[float | int], future: object, num: int,
-    seed: int | None,
-) -> Iterable[SeriesForecast]:  # fmt: skip
-    """Forecasts one after another, so that the paths of all series need not be held at once."""
-    state, used = forecaster._fitted, forecaster.seed if seed is None else seed
-    return state.forecasts(horizon, levels, future, num_samples=num, seed=used)
 
 
 def load(

@@ -1,13 +1,15 @@
 """The inputs of the steps to come of each series, from what the caller gives."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from jaxtyping import Float
 
 from ssmlin._optional import require
-from ssmlin.data import Columns, future_inputs, tell_of_filled
-from ssmlin.forecasting._layout import Layout, as_inputs, counts_rows, is_several
+from ssmlin.data import Columns, FutureTable, tell_of_filled
+from ssmlin.forecasting._layout import Layout
+from ssmlin.forecasting._tabulate import as_inputs, counts_rows, is_several
 
 
 def future_panel(
@@ -46,33 +48,52 @@ def future_panel(
     if future is None:
         raise ValueError(f"future_inputs: expected the inputs {', '.join(layout.inputs)} of the "
                          "steps to come, got none")  # fmt: skip
-    parts: Sequence[object] = [future] * len(panel)
-    is_list = len(panel) > 1 and is_several(future)
-    if is_list and isinstance(future, Sequence):
-        parts = future
-    if len(parts) != len(panel):
-        raise ValueError(f"future_inputs: expected {len(panel)} tables, one for each series, got "
-                         f"{len(parts)}")  # fmt: skip
-    found: dict[str, Float[np.ndarray, "H k"] | None] = {}
-    for (name, columns), part in zip(panel.items(), parts, strict=True):
-        is_frame = isinstance(part, pd.DataFrame)
-        if not is_frame and not is_list and len(panel) > 1:
-            raise ValueError("future_inputs: expected a frame with the column "
-                             f"{layout.series!r}, or a list of arrays, one for each series, got "
-                             f"{type(future).__name__}")  # fmt: skip
-        try:
-            table, time = as_inputs(part, layout.inputs), None
-            if is_frame or isinstance(part, pd.Series):
-                time = layout.time
-                if time not in table.columns and not counts_rows(table.index):
-                    table = table.rename_axis(index=time).reset_index()
-            table = table.rename(columns=str)
-            series = layout.series if is_frame and not is_list else None
-            found[name] = future_inputs(
-                table, columns.times, horizon, layout.inputs, time, series, name,
-                columns.date_format, last=columns.inputs[-1] if layout.fill_inputs else None,
-            )  # fmt: skip
-        except ValueError as error:
-            text = str(error).removeprefix("future_inputs: ")
-            raise ValueError(f"future_inputs: {text}") from error
-    return found
+    with _naming_the_argument():
+        if len(panel) > 1 and is_several(future):
+            assert isinstance(future, Sequence)
+            if len(future) != len(panel):
+                raise ValueError(
+                    f"expected {len(panel)} tables, one for each series, got {len(future)}"
+                )
+            plans = [_plan(part, layout, panel, None) for part in future]
+        elif len(panel) > 1 and not isinstance(future, pd.DataFrame):
+            raise ValueError(
+                f"expected a frame with the column {layout.series!r}, or a list of arrays, one for "
+                f"each series, got {type(future).__name__}"
+            )
+        else:
+            is_frame = isinstance(future, pd.DataFrame)
+            plan = _plan(future, layout, panel, layout.series if is_frame else None)
+            plans = [plan] * len(panel)
+        return {
+            name: plan.inputs(
+                one.times, horizon, name, last=one.inputs[-1] if layout.fill_inputs else None
+            )
+            for (name, one), plan in zip(panel.items(), plans, strict=True)
+        }
+
+
+def _plan(
+    future: object, layout: Layout, panel: Mapping[str, Columns], series: str | None
+) -> FutureTable:
+    """What the caller gives of one series, or of all of them, as a table."""
+    require("pandas")
+    import pandas as pd
+
+    table, time = as_inputs(future, layout.inputs), None
+    if isinstance(future, pd.DataFrame | pd.Series):
+        time = layout.time
+        if time not in table.columns and not counts_rows(table.index):
+            table = table.rename_axis(index=time).reset_index()
+    date_format = next(iter(panel.values())).date_format
+    return FutureTable(table.rename(columns=str), layout.inputs, time, series, date_format)
+
+
+@contextmanager
+def _naming_the_argument() -> Iterator[None]:
+    """Begin the messages of errors with the argument's name."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error).removeprefix("future_inputs: ")
+        raise ValueError(f"future_inputs: {text}") from error

@@ -10,16 +10,23 @@ import numpy as np
 from ssmlin import _checks
 from ssmlin.data import Calendar, Columns, Scaling, first_place
 from ssmlin.forecasting._discount import DISCOUNTS
-from ssmlin.forecasting._fitting import FittedAttention, fit_sequences, recommended_for
+from ssmlin.forecasting._fitting import (
+    FittedAttention,
+    Room,
+    plan_sequences,
+    recommended_for,
+)
 from ssmlin.forecasting._interface import Observed
 from ssmlin.forecasting._orders import choose_regression
 from ssmlin.forecasting._powers import choose_powers
 from ssmlin.forecasting._season import season_of, with_season
 from ssmlin.forecasting._sequences import padded
+from ssmlin.forecasting._settings import Recommendation
+from ssmlin.learning import Plan
 from ssmlin.mechanisms import Mechanism, get_mechanism
 
 #: From so many series on "auto" pools them hierarchically.
-_MANY_SERIES = 10
+MANY_SERIES = 10
 
 
 @dataclass(eq=False, repr=False)
@@ -89,8 +96,13 @@ class Recipe:
         if self.pooling != "auto":
             return self.pooling
         is_regression = not (self.writes_values or self.difference)
-        many = is_regression and num_series >= _MANY_SERIES
+        many = is_regression and num_series >= MANY_SERIES
         return "hierarchical" if many else "shared"
+
+    def may_fail(self, num_series: int) -> bool:
+        """Whether one of so many series may be of no use and harm no other."""
+        pooling = self.pooling_of(num_series)
+        return pooling == "hierarchical" or (pooling == "separate" and num_series > 1)
 
     @property
     def used_key_dim(self) -> int | None:
@@ -126,16 +138,33 @@ class GroupFit(NamedTuple):
     num_parameters: int
 
 
-def fit_group(panel: Mapping[str, Columns], recipe: Recipe, folder: Path | None) -> GroupFit:
-    """Fit one model to the series of a panel, which share its parameters.
+class Chosen(NamedTuple):
+    """Series that share their parameters, and what was chosen for them before the fit.
+
+    Attributes:
+        scalings: of each series.
+        seasonal: the period of the harmonics among their inputs, or None.
+        several: the series as the model sees them.
+        wanted: what the model depends on.
+    """
+
+    scalings: dict[str, Scaling]
+    seasonal: int | None
+    several: list[Observed]
+    wanted: Recommendation
+
+    @property
+    def num_steps(self) -> int:
+        """Of the longest series."""
+        return max(len(one.values) for one in self.several)
+
+
+def choose(panel: Mapping[str, Columns], recipe: Recipe) -> Chosen:
+    """Choose transformation, lags and season for series that share them.
 
     Args:
         panel: the series by name.
         recipe: the settings.
-        folder: where the states of the fits are kept, if anywhere.
-
-    Returns:
-        The fitted model, and the scaling of each series.
 
     Raises:
         ValueError: data that the recipe cannot use, with the column and the step.
@@ -161,17 +190,35 @@ def fit_group(panel: Mapping[str, Columns], recipe: Recipe, folder: Path | None)
     num_lags, seasonal = choose_regression(longest, period, num_lags=num_lags)
     several = [scaled(one, scalings[name], seasonal) for name, one in panel.items()]
     wanted = recommended_for(several, recipe.mechanism, num_lags, recipe.used_key_dim)
-    fitted = fit_sequences(
-        wanted,
-        *padded(wanted.model(), several),
+    return Chosen(scalings, seasonal, several, wanted)
+
+
+def plan_group(
+    chosen: Chosen, recipe: Recipe, folder: Path | None, room: Room | None = None
+) -> Plan[GroupFit]:
+    """Fit one model to series that share its parameters, as a plan.
+
+    Args:
+        chosen: the series.
+        recipe: the settings.
+        folder: where the states of the fits are kept, if anywhere.
+        room: the size of the arrays; default as the series need it.
+
+    Returns:
+        The plan; its result is the fitted model, and the scaling of each series.
+    """
+    length, input_dim = (None, None) if room is None else room
+    fitted = yield from plan_sequences(
+        chosen.wanted,
+        *padded(chosen.wanted.model(), chosen.several, length),
         recipe.seed,
         num_epochs=recipe.num_epochs,
         discounts=recipe.discounts,
         checkpoint_dir=folder,
-        progress=recipe.progress,
+        input_dim=input_dim,
     )
-    attention = FittedAttention(fitted.model, fitted.params, seasonal)
-    return GroupFit(attention, scalings, fitted.validation, fitted.num_parameters)
+    attention = FittedAttention(fitted.model, fitted.params, chosen.seasonal)
+    return GroupFit(attention, chosen.scalings, fitted.validation, fitted.num_parameters)
 
 
 def scaled(columns: Columns, scaling: Scaling, seasonal: int | None) -> Observed:

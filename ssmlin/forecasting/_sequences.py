@@ -41,10 +41,16 @@ def lacks_lags(model: LinearAttentionSSM, inputs: Float[AnyArray, "... p"]) -> b
 
 
 def padded(
-    model: LinearAttentionSSM, several: Sequence[Observed]
+    model: LinearAttentionSSM, several: Sequence[Observed], length: int | None = None
 ) -> tuple[Float[np.ndarray, "B T m"], Float[np.ndarray, "B T p"]]:
-    """A batch of series; missing emissions and inputs of zero fill up the short ones."""
-    length = max(len(one.values) for one in several)
+    """A batch of series; missing emissions and inputs of zero fill up the short ones.
+
+    Args:
+        model: the model, which says how many lags there are.
+        several: the standardised series.
+        length: T; default that of the longest.
+    """
+    length = length or max(len(one.values) for one in several)
     emissions, inputs = [], []
     for one in several:
         y, u = with_lags(model, one)

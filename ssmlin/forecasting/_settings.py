@@ -44,6 +44,16 @@ class Recommendation:
     row_cov: RowCovName | RowCov | None = None
     covariance: Covariance = "full"
 
+    @property
+    def name(self) -> str:
+        """The mechanism, by whose name the fit is called."""
+        return get_mechanism(self.mechanism).name
+
+    @property
+    def input_dim(self) -> int:
+        """How many inputs the model has, lags included."""
+        return self.num_lags * self.num_targets + self.num_inputs
+
     def model(self, discount: float = 1.0) -> LinearAttentionSSM:
         """The recommended model.
 
@@ -53,7 +63,7 @@ class Recommendation:
         Returns:
             The model.
         """
-        width = self.num_lags * self.num_targets + self.num_inputs
+        width = self.input_dim
         # The rows of a diagonal Σ would be Student-t apart, so a partly missing step fits neither
         # a full nor an integrated Σ.
         joint = self.num_targets == 1 or not self.partly_missing

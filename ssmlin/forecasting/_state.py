@@ -11,7 +11,12 @@ from jaxtyping import Float
 from ssmlin._display import one_line, small_table
 from ssmlin._progress import waiting
 from ssmlin.data import Columns, Scaling, TableStream, describe_powers
-from ssmlin.forecasting._ahead import SeriesForecast, check_forecast, forecast_series
+from ssmlin.forecasting._ahead import (
+    SeriesForecast,
+    check_forecast,
+    forecast_series,
+    no_forecast,
+)
 from ssmlin.forecasting._collection import (
     MOST_STEPS,
     CollectionState,
@@ -26,12 +31,15 @@ from ssmlin.forecasting._layout import Layout
 from ssmlin.forecasting._recipe import (
     GroupFit,
     Recipe,
-    fit_group,
+    choose,
     period_of,
+    plan_group,
     scaled,
     scaling_of_new,
 )
+from ssmlin.forecasting._separate import fit_separately
 from ssmlin.forecasting._streams import ROWS_TO_CHOOSE, choose_stream_powers, fit_table_stream
+from ssmlin.learning import carry_out
 from ssmlin.mechanisms import get_mechanism
 
 #: The name of the one model that all series share.
@@ -44,7 +52,8 @@ class ForecasterState:
 
     Args:
         layout: the caller's names.
-        fits: the models by series, or one under the name "" for all series.
+        fits: the models by series, or one under the name "" for all series. A series that is not
+            among them could not be fitted, and is not forecast.
         scalings: of each series.
         history: the series that forecasts go on from.
         validation: the mean log density a step at the end of the series, fitted before it, of each
@@ -125,6 +134,10 @@ class ForecasterState:
                              f"model each: {', '.join(list(self.fits)[:20])}")  # fmt: skip
         return self.fits[name]
 
+    def _failed(self, name: str) -> bool:
+        """Whether the fit knew a series but has no model of it."""
+        return _ALL not in self.fits and name not in self.fits and name in self.history
+
     @property
     def panel(self) -> Mapping[str, Columns]:
         """The series that forecasts go on from.
@@ -146,7 +159,7 @@ class ForecasterState:
             ValueError: a value that the transformation does not take.
         """
         return {name: scaled(one, self.scalings[name], self.fit_of(name).seasonal)
-                for name, one in self.panel.items()}  # fmt: skip
+                for name, one in self.panel.items() if not self._failed(name)}  # fmt: skip
 
     def with_panel(self, panel: Mapping[str, Columns], layout: Layout) -> "ForecasterState":
         """The same models after other data.
@@ -156,6 +169,8 @@ class ForecasterState:
         """
         scalings = dict(self.scalings)
         for name, columns in panel.items():
+            if self._failed(name):
+                continue
             self.fit_of(name)
             if name not in scalings:
                 like = next(iter(scalings.values()))
@@ -186,11 +201,14 @@ class ForecasterState:
         """
         check_forecast(horizon, levels, num_samples)
         known = future_panel(future, self.layout, self.panel, horizon)
+        has_times = self.layout.time is not None
         return [
-            forecast_series(
+            no_forecast(name, columns, horizon, has_times, levels, num_samples)
+            if self._failed(name)
+            else forecast_series(
                 name, columns, self.fit_of(name), self.scalings[name], horizon,
-                has_times=self.layout.time is not None, future=known[name], levels=levels,
-                num_samples=num_samples, seed=seed,
+                has_times=has_times, future=known[name], levels=levels, num_samples=num_samples,
+                seed=seed,
             )
             for name, columns in self.panel.items()
         ]  # fmt: skip
@@ -219,15 +237,13 @@ def fit_panel(
             num_steps=recipe.num_epochs or MOST_STEPS, folder=recipe.folder,
             progress=recipe.progress,
         )  # fmt: skip
-    is_separate = pooling == "separate" and len(panel) > 1
-    groups = {name: {name: one} for name, one in panel.items()} if is_separate else {_ALL: panel}
-    found = {}
-    for number, (name, group) in enumerate(groups.items()):
-        folder = recipe.folder
-        if folder is not None and is_separate:
-            folder = folder / f"series-{number}"
-        with _fitting(recipe, name):
-            found[name] = fit_group(group, recipe, folder)
+    if pooling == "separate" and len(panel) > 1:
+        found = fit_separately(panel, recipe)
+    else:
+        with _fitting(recipe):
+            plan = plan_group(choose(panel, recipe), recipe, recipe.folder)
+            name = get_mechanism(recipe.mechanism).name
+            found = {_ALL: carry_out(plan, name, progress=recipe.progress)}
     return _state(found, layout, panel, "all of the data")
 
 
@@ -250,10 +266,9 @@ def fit_stream(recipe: Recipe, stream: TableStream, window: int) -> ForecasterSt
     return _state({_ALL: found}, layout, {}, f"the first {ROWS_TO_CHOOSE} rows")
 
 
-def _fitting(recipe: Recipe, series: str = _ALL) -> AbstractContextManager[None]:
+def _fitting(recipe: Recipe) -> AbstractContextManager[None]:
     """Says what is fitted, while it is."""
-    name = get_mechanism(recipe.mechanism).name
-    return waiting(f"fitting {name} to {series}" if series else f"fitting {name}", recipe.progress)
+    return waiting(f"fitting {get_mechanism(recipe.mechanism).name}", recipe.progress)
 
 
 def _state(

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from ssmlin.forecasting._cross_validation import cross_validate, cut
 from ssmlin.forecasting._forecaster import Forecaster
-from ssmlin.forecasting._layout import ID, TARGET, TIME, Names, tabulate
+from ssmlin.forecasting._layout import TIME
+from ssmlin.forecasting._tabulate import ID, TARGET, Names, tabulate
 
 if TYPE_CHECKING:
     import pandas

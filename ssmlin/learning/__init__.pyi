@@ -7,18 +7,24 @@ from ssmlin.learning._leave_future_out import leave_future_out
 from ssmlin.learning._log_posterior import num_trainable, paths, property_leaves, variable_name
 from ssmlin.learning._loss import train_part
 from ssmlin.learning._models import StepwiseModel
+from ssmlin.learning._plans import Plan, carry_out, carry_out_together
 from ssmlin.learning._posterior_sampling import Algorithm, sample_posterior
 from ssmlin.learning._prediction import pointwise_log_likelihood, predict_one_step
 from ssmlin.learning._quasi_newton import QuasiNewton, lbfgs, minimise
-from ssmlin.learning._sgd import FitHistory, default_optimizer, fit_sgd
+from ssmlin.learning._runs import Fit, FitHistory, default_optimizer
+from ssmlin.learning._sgd import fit_sgd
 
 __all__ = [
     "Algorithm",
     "BatchFit",
     "Checkpoint",
+    "Fit",
     "FitHistory",
+    "Plan",
     "QuasiNewton",
     "StepwiseModel",
+    "carry_out",
+    "carry_out_together",
     "default_optimizer",
     "digest",
     "fit_batches",

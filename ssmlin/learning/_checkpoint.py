@@ -3,7 +3,6 @@
 import hashlib
 import re
 import time
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
 from ssmlin._files import read_arrays, remove_leftovers, write_arrays
+from ssmlin._warnings import warn
 
 _SECONDS_BETWEEN = 5.0
 
@@ -149,11 +149,9 @@ class Checkpoint:
                     f"{self._path.parent} ({error})"
                 ) from error
             if not self._has_warned:
-                warnings.warn(
+                warn(
                     f"checkpoint_dir: {self._path} could not be replaced ({error}); the work goes "
-                    "on, and the file keeps an earlier state of it",
-                    RuntimeWarning,
-                    stacklevel=3,
+                    "on, and the file keeps an earlier state of it"
                 )
             self._has_warned = True
         self._saved_at = time.monotonic()

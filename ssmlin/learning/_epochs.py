@@ -61,7 +61,7 @@ class Candidate(NamedTuple):
 
 
 class FitState(NamedTuple):
-    """Everything that the next epoch needs; with restarts every array has a leading axis.
+    """Everything that the next epoch needs; of several fits every array has a leading axis.
 
     Attributes:
         params: unconstrained parameters, as one vector.
@@ -109,13 +109,22 @@ def counters(state: FitState) -> FitState:
 
 
 class EpochSettings(NamedTuple):
-    """What a compiled epoch depends on besides its arrays; hashable."""
+    """What a compiled epoch depends on besides its arrays; hashable.
+
+    Attributes:
+        objective: the model, and how its sequences are cut.
+        optimizer: of optax.
+        batch_size: sequences a step.
+        shuffle: whether their order is random.
+        num_fits: how many fits advance together: from several starts to the same data, or each to
+            data of its own, which then have one more leading axis.
+    """
 
     objective: Objective
     optimizer: optax.GradientTransformationExtraArgs
     batch_size: int
     shuffle: bool
-    num_restarts: int
+    num_fits: int
 
     @property
     def searches(self) -> bool:
@@ -137,9 +146,9 @@ class Limits(NamedTuple):
             out and the fit overfits.
     """
 
-    last_epoch: int | Int[Array, ""]
-    patience: int | Int[Array, ""]
-    until_converged: bool | Bool[Array, ""]
+    last_epoch: int | Int[AnyArray, "*R"]
+    patience: int | Int[AnyArray, "*R"]
+    until_converged: bool | Bool[AnyArray, "*R"]
 
     def allow(self, state: FitState) -> Bool[AnyArray, "*R"]:
         """Whether to go on."""
@@ -356,7 +365,7 @@ def start_fit(params: PyTree, settings: EpochSettings, props: PyTree, data: FitD
             overfits=jnp.asarray(False),
         )
 
-    state: FitState = strong(jax.vmap(one)(params) if settings.num_restarts > 1 else one(params))
+    state: FitState = strong(jax.vmap(one)(params) if settings.num_fits > 1 else one(params))
     return state
 
 
@@ -369,10 +378,16 @@ def run_epochs(
     props: PyTree,
     data: FitData,
 ) -> tuple[FitState, tuple[Array, Array]]:
-    """A block of epochs; those past the limits are left out, so all blocks share a program."""
-    nothing = (jnp.zeros(state.epoch.shape, data.emissions.dtype),) * 2
+    """A block of epochs; those past the limits are left out, so all blocks share a program.
 
-    def advance(state: FitState) -> tuple[FitState, tuple[Array, Array]]:
+    Of several fits, each to data of its own, `key`, `limits` and `data` have a leading axis, too.
+    """
+    nothing = (jnp.zeros(state.epoch.shape, data.emissions.dtype),) * 2
+    own = 0 if data.emissions.ndim > 3 else None
+
+    def advance(
+        state: FitState, key: Array, limits: Limits, data: FitData
+    ) -> tuple[FitState, tuple[Array, Array]]:
         advanced: tuple[FitState, tuple[Array, Array]] = jax.lax.cond(
             limits.allow(state),
             lambda state: _epoch(state, key, settings, props, data),
@@ -383,13 +398,17 @@ def run_epochs(
 
     def advance_all(states: FitState) -> tuple[FitState, tuple[Array, Array]]:
         # Mapped over, a condition saves no work; so it is asked for all of them, too.
+        each = jax.vmap(advance, (0, own, own, own))
         advanced: tuple[FitState, tuple[Array, Array]] = jax.lax.cond(
-            limits.allow(states).any(), jax.vmap(advance), lambda states: (states, nothing), states
+            limits.allow(states).any(),
+            lambda states: each(states, key, limits, data),
+            lambda states: (states, nothing),
+            states,
         )
         return advanced
 
     def body(state: FitState, _: None) -> tuple[FitState, tuple[Array, Array]]:
-        return advance_all(state) if settings.num_restarts > 1 else advance(state)
+        return advance_all(state) if settings.num_fits > 1 else advance(state, key, limits, data)
 
     return jax.lax.scan(body, state, None, length=EPOCHS_PER_CALL)
 

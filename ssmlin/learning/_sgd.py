@@ -1,81 +1,14 @@
 """Maximum a posteriori fitting with optax, for any model that scores its data step by step."""
 
-import time
-import warnings
-from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
-from dynamax.parameters import from_unconstrained
 from jaxtyping import Array, Float, PyTree
 
-from ssmlin import _checks
-from ssmlin._progress import progress_bar, waiting
-from ssmlin.learning._checkpoint import Checkpoint
-from ssmlin.learning._epochs import (
-    CONVERGED_EPOCHS,
-    EPOCHS_PER_CALL,
-    MANY_AT_ONCE,
-    Candidate,
-    EpochSettings,
-    FitCheckpoint,
-    Limits,
-    counters,
-    run_epochs,
-    run_epochs_of_many,
-    start_fit,
-)
-from ssmlin.learning._flat import Flat
-from ssmlin.learning._log_posterior import check_observed, paths, property_leaves
-from ssmlin.learning._loss import (
-    FitData,
-    Objective,
-    Windows,
-    num_train_steps,
-    padded,
-    train_part,
-)
-from ssmlin.learning._models import StepwiseModel, name_of, seen_by
-
-_SECONDS_PER_CALL = 2.0
-_NO_LIMIT = int(np.iinfo(np.int32).max)
-
-
-class FitHistory(NamedTuple):
-    """How a fit went; where there were restarts, the best of them.
-
-    Attributes:
-        losses: training loss of every epoch run.
-        scores: at the start of every epoch run minus the log predictive density per value of the
-            validation part, or the training loss.
-        best_epoch: how many epochs the returned parameters have seen, fewer than were run:
-            parameters are judged at the start of an epoch. See :func:`fit_sgd` for what is best;
-            it need not have the lowest score.
-        stopped_early: whether patience ran out.
-        restart: which start was the best.
-        converged: whether the loss had stopped falling when the fit ended.
-    """
-
-    losses: Float[Array, " epochs"]
-    scores: Float[Array, " epochs"]
-    best_epoch: int
-    stopped_early: bool
-    restart: int = 0
-    converged: bool = False
-
-
-@cache
-def default_optimizer() -> optax.GradientTransformation:
-    """Adam with step size 0.01 and gradients clipped to norm 1."""
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2))
-
-
-# One wrapper for each optimiser, so that fitting again with it does not compile again.
-_with_extra_args = cache(optax.with_extra_args_support)
+from ssmlin._progress import waiting
+from ssmlin.learning._models import StepwiseModel, name_of
+from ssmlin.learning._plans import run_alone
+from ssmlin.learning._runs import Fit, FitHistory, Run
 
 
 def fit_sgd[P](
@@ -162,165 +95,25 @@ def fit_sgd[P](
         RuntimeWarning: steps whose loss or gradient was not finite, which were not taken; or a
             checkpoint that can no longer be written.
     """
-    if not 0 <= validation_fraction < 1:
-        raise ValueError(
-            f"validation_fraction: expected a number in [0, 1), got {validation_fraction}"
-        )
-    _checks.positive_int("num_epochs", num_epochs)
-    _checks.positive_int("num_restarts", num_restarts)
-    if patience is not None:
-        _checks.positive_int("patience", patience, minimum=0)
-    for path, x in zip(paths(params), jax.tree.leaves(params), strict=True):
-        if num_restarts > 1 and jnp.shape(x)[:1] != (num_restarts,):
-            raise ValueError(
-                f"params: expected a leading axis of length num_restarts = {num_restarts}, got "
-                f"{path} of shape {jnp.shape(x)}"
-            )
-    num_sequences, num_steps = emissions.shape[:2]
-    ends = num_train_steps(emissions, validation_fraction)
-    check_observed(train_part(emissions, validation_fraction))
-    model = seen_by(model, emissions)
-    size = num_sequences if batch_size is None else _checks.positive_int("batch_size", batch_size)
-    size = min(size, num_sequences)
-    # With nothing held out all steps count, those that are missing at the end as well.
-    in_train = np.arange(num_steps) < (ends[:, None] if validation_fraction else num_steps)
-    in_train = np.broadcast_to(in_train, (num_sequences, num_steps))
-    data = FitData(emissions, inputs, jax.device_put(in_train))
-    windows = None
-    if window_size is not None:
-        window_size = min(_checks.positive_int("window_size", window_size), num_steps)
-        if not hasattr(model, "filter_window"):
-            raise ValueError(
-                f"window_size: expected None for a model without filter_window, got {window_size}"
-            )
-        windows = Windows(window_size, max(1, -(-int(ends.max()) // window_size)))
-        data = padded(data, -num_steps % window_size)
-    settings = EpochSettings(
-        Objective(model, windows, float(prior_weight)),
-        _with_extra_args(optimizer or default_optimizer()),
-        size,
-        shuffle,
-        num_restarts,
-    )
-    if settings.searches and (size < num_sequences or window_size is not None):
-        raise ValueError(
-            "optimizer: expected one without a line search where a step sees a part of the data, "
-            f"as with batch_size={batch_size} and window_size={window_size}; got "
-            "ssmlin.learning.lbfgs"
-        )
-    key = jax.random.key(0) if key is None else key
-    with waiting(f"compiling {name_of(model)}", progress):
-        state = start_fit(params, settings, props, data)
-    checkpoint = Checkpoint(
-        checkpoint_dir,
-        "fit_sgd",
-        {
-            "model": model,
-            "params": params,
-            "props": [(prop.trainable, prop.constrainer) for prop in property_leaves(props)],
-            "emissions": emissions,
-            "inputs": inputs,
-            "optimizer": state.optimizer_state,
-            "batch_size": size,
-            "shuffle": shuffle,
-            "key": key,
-            "validation_fraction": in_train,
-            "patience": patience,
-            "window_size": window_size,
-            "num_restarts": num_restarts,
-            "prior_weight": float(prior_weight),
-        },
-    )
-    nothing = np.zeros((*state.epoch.shape, 0), emissions.dtype)
-    run = FitCheckpoint(state, nothing, nothing)
-    loaded = checkpoint.load(run)
-    run = run if loaded is None else loaded
-    checkpoint.save(run, force=loaded is None)
-    limits = Limits(
+    fit = Fit(
+        model,
+        params,
+        props,
+        emissions,
+        inputs,
+        optimizer,
+        batch_size,
         num_epochs,
-        _NO_LIMIT if patience is None else patience,
-        settings.searches,
+        shuffle,
+        key,
+        validation_fraction,
+        patience,
+        window_size,
+        num_restarts,
+        prior_weight,
+        checkpoint_dir,
     )
-    seen = counters(run.state)
-    done, block = int(seen.epoch.max()), 1
-    if done > num_epochs:
-        raise ValueError(
-            f"num_epochs: expected at least the {done} epochs of the checkpoint in "
-            f"{checkpoint_dir}, got {num_epochs}"
-        )
-    with progress_bar(progress) as bar:
-        task = bar.add_task(
-            f"fit {name_of(model)}", total=num_epochs, completed=done, note="compiling"
-        )
-        while limits.allow(seen).any():
-            began = time.monotonic()
-            until = limits._replace(last_epoch=min(done + block, num_epochs))
-            epochs = run_epochs_of_many() if size * num_restarts >= MANY_AT_ONCE else run_epochs
-            state, record = epochs(run.state, key, until, settings, props, data)
-            seen = counters(state)
-            ran = int(seen.epoch.max()) - done
-            losses, scores = (np.moveaxis(np.asarray(x), 0, -1)[..., :ran] for x in record)
-            if done == 0 and not np.isfinite(losses[..., 0]).any():
-                raise ValueError(
-                    f"params: expected a finite loss at the start, got {losses[..., 0].tolist()}; "
-                    "check params, emissions and inputs"
-                )
-            run = FitCheckpoint(
-                state,
-                np.concatenate([run.losses, losses], axis=-1),
-                np.concatenate([run.scores, scores], axis=-1),
-            )
-            done += ran
-            checkpoint.save(run, force=not limits.allow(seen).any())
-            bar.update(task, completed=done, note=f"loss {losses[..., -1].min():.4f}")
-            # Short blocks first, so that of slow epochs a checkpoint misses no more than a few.
-            quick = time.monotonic() - began < _SECONDS_PER_CALL
-            block = min(2 * block, EPOCHS_PER_CALL) if quick else max(block // 2, 1)
-        if done < num_epochs:
-            bar.update(task, total=done, note="stopped early")
-    if (bad_steps := int(seen.bad_steps.sum())) > 0:
-        warnings.warn(
-            f"{bad_steps} gradient steps were not finite and were not taken; the last "
-            "good parameters were kept",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    best, history = _result(jax.device_get(run), settings, num_epochs)
-    fitted: P = _constrained(best.params, props)
-    return fitted, history
-
-
-@jax.jit
-def _constrained(params: Flat, props: PyTree) -> PyTree:
-    """The parameters of a vector, in one program."""
-    return from_unconstrained(params.tree, props)
-
-
-def _result(
-    run: FitCheckpoint, settings: EpochSettings, num_epochs: int
-) -> tuple[Candidate, FitHistory]:
-    """The parameters to return, and the history of their start."""
-    runs = [run]
-    if settings.num_restarts > 1:
-        runs = [jax.tree.map(lambda x, i=i: x[i], run) for i in range(settings.num_restarts)]
-    chosen = [
-        one.state.lowest if settings.searches and not one.state.overfits else one.state.best
-        for one in runs
-    ]
-    scores = [
-        float(one.scores[int(candidate.epoch)]) if np.isfinite(candidate.loss) else np.inf
-        for one, candidate in zip(runs, chosen, strict=True)
-    ]
-    restart = int(np.argmin(np.where(np.isfinite(scores), scores, np.inf)))
-    run, best = runs[restart], chosen[restart]
-    epochs = int(run.state.epoch)
-    converged = int(run.state.idle) >= CONVERGED_EPOCHS
-    history = FitHistory(
-        jax.device_put(run.losses[:epochs]),
-        jax.device_put(run.scores[:epochs]),
-        int(best.epoch),
-        epochs < num_epochs and not (settings.searches and converged),
-        restart,
-        converged,
-    )
-    return best, history
+    with waiting(f"compiling {name_of(model)}", progress):
+        run = Run(fit)
+    run_alone(run, progress=progress)
+    return run.result()

@@ -9,6 +9,7 @@ from ssmlin.models._construction import Missing
 from ssmlin.models._continuing import start_particles
 from ssmlin.models._features import ParamsGate, ParamsProjection, lagged_inputs
 from ssmlin.models._files import load, load_arrays, load_notes, mechanism_fields, save
+from ssmlin.models._fitting import plan_fit
 from ssmlin.models._forecast import Forecast, mix_states, simulate
 from ssmlin.models._forecast_tables import forecast_dataset
 from ssmlin.models._gaps import PathStarts
@@ -56,6 +57,7 @@ from ssmlin.models._row_covariance import (
 from ssmlin.models._smoothing import OneStepPrediction
 from ssmlin.models._step_prediction import StepPrediction
 from ssmlin.models._token_maps import ParamsTokens, TokenMaps
+from ssmlin.models._widening import Widened, widened
 
 __all__ = [
     "Autoregression",
@@ -112,6 +114,7 @@ __all__ = [
     "StepPrediction",
     "StationaryNoise",
     "TokenMaps",
+    "Widened",
     "WriteNoise",
     "forecast_dataset",
     "estimate_autoregression",
@@ -122,9 +125,11 @@ __all__ = [
     "load_notes",
     "mechanism_fields",
     "mix_states",
+    "plan_fit",
     "predict_autoregression",
     "run_particles",
     "save",
     "simulate",
     "start_particles",
+    "widened",
 ]

@@ -1,6 +1,8 @@
-"""Fitting the model: the recommended recipe, gradient steps from several starts, missing lags."""
+"""Fitting the model: the recommended recipe, gradient steps from several starts, missing lags.
 
-import warnings
+Both are plans, which :mod:`ssmlin.learning` carries out: one alone, or many together.
+"""
+
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,10 +14,20 @@ from jaxtyping import Array, Float
 
 from ssmlin import _checks, learning
 from ssmlin._buckets import in_bucket
-from ssmlin._progress import waiting
-from ssmlin.learning import FitHistory, QuasiNewton, StepwiseModel, property_leaves, train_part
+from ssmlin._typing import AnyArray
+from ssmlin._warnings import warn
+from ssmlin.learning import (
+    Fit,
+    FitHistory,
+    Plan,
+    QuasiNewton,
+    StepwiseModel,
+    property_leaves,
+    train_part,
+)
 from ssmlin.models._discounted import Discounted
 from ssmlin.models._parameters import ParamsLinearAttentionSSM
+from ssmlin.models._widening import Widened, narrowed, widened
 
 if TYPE_CHECKING:
     from ssmlin.models._linear_attention_ssm import LinearAttentionSSM
@@ -23,26 +35,48 @@ if TYPE_CHECKING:
 #: How often a fit with missing lags draws them anew, and how many draws it then fits together.
 _ROUNDS, _COPIES = 3, 4
 
-#: Warnings are attributed to the caller's file, not to one in here.
-_PACKAGE = str(Path(learning.__file__).parents[1])
+#: The fitted parameters, and how the fit went.
+type Fitted = tuple[ParamsLinearAttentionSSM, FitHistory]
 
 
-def fit(
+def plan_fit(
     model: "LinearAttentionSSM",
-    emissions: Float[Array, "T m"] | Float[Array, "B T m"],
-    inputs: Float[Array, "T p"] | Float[Array, "B T p"] | None,
-    key: Array | None,
+    emissions: Float[AnyArray, "T m"] | Float[AnyArray, "B T m"],
+    inputs: Float[AnyArray, "T p"] | Float[AnyArray, "B T p"] | None,
+    key: Array | None = None,
     *,
-    validation_fraction: float,
-    num_epochs: int | None,
-    patience: int,
-    optimizer: optax.GradientTransformation | None,
-    window_size: int | None,
-    num_restarts: int,
-    checkpoint_dir: str | Path | None,
-    progress: bool,
-) -> tuple[ParamsLinearAttentionSSM, FitHistory]:
-    """Fit by the recommended recipe; see :meth:`LinearAttentionSSM.fit`."""
+    validation_fraction: float = 0.2,
+    num_epochs: int | None = None,
+    patience: int = 50,
+    optimizer: optax.GradientTransformation | None = None,
+    window_size: int | None = None,
+    num_restarts: int = 1,
+    checkpoint_dir: str | Path | None = None,
+    input_dim: int | None = None,
+) -> Plan[Fitted]:
+    """The recommended recipe, as a plan.
+
+    Args:
+        model: the model.
+        emissions: as of :meth:`LinearAttentionSSM.fit`, like all that follow but the last.
+        inputs: likewise.
+        key: likewise.
+        validation_fraction: likewise.
+        num_epochs: likewise.
+        patience: likewise.
+        optimizer: likewise.
+        window_size: likewise.
+        num_restarts: likewise.
+        checkpoint_dir: likewise.
+        input_dim: how many inputs the fit is to see, the further ones zero, so that models with
+            fewer inputs share its program; default those of the model.
+
+    Returns:
+        The plan: its result are the fitted parameters, and the history of the first fit.
+
+    Raises:
+        ValueError: an argument of the wrong shape or range.
+    """
     if not 0 < validation_fraction < 1:
         raise ValueError(
             f"validation_fraction: expected a number in (0, 1), got {validation_fraction}"
@@ -54,8 +88,7 @@ def fit(
         num_epochs = 2000 if isinstance(optimizer, learning.QuasiNewton) else 500
     first = train_part(y, validation_fraction)
     lacks_lags = model._lacks_lags(u)
-    with waiting(f"compiling {model.mechanism.name}", progress):
-        plain = model.without_discount()  # the start is the same, and so is its program
+    plain = model.without_discount()  # the start is the same, and so is its program
     begin, props = plain.initialize(key, emissions=first, inputs=u)
     part_params, params, history = begin, None, None
     part = whole = Completed(y, u, 1)
@@ -71,7 +104,7 @@ def fit(
             draw_key = jax.random.fold_in(jax.random.key(1) if key is None else key, 1000 + number)
             part_key, whole_key = jax.random.split(draw_key)
             part = _completed(model, part_key, part_params, first, u, judged_by=y)
-        part_params, history = fit_sgd(
+        part_params, history = yield from plan_fit_sgd(
             model,
             begin,
             props,
@@ -84,7 +117,7 @@ def fit(
             window_size=window_size,
             num_restarts=num_restarts,
             checkpoint_dir=folder("validation"),
-            progress=progress,
+            input_dim=input_dim,
         )
         limited |= _ran_out(history, num_epochs)
         best = history.restart
@@ -97,7 +130,7 @@ def fit(
         # Parameters are judged at the start of an epoch: one more, and those after the best
         # number of epochs are among them.
         to_the_end = isinstance(optimizer, QuasiNewton) and _is_end(history)
-        params, second = fit_sgd(
+        params, second = yield from plan_fit_sgd(
             model,
             start,
             props,
@@ -108,16 +141,14 @@ def fit(
             patience=None,
             window_size=window_size,
             checkpoint_dir=folder(f"all_steps-{best}"),
-            progress=progress,
+            input_dim=input_dim,
         )
         limited |= to_the_end and _ran_out(second, num_epochs)
     assert params is not None and history is not None
     if limited:
-        warnings.warn(
+        warn(
             f"num_epochs: the fit was still improving when it stopped after {num_epochs} epochs; "
-            "give a larger num_epochs",
-            RuntimeWarning,
-            skip_file_prefixes=(_PACKAGE,),
+            "give a larger num_epochs"
         )
     return params, history
 
@@ -167,7 +198,7 @@ def _completed(
     return Completed(ys.reshape(-1, *ys.shape[2:]), us.reshape(-1, *us.shape[2:]), _COPIES)
 
 
-def fit_sgd(
+def plan_fit_sgd(
     model: "LinearAttentionSSM",
     params: ParamsLinearAttentionSSM,
     props: ParamsLinearAttentionSSM,
@@ -183,12 +214,12 @@ def fit_sgd(
     window_size: int | None,
     num_restarts: int = 1,
     checkpoint_dir: str | Path | None,
-    progress: bool,
-) -> tuple[ParamsLinearAttentionSSM, FitHistory]:
+    input_dim: int | None = None,
+) -> Plan[Fitted]:
     """Gradient steps where each copy of a sequence counts its share; starts are made here.
 
-    Sequences are padded with missing steps to a length that others have, too, so that they share
-    the compiled programs.
+    Sequences are padded with missing steps to a length that others have, too, and where it is
+    asked for with inputs of zero, so that they share the compiled programs.
     """
     emissions, inputs, copies = data
     if window_size is None and _checks.is_concrete(emissions) and _checks.is_concrete(inputs):
@@ -197,14 +228,17 @@ def fit_sgd(
     if _checks.positive_int("num_restarts", num_restarts) > 1:
         first = train_part(emissions, validation_fraction)
         params = _starts(model, params, props, first, inputs, key, num_restarts)
+    seen = Widened(model, params, inputs)
+    if input_dim is not None:
+        seen = widened(model, params, inputs, input_dim)
 
-    def fit[P](model: StepwiseModel[P], params: P, props: P) -> tuple[P, FitHistory]:
-        return learning.fit_sgd(
+    def ask[P](model: StepwiseModel[P], params: P, props: P) -> Fit[P]:
+        return Fit(
             model,
             params,
             props,
             emissions,
-            inputs,
+            jax.device_put(seen.inputs),
             optimizer=optimizer,
             batch_size=batch_size,
             num_epochs=num_epochs,
@@ -216,14 +250,17 @@ def fit_sgd(
             num_restarts=num_restarts,
             prior_weight=copies,
             checkpoint_dir=checkpoint_dir,
-            progress=progress,
         )
 
     if window_size is None and model.row_cov.is_integrated:
-        fitted, history = fit(*Discounted.of(model, params, props, num_restarts))
-        return fitted.params, history
-    fitted_params, history = fit(model, params, props)
-    return fitted_params, history
+        fitted, history = yield ask(*Discounted.of(seen.model, seen.params, props, num_restarts))
+        fitted = fitted.params
+    else:
+        fitted, history = yield ask(seen.model, seen.params, props)
+    if input_dim is not None:
+        like = jax.tree.map(lambda x: np.asarray(x)[0], params) if num_restarts > 1 else params
+        fitted = narrowed(fitted, like)
+    return fitted, history
 
 
 def _starts(

@@ -7,7 +7,7 @@ import optax
 from jaxtyping import Array, Float
 
 from ssmlin._typing import AnyArray
-from ssmlin.learning import FitHistory, fit_em
+from ssmlin.learning import FitHistory, carry_out, fit_em
 from ssmlin.models import _fitting as fitting
 from ssmlin.models._continuing import Continuing
 from ssmlin.models._parameters import ParamsLinearAttentionSSM
@@ -83,7 +83,7 @@ class Learning(Continuing):
             True
         """
         y, u = self._check_batch(emissions, inputs, missing_lags=True)
-        return fitting.fit(
+        plan = fitting.plan_fit(
             self,
             y,
             u,
@@ -95,8 +95,8 @@ class Learning(Continuing):
             window_size=window_size,
             num_restarts=num_restarts,
             checkpoint_dir=checkpoint_dir,
-            progress=progress,
         )
+        return carry_out(plan, self.mechanism.name, progress=progress)
 
     def fit_sgd(
         self,
@@ -153,7 +153,7 @@ class Learning(Continuing):
             TypeError: an argument that is not of the expected type.
         """
         y, u = self._check_batch(emissions, inputs)
-        params, history = fitting.fit_sgd(
+        plan = fitting.plan_fit_sgd(
             self,
             params,
             props,
@@ -168,8 +168,8 @@ class Learning(Continuing):
             window_size=window_size,
             num_restarts=num_restarts,
             checkpoint_dir=checkpoint_dir,
-            progress=progress,
         )
+        params, history = carry_out(plan, self.mechanism.name, progress=progress)
         return params, history if return_history else history.losses
 
     def fit_em(

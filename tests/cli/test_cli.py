@@ -359,6 +359,15 @@ def test_many_series_are_fitted_as_a_population_and_forecast(tmp_path):
     run("forecast", model, data, "--horizon", 2, "--output", out)
     found = pd.read_csv(out)
     assert len(found) == 20 and set(found.day) == {"2024-01-21", "2024-01-22"}
+    # A folder is read in pieces, and a model's file is then without the series.
+    folder, other, again = (tmp_path / name for name in ("shops", "m2.safetensors", "f2.csv"))
+    folder.mkdir()
+    for i, part in enumerate((slice(130), slice(130, None))):
+        pd.read_csv(data)[part].to_csv(folder / f"{i}.csv", index=False)
+    run("fit", folder, *columns, "--epochs", 2, "--log", "--output", other)
+    assert other.stat().st_size < model.stat().st_size
+    run("forecast", other, folder / "*.csv", "--horizon", 2, "--output", again)
+    pd.testing.assert_frame_equal(pd.read_csv(again), found, rtol=1e-9)
     refused = runner.invoke(
         app, ["sample", str(model), str(data), "--output", str(tmp_path / "s.nc")]
     )

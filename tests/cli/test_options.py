@@ -49,12 +49,13 @@ def asked(monkeypatch):
     """What the recipe is asked to fit, by either command; nothing is fitted."""
     given = []
 
-    def fit_sequences(recommendation, emissions, inputs, seed, *, discounts, num_epochs, **_):
+    def plan_sequences(recommendation, emissions, inputs, seed, *, discounts, num_epochs, **_):
         given.append((recommendation, (seed, tuple(discounts), num_epochs), emissions, inputs))
         raise ValueError("asked")
+        yield  # a plan that asks for no fit
 
-    monkeypatch.setattr(fitting, "fit_sequences", fit_sequences)
-    monkeypatch.setattr(recipe, "fit_sequences", fit_sequences)
+    monkeypatch.setattr(fitting, "plan_sequences", plan_sequences)
+    monkeypatch.setattr(recipe, "plan_sequences", plan_sequences)
     return given
 
 
@@ -87,9 +88,10 @@ def test_what_compare_chooses_fit_fits(tmp_path, asked, mechanism, more, num_inp
 def told(monkeypatch):
     """Fits that are none, and forecasts that say which inputs they were given."""
 
-    def fit_sequences(recommendation, emissions, inputs, seed, **_):
+    def plan_sequences(recommendation, emissions, inputs, seed, **_):
         model = recommendation.model()
         return RecipeFit(model, model.initialize()[0], 0.0, 7)
+        yield  # a plan that asks for no fit
 
     def forecast(self, params, emissions, inputs, *, horizon, future_inputs, num_samples, **_):
         means = np.zeros((horizon, 1)) if future_inputs is None else future_inputs[:, :1]
@@ -98,7 +100,7 @@ def told(monkeypatch):
             means, means, np.array([0.5, 0.8, 0.95]), *np.stack([[means] * 3] * 2), samples
         )
 
-    monkeypatch.setattr(recipe, "fit_sequences", fit_sequences)
+    monkeypatch.setattr(recipe, "plan_sequences", plan_sequences)
     monkeypatch.setattr(LinearAttentionSSM, "forecast", forecast)
 
 

@@ -66,8 +66,9 @@ def test_a_model_reads_the_next_file_as_it_read_the_first(tmp_path, monkeypatch)
     def unfitted(*args, **kwargs):
         model = LinearAttentionSSM("mamba2", 1, 0, 2)
         return RecipeFit(model, model.initialize()[0], 0.0, 7)
+        yield  # a plan that asks for no fit
 
-    monkeypatch.setattr(recipe, "fit_sequences", unfitted)
+    monkeypatch.setattr(recipe, "plan_sequences", unfitted)
     command = ["fit", first, "-y", "y", "--time", "t", "--encoding", "utf-16", "--transform",
                "none", "--output", tmp_path / "model", "-q"]  # fmt: skip
     result = runner.invoke(app, [str(word) for word in command])

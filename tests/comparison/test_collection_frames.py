@@ -19,6 +19,7 @@ from ssmlin.comparison.collections import (
     hold_out_frame,
     normal_quantiles,
 )
+from ssmlin.data import TableFiles
 
 
 def long_frame(values, freq="MS", **columns):
@@ -45,6 +46,22 @@ def test_the_times_say_the_season_and_where_steps_are_missing():
         missing = np.isnan(one.train)
         assert missing.sum() == (2 if one.name == "a" else 1)
         np.testing.assert_array_equal(one.train[~missing], whole.train[~missing])
+
+
+def test_a_table_in_files_is_as_a_frame(tmp_path):
+    frame = long_frame({"a": np.arange(20.0), "empty": np.full(9, np.nan), "b": np.arange(9.0)})
+    mixed = frame.sample(frac=1, random_state=0)
+    mixed.to_csv(tmp_path / "mixed.csv", index=False)
+    with pytest.warns(RuntimeWarning, match="left out: 1 of 3 series, empty"):
+        expected = hold_out_frame(mixed, 4)
+    with pytest.warns(RuntimeWarning, match="left out: 1 of 3 series, empty"):
+        found = hold_out_frame(TableFiles(tmp_path, chunk_rows=7), 4)
+    for one, other in zip(found, expected, strict=True):
+        assert (one.name, one.period) == (other.name, other.period)
+        np.testing.assert_array_equal(one.train, other.train)
+        np.testing.assert_array_equal(one.test, other.test)
+    with pytest.raises(ValueError, match="group_col: expected none with files, got 'ds'"):
+        hold_out_frame(TableFiles(tmp_path), 4, group_col="ds")
 
 
 def test_a_season_is_that_of_most_series_of_a_group():

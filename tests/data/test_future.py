@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ssmlin.data import free_name, future_inputs, future_times
+from ssmlin.data import _future as future
+from ssmlin.data import free_name, future_inputs, future_times, series_of_rows
 
 pytestmark = pytest.mark.quick
 
@@ -107,3 +108,33 @@ def test_names_of_the_user_stay():
     assert free_name("mean", ["y", None]) == "mean"
     assert free_name("mean", ["mean", "mean_"]) == "mean__"
     assert free_name("mean", [" mean"]) == "mean_"  # names are stripped when a file is read
+
+
+@pytest.mark.parametrize("written", ["dates", "text", "numbers"])
+def test_the_rows_of_many_series_are_brought_together_once(monkeypatch, written):
+    """The oracle takes the rows of each series by itself."""
+    asked = []
+    monkeypatch.setattr(
+        future, "series_of_rows", lambda column: asked.append(0) or series_of_rows(column)
+    )
+    times = {"dates": DAYS, "text": DAYS, "numbers": 202001.0 + np.arange(40)}[written]
+    given = DAYS.strftime("%d.%m.%Y") if written == "text" else times
+    table = pd.concat(
+        pd.DataFrame({"s": name, "t": given, "u": np.arange(40.0) + 100 * i})
+        for i, name in enumerate("abc")
+    ).sample(frac=1, random_state=0)
+    date_format = {"text": "%d.%m.%Y", "numbers": "number"}.get(written)
+    plan = future.FutureTable(table, ["u"], "t", "s", date_format)
+    for name in "bca":
+        own = table[table.s == name]
+        expected = future_inputs(own, times[:STEPS], HORIZON, ["u"], "t", date_format=date_format)
+        np.testing.assert_array_equal(plan.inputs(times[:STEPS], HORIZON, name), expected)
+    assert len(asked) == 1
+    with pytest.raises(ValueError, match="series: expected rows of 'd' in column 's', got none"):
+        plan.inputs(times[:STEPS], HORIZON, "d")
+    if written == "text":  # what is wrong with one series is no matter of the others
+        table.loc[table.s == "a", "t"] = "never"
+        plan = future.FutureTable(table, ["u"], "t", "s", date_format)
+        assert plan.inputs(times[:STEPS], HORIZON, "b")[0] == 120
+        with pytest.raises(ValueError, match="series 'a': time: expected dates .* got 'never'"):
+            plan.inputs(times[:STEPS], HORIZON, "a")

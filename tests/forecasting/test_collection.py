@@ -1,5 +1,7 @@
 """Forecasts of many series by one hierarchical regression."""
 
+import copy
+
 import jax
 import numpy as np
 import pandas as pd
@@ -7,6 +9,7 @@ import pytest
 from scipy import stats
 
 import ssmlin
+from ssmlin.data import TableFiles
 from ssmlin.forecasting import _collection_fit
 from ssmlin.forecasting._collection_fit import conditioned
 from ssmlin.forecasting._collection_members import members_of
@@ -223,6 +226,38 @@ def test_cross_validation_forecasts_what_was_observed(fitted):
     assert len(table) == 12 * 2 * 3 and set(table.columns) >= {"cutoff", "y", "mean", "lo-80"}
     scale = 10.0 ** table.unique_id.str[1:].astype(int)
     assert (np.abs(table["mean"] - table["y"]) / scale < 15).all()
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """The panel in files of which no one is in the order of the series, read in small pieces."""
+    data = panel().sort_values("ds", kind="stable")
+    for i, rows in enumerate(np.array_split(np.arange(len(data)), 2)):
+        data.iloc[rows].to_parquet(tmp_path / f"{i}.parquet", index=False)
+    return TableFiles(tmp_path, chunk_rows=50)
+
+
+def test_series_in_files_are_fitted_and_forecast_as_those_of_a_frame(fitted, stored, tmp_path):
+    with pytest.warns(RuntimeWarning, match="still improving"):
+        found = forecaster().fit(stored)
+    # In the order of their first rows, which is that of the frame.
+    few = {"levels": (80,), "num_samples": 50}
+    expected = fitted.predict(HORIZON, **few)
+    pd.testing.assert_frame_equal(found.predict(HORIZON, **few), expected, rtol=1e-9)
+    parts = list(found.predict_batches(HORIZON, size=5, **few))
+    assert [len(part) // HORIZON for part in parts] == [5, 5, 2]
+    pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), expected, rtol=1e-9)
+    # The file of the model is without the series, which any other call names again.
+    path = tmp_path / "model"
+    found.save(path)
+    again = ssmlin.load(path)
+    with pytest.raises(ValueError, match="data: expected the series .* call update first"):
+        again.predict(1)
+    again.update([str(one) for one in stored.paths])
+    pd.testing.assert_frame_equal(again.predict(HORIZON, **few), expected, rtol=1e-9)
+    copied = copy.deepcopy(again)
+    again.update(stored.paths[0])
+    pd.testing.assert_frame_equal(copied.predict(HORIZON, **few), expected, rtol=1e-9)
 
 
 def test_several_columns_are_series_of_one_population():

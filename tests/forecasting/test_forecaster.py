@@ -31,11 +31,12 @@ def values(seed=0, steps=T):
 def unfitted(monkeypatch):
     """Fits that return the start of the model, since most tests ask for other things."""
 
-    def fit_sequences(recommendation, emissions, inputs, seed, **options):
+    def plan_sequences(recommendation, emissions, inputs, seed, **options):
         model = recommendation.model()
         return RecipeFit(model, model.initialize(jax.random.key(seed))[0], 0.0, 7)
+        yield  # a plan that asks for no fit
 
-    monkeypatch.setattr(recipe, "fit_sequences", fit_sequences)
+    monkeypatch.setattr(recipe, "plan_sequences", plan_sequences)
 
 
 def forecaster(**settings):
@@ -391,6 +392,27 @@ def test_what_is_shown_is_short_and_says_what_is_fitted(sales):
 
 
 @pytest.mark.float32
+def test_few_series_in_a_file_are_as_those_of_a_frame(unfitted, tmp_path):
+    path = tmp_path / "few.csv"
+    LONG.to_csv(path, index=False)
+    found = forecaster().fit(str(path), inputs="price")
+    expected = forecaster().fit(LONG, inputs="price")
+    future = LONG.tail(H).assign(ds=pd.date_range("2022-01-01", periods=H, freq="MS"))
+    future = pd.concat([future, future.assign(unique_id="b")])
+    means = [one.predict(H, future_inputs=future, **FEW)["mean"] for one in (found, expected)]
+    np.testing.assert_array_equal(*means)
+    path.write_text("unique_id,ds,y\na,1,7\na,2,7\nb,1,1\nb,2,2\n")
+    for options, message in (
+        ({}, "series 'a': targets: expected varying values in column 'y', got .*few.csv"),
+        ({"id_col": None}, "id_col: expected the column .*read_table reads a file of one series"),
+        ({"inputs": np.ones(4)}, "inputs: expected names of columns of the files, got ndarray"),
+        ({"target_col": "sales"}, "columns: expected names among unique_id, ds, y; got 'sales'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            forecaster().fit(path, **options)
+
+
+@pytest.mark.float32
 def test_a_picture_has_history_means_and_bands(unfitted):
     figure = forecaster().fit(LONG).plot(H, levels=(50, 80), num_steps=10)
     assert len(figure.axes) == 2
@@ -447,7 +469,7 @@ def test_bad_settings_are_told_at_once(settings, message):
 @pytest.mark.parametrize(
     ("data", "options", "message"),
     [
-        ("text", {}, "data: expected a pandas Series or frame, an array"),
+        ("text", {}, "source: expected a file, a folder with .* got none at text"),
         (np.zeros((2, 2, 2)), {}, "data: expected a pandas Series or frame, an array"),
         (np.ones(9), {}, "targets: expected varying values in column 'y'"),
         (pd.DataFrame({"y": values(), "b": "word"}, MONTHS), {}, "numbers in column 'b', got 'wo"),

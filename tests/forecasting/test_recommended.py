@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-import ssmlin
 from ssmlin.cli._app import app
 from ssmlin.forecasting import Recommendation, best_discount
 from ssmlin.models import IntegratedRegression
@@ -29,7 +28,7 @@ def test_a_stream_and_a_table_ask_for_the_same_model(targets, mechanism, tmp_pat
         asked.append(model)
         raise Stopped
 
-    monkeypatch.setattr(ssmlin.LinearAttentionSSM, "fit", stopping)
+    monkeypatch.setattr("ssmlin.forecasting._fitting.plan_fit", stopping)
     monkeypatch.setattr("ssmlin.learning.fit_stream", stopping)
     options = ["--inputs", "u", "--lags", "1", "--mechanism", mechanism, "--key-dim", "3"]
     options += [word for name in targets for word in ("-y", name)]

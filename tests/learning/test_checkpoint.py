@@ -24,9 +24,9 @@ from tensorflow_probability.substrates.jax import bijectors as tfb
 from walk import Walk
 
 import ssmlin
-from ssmlin import _files
+from ssmlin import _files, learning
 from ssmlin.learning import _checkpoint as checkpoint
-from ssmlin.learning import _sgd as sgd
+from ssmlin.learning import _plans as plans
 from ssmlin.learning._checkpoint import Checkpoint, digest
 from ssmlin.learning._log_posterior import property_leaves
 
@@ -84,7 +84,7 @@ WORK = {
 
 def die_slowly(work, directory, moment):
     """Work, and say when it is the moment to be killed."""
-    checkpoint._SECONDS_BETWEEN = sgd._SECONDS_PER_CALL = 0.0
+    checkpoint._SECONDS_BETWEEN = plans._SECONDS_PER_CALL = 0.0
     saves = 0
 
     def wait(handle):
@@ -206,7 +206,7 @@ OTHERS = {
 
 
 def fit(directory, num_epochs=5, **changes):
-    return sgd.fit_sgd(
+    return learning.fit_sgd(
         **ARGUMENTS | changes, num_epochs=num_epochs, checkpoint_dir=directory, progress=False
     )
 
@@ -313,7 +313,7 @@ def test_a_fit_outlives_its_checkpoint(breakage, saves, monkeypatch):
 
 def test_a_directory_that_cannot_be_written_is_an_error_at_once(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(sgd, "run_epochs", None)  # no work is done
+    monkeypatch.setattr(plans, "run_epochs", None)  # no work is done
     for directory in (tmp_path / "file", tmp_path / "file" / "inside"):
         with pytest.raises(ValueError, match="checkpoint_dir: expected a directory that can be"):
             fit(directory)

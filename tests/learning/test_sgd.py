@@ -13,7 +13,7 @@ from walk import Walk
 import ssmlin
 from ssmlin import learning
 from ssmlin.learning import _epochs as epochs
-from ssmlin.learning import _sgd as sgd
+from ssmlin.learning import _runs as runs
 from ssmlin.learning._epochs import Candidate, EpochSettings, Limits, run_epochs, start_fit
 from ssmlin.learning._loss import Batch, FitData, Objective, Window, Windows, padded
 from ssmlin.learning._loss import log_predictive as log_predictive_by_windows
@@ -365,7 +365,7 @@ def test_memory_of_the_gradient_grows_with_the_window_only(problem):
             jnp.zeros((1, steps, 1)), jnp.zeros((1, steps, 2)), jnp.ones((1, steps), bool)
         )
         objective = by_windows_of(model, data, size, steps // size)
-        optimizer = sgd._with_extra_args(sgd.default_optimizer())
+        optimizer = runs._with_extra_args(runs.default_optimizer())
         settings = EpochSettings(objective, optimizer, 1, False, 1)
         state = start_fit(params, settings, props, data)
         limits = Limits(1, 1, False)
@@ -514,15 +514,15 @@ def test_the_recipe_ends_with_as_many_epochs_as_were_best(best, monkeypatch):
     losses = model.fit_sgd(start, props, *data, num_epochs=5, **options, **everything)[1].losses
     assert np.all(np.diff(losses) < 0)  # so that the last epoch is the best
 
-    original = fitting.fit_sgd
+    original = fitting.plan_fit_sgd
 
-    def fit_sgd(*args, **kwargs):
-        fitted, history = original(*args, **kwargs)
+    def plan_fit_sgd(*args, **kwargs):
+        fitted, history = yield from original(*args, **kwargs)
         if kwargs["validation_fraction"] > 0:
             history = history._replace(best_epoch=best)  # whatever the validation part says
         return fitted, history
 
-    monkeypatch.setattr(fitting, "fit_sgd", fit_sgd)
+    monkeypatch.setattr(fitting, "plan_fit_sgd", plan_fit_sgd)
     with pytest.warns(RuntimeWarning, match="num_epochs: the fit was still improving"):
         params, _ = model.fit(*data, num_epochs=5, **options)
     monkeypatch.undo()

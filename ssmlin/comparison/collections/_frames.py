@@ -11,7 +11,15 @@ import numpy as np
 
 from ssmlin import _checks
 from ssmlin.comparison.collections._collection import Collection, CollectionSeries
-from ssmlin.data import Calendar, Columns, select_panel, series_ids
+from ssmlin.data import (
+    Calendar,
+    Columns,
+    TableFiles,
+    read_long,
+    select_panel,
+    series_ids,
+    series_of_rows,
+)
 from ssmlin.forecasting import season_of
 
 if TYPE_CHECKING:
@@ -24,7 +32,7 @@ _NAMED = 5
 
 
 def hold_out_frame(
-    frame: "pandas.DataFrame",
+    frame: "pandas.DataFrame | TableFiles",
     horizon: int,
     period: int | None = None,
     *,
@@ -43,7 +51,7 @@ def hold_out_frame(
 
     Args:
         frame: a row for each series and step, in any order. Steps that are missing from the grid of
-            the times are missing values.
+            the times are missing values. Files are read in pieces; the series are held in memory.
         horizon: how many steps at the end of each series are held out and forecast.
         period: steps per season, 1 for none; default by the times (:func:`season_of`), what most
             series of a group have.
@@ -77,6 +85,10 @@ def hold_out_frame(
     _checks.positive_int("horizon", horizon)
     if period is not None:
         _checks.positive_int("period", period)
+    if isinstance(frame, TableFiles):
+        if group_col is not None:
+            raise ValueError(f"group_col: expected none with files, got {group_col!r}")
+        frame, date_format = read_long(frame, id_col, [target_col], time_col, date_format)
     frame = frame.rename(columns=str)
     if group_col is not None and group_col not in frame.columns:
         raise ValueError(f"frame: expected a column {group_col!r}, got {list(frame.columns)}")
@@ -119,13 +131,12 @@ def _without_empty(
     """The rows of the series that have a value, and the names of the others."""
     if list(frame.columns).count(id_col) != 1 or list(frame.columns).count(target_col) != 1:
         return frame, []  # what is wrong is told when the columns are read
-    names = np.array(series_ids(frame[id_col]))
-    seen = frame[target_col].notna().to_numpy(bool)
-    with_values = set(names[seen])
-    if not with_values:
+    codes, names = series_of_rows(frame[id_col])
+    has_values = np.zeros(len(names), bool)
+    has_values[codes[frame[target_col].notna().to_numpy(bool)]] = True
+    if has_values.all() or not has_values.any():
         return frame, []
-    keep = np.array([name in with_values for name in names], bool)
-    return frame[keep], [str(name) for name in dict.fromkeys(names[~keep])]
+    return frame[has_values[codes]], [names[i] for i in np.flatnonzero(~has_values)]
 
 
 def _is_long_enough(one: Columns, horizon: int) -> bool:
