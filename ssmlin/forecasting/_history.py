@@ -112,7 +112,8 @@ class History:
             np.concatenate([early, values[..., :-1]], axis=-1), self.length, axis=-1
         )
         past = windows @ self.weights[:, ::-1].T
-        steps = np.asarray(start)[..., None] + np.arange(values.shape[-1])
+        first = np.broadcast_to(start, values.shape[:-1])
+        steps = first[..., None] + np.arange(values.shape[-1])
         return np.concatenate([past, self.places(steps)], axis=-1)
 
     def first_step(self, steps: Int[np.ndarray, " B"]) -> Int[np.ndarray, " B"]:

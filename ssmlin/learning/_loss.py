@@ -14,6 +14,7 @@ from dynamax.parameters import from_unconstrained
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ssmlin import _checks
+from ssmlin.learning._devices import kept_over_devices
 from ssmlin.learning._models import StepwiseModel, WindowedModel
 
 
@@ -119,7 +120,10 @@ def log_predictive(
 ) -> Float[Array, "b T"]:
     """Log predictive density of every step; by windows, so that memory does not grow with T."""
     if objective.windows is None:
-        emissions, inputs = jax.tree.map(lambda x: x[which], (data.emissions, data.inputs))
+        chosen = jax.tree.map(lambda x: x[which], (data.emissions, data.inputs))
+        if getattr(objective.model, "mesh", None) is None:  # else time is spread
+            chosen = kept_over_devices(chosen, len(which))
+        emissions, inputs = chosen
         return jax.vmap(partial(objective.model.log_predictive, params))(emissions, inputs)
 
     def step(laws: PyTree, number: Array) -> tuple[PyTree, Array]:

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from ssmlin._progress import progress_bar
 from ssmlin._typing import AnyArray
 from ssmlin.learning._checkpoint import Checkpoint
+from ssmlin.learning._devices import over_devices
 from ssmlin.learning._log_posterior import Position, Problem, Target, strong
 from ssmlin.learning._samplers import Draws, MoveSettings, SamplerSettings
 
@@ -205,27 +206,13 @@ def _stages(num_warmup: int) -> Stages:
     return Stages(np.ones(len(padded), bool), padded[:, 0], padded[:, 1])
 
 
-def _over_devices[T: PyTree](tree: T, num_chains: int) -> T:
-    """Spread the chains over the devices, if they can be shared out evenly."""
-    devices = jax.devices()
-    if len(devices) == 1 or num_chains % len(devices):
-        return tree
-    mesh = jax.make_mesh(
-        (len(devices),), ("chain",), axis_types=(jax.sharding.AxisType.Auto,), devices=devices
-    )
-    along: Callable[..., jax.sharding.PartitionSpec] = jax.sharding.PartitionSpec
-    sharding = jax.sharding.NamedSharding(mesh, along("chain"))
-    spread: T = jax.device_put(tree, sharding)
-    return spread
-
-
 def _begun(
     starts: Position, target: Target, problem: Problem, settings: SamplerSettings
 ) -> _Chains:
     """Chains at their starts; one whose log posterior is not finite there starts at `params`."""
     given = target.position(problem)
     for fallback in (True, False):
-        spread = _over_devices(starts, settings.num_chains)
+        spread = over_devices(starts, settings.num_chains)
         chains: _Chains = _start_chains(spread, target, problem, settings.moves)
         fine = np.isfinite(np.asarray(chains.states.logdensity))
         if fine.all():

@@ -77,6 +77,8 @@ def test_a_level_says_nothing_and_the_future_is_not_seen(history):
     values = np.random.default_rng(2).normal(size=30)
     found = history.regressors(values)
     np.testing.assert_allclose(history.regressors(values + 100), found, atol=1e-10)
+    both = history.regressors(np.stack([values, values]))
+    np.testing.assert_array_equal(both, np.stack([found, found]))
     later = values.copy()
     later[20:] += 9
     np.testing.assert_array_equal(history.regressors(later)[:21], found[:21])

@@ -14,6 +14,7 @@ from problems import make_problem
 
 import ssmlin
 from ssmlin import matrix_lgssm_filter, matrix_lgssm_smoother
+from ssmlin.learning import _devices, fit_sgd
 
 
 def mesh_of(**sizes):
@@ -112,6 +113,22 @@ def check_model(mesh):
     close(found(spread), found(model))
 
 
+def check_fit(number):
+    """Sequences of a fit are shared out over the devices; two epochs are those of one device."""
+    y = np.random.default_rng(0).normal(size=(number, 8, 1))
+    model = ssmlin.LinearAttentionSSM("mamba2", 1, 0, 2)
+    params, props = model.initialize(emissions=y)
+
+    def fit():
+        fitted, history = fit_sgd(model, params, props, y, num_epochs=2, progress=False)
+        return fitted, history.losses
+
+    spread = fit()
+    _devices._sharding = lambda: None
+    jax.clear_caches()
+    close(spread, fit())
+
+
 def check_memory(*numbers):
     """What a device holds falls as the number of devices grows."""
     lgssm, y = sequence(4096)
@@ -146,6 +163,7 @@ def numbers():
 def forms():
     check_forms(mesh_of(time=8))
     check_model(mesh_of(time=8))
+    check_fit(8)
     check_memory(2, 8)
 
 

@@ -356,16 +356,16 @@ def sample():
         num_warmup=30, num_samples=30, trajectories=False, progress=False)
     return draws.posterior["process_noise"].values
 
-spread = nuts._over_devices
+spread = nuts.over_devices
 used = []
 def watched(tree, num_chains):
     tree = spread(tree, num_chains)
     used.append({len(x.sharding.device_set) for x in jax.tree.leaves(tree)})
     return tree
-nuts._over_devices = watched
+nuts.over_devices = watched
 one = sample()
 assert used == [{2}], used
-nuts._over_devices = lambda tree, num_chains: tree
+nuts.over_devices = lambda tree, num_chains: tree
 np.testing.assert_allclose(one, sample(), rtol=1e-6)
 """
 
