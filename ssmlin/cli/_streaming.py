@@ -13,7 +13,6 @@ import typer
 from ssmlin._progress import waiting
 from ssmlin.cli._options import (
     STOPPED,
-    DecimalOption,
     JsonOption,
     ModelArgument,
     QuietOption,
@@ -45,7 +44,10 @@ def stream(
     levels: Annotated[
         str, typer.Option(help="Percentages of the intervals, separated by commas.")
     ] = "50,80,95",
-    decimal: DecimalOption = None,
+    decimal: Annotated[
+        str | None,
+        typer.Option(help="The decimal mark in text; default that of the file of the fit."),
+    ] = None,
     series: Annotated[
         str | None,
         typer.Option(help="The series of all rows; default what their column for it says."),

@@ -75,6 +75,7 @@ def test_a_model_reads_the_next_file_as_it_read_the_first(tmp_path, monkeypatch)
     assert result.exit_code == 0, result.output
     notes = load_notes(tmp_path / "model")
     assert notes["reading"] == {"encoding": "utf-16", "date_format": "%d/%m/%Y"}
+    assert notes["decimal"] == ","  # found in the file, for streams
 
     def days(reading):
         (columns,) = _load(
