@@ -199,7 +199,7 @@ def fitted(forecaster: "Forecaster") -> "ForecasterState | CollectionState":
     return forecaster.state_
 
 
-def _load(
+def load_and_update(
     model_file: Path,
     file: Path,
     reading: Reading,
@@ -295,7 +295,7 @@ def forecast(
     from ssmlin.cli._tables import write_forecasts
 
     reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
-    forecaster = _load(
+    forecaster = load_and_update(
         model_file, file, reading, to_fit=False, progress=progress,
         calendar=calendar_of(freq, holidays), fill_inputs=fill_inputs, inputs=inputs, time=time,
         series=series,
@@ -394,7 +394,7 @@ def sample(
     from ssmlin.forecasting import draw_parameters
 
     reading = Reading(query, table_name, encoding, decimal, thousands, date_format)
-    forecaster = _load(
+    forecaster = load_and_update(
         model_file, file, reading, to_fit=True, progress=progress,
         calendar=calendar_of(freq, holidays), fill_inputs=fill_inputs, inputs=inputs, time=time,
         series=series,

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from ssmlin._progress import waiting
+from ssmlin.cli._fitting import load_and_update
 from ssmlin.cli._options import (
     STOPPED,
     JsonOption,
     ModelArgument,
     QuietOption,
+    Reading,
     fail,
     in_lines,
     names,
@@ -52,6 +54,13 @@ def stream(
         str | None,
         typer.Option(help="The series of all rows; default what their column for it says."),
     ] = None,
+    after: Annotated[
+        Path | None,
+        typer.Option(
+            help="Data that the stream goes on after: a file, a folder or a pattern; default those "
+            "of the fit."
+        ),
+    ] = None,
     live: Annotated[
         int | None,
         typer.Option(
@@ -66,11 +75,11 @@ def stream(
 ) -> None:
     """Read rows of CSV from standard input, and predict the next one after each.
 
-    The stream goes on after the data that the model was fitted to, in their units. The first line
-    names the columns. Output is CSV, or with --json an object in each line, flushed after each
-    row. A model with inputs predicts the row itself, before its targets are looked at. A row that
-    cannot be read is told on standard error, skipped and counted. Rows of several series may come
-    in any order; to a population a series may be new.
+    The stream goes on after the data that the model was fitted to, or --after others, in their
+    units. The first line names the columns. Output is CSV, or with --json an object in each line,
+    flushed after each row. A model with inputs predicts the row itself, before its targets are
+    looked at. A row that cannot be read is told on standard error, skipped and counted. Rows of
+    several series may come in any order; to a population a series may be new.
 
     Example: tail -f sensor.csv | ssmlin stream model.safetensors --state stream.safetensors
     """
@@ -84,7 +93,13 @@ def stream(
 
     rows = _Rows()
     with in_lines():
-        found = RowStream(Forecaster.load(model_file), wanted, decimal=decimal, series=series)
+        if after is None:
+            forecaster = Forecaster.load(model_file)
+        else:
+            forecaster = load_and_update(
+                model_file, after, Reading(decimal=decimal), to_fit=False, progress=progress
+            )
+        found = RowStream(forecaster, wanted, decimal=decimal, series=series)
         if state is not None and state.exists():
             found.load(state)
             typer.echo(f"going on after {found.num_rows} rows", err=True)

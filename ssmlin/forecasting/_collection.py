@@ -100,7 +100,8 @@ class CollectionState:
         if not self.history:
             raise ValueError(
                 "data: expected the series that forecasts go on from, since a model's file keeps "
-                "none that lie in files; call update first"
+                "none that lie in files; call update first, as forecast and --after do on the "
+                "command line"
             )
         return self.history
 

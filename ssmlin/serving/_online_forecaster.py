@@ -58,7 +58,9 @@ class OnlineForecaster:
         if state is None:
             raise ValueError("forecaster: expected a fitted one, call fit first")
         self.layout = state.layout
-        known: Mapping[str, object] = getattr(state, "scalings", state.history)
+        known: Mapping[str, object] = (
+            state.panel if isinstance(state, CollectionState) else state.scalings
+        )
         takes_new = isinstance(state, CollectionState) and self.layout.series is not None
         self.name = next(iter(known)) if series is None else series
         if (self.name not in known and not takes_new) or (series is None and len(known) > 1):

@@ -80,7 +80,7 @@ class RowStream:
         if isinstance(state, ForecasterState) and state.layout.series is not None:
             names = [series] if self._is_only else list(state.scalings)
         elif isinstance(state, CollectionState) and not self._is_only:
-            names = [next(iter(state.history))]  # the others when their first rows come
+            names = [next(iter(state.panel))]  # the others when their first rows come
         each = [self._follow(name) for name in names]
         self._online = {one.name: one for one in each}
         self._states: dict[str, SeriesState] = {}

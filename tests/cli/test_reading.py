@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from ssmlin import LinearAttentionSSM
 from ssmlin.cli._app import app
 from ssmlin.cli._comparing import compare
-from ssmlin.cli._fitting import _load, fit, forecast, sample
+from ssmlin.cli._fitting import fit, forecast, load_and_update, sample
 from ssmlin.cli._options import Reading, read
 from ssmlin.forecasting import _recipe as recipe
 from ssmlin.forecasting._fitting import RecipeFit
@@ -78,7 +78,7 @@ def test_a_model_reads_the_next_file_as_it_read_the_first(tmp_path, monkeypatch)
     assert notes["decimal"] == ","  # found in the file, for streams
 
     def days(reading):
-        (columns,) = _load(
+        (columns,) = load_and_update(
             tmp_path / "model", second, reading, to_fit=True, progress=False
         ).state_.panel.values()
         return [str(time.date()) for time in columns.times]

@@ -255,3 +255,30 @@ def test_rows_of_many_series_come_in_any_order(tmp_path):
         app, [*call[:4], "--series", "b"], input=f"month,y\n{MONTHS[KNOWN].date()},20\n"
     )
     assert result.exit_code == 0 and result.stdout.splitlines()[1].startswith("b,")
+
+
+def test_a_stream_goes_on_after_files(tmp_path):
+    """A model that was fitted to files has no series to go on from, and says so."""
+    made = forecaster()
+    with_series, without = tmp_path / "with", tmp_path / "without"
+    made.save(with_series)
+    (tmp_path / "shops").mkdir()
+    for i, name in enumerate("ab"):
+        known = part(columns(i), 0, KNOWN)
+        pd.DataFrame({"shop": name, "month": known.times, "y": known.values[:, 0]}).to_csv(
+            tmp_path / "shops" / f"{name}.csv", index=False
+        )
+    made.update(str(tmp_path / "shops"))
+    made.save(without)
+    given = f"shop,month,y\nb,{MONTHS[KNOWN].date()},20\n"
+
+    def run(*call):
+        return CliRunner().invoke(app, ["stream", *map(str, call)], input=given)
+
+    refused = run(without)
+    assert refused.exit_code == 2 and "series that forecasts go on from" in refused.stderr
+    with pytest.raises(ValueError, match="data: expected the series that forecasts go on from"):
+        ssmlin.OnlineForecaster(ssmlin.load(without), "b")
+    found, expected = run(without, "--after", tmp_path / "shops"), run(with_series)
+    assert found.exit_code == 0, found.stderr
+    assert found.stdout == expected.stdout
