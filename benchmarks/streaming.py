@@ -39,7 +39,7 @@ spent, wall = time.process_time() - before, time.perf_counter() - wall
 most = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1000
 print(json.dumps([first, spent / count, wall / count, most]))
 """
-#: The exported module, with weights as they are or in fewer bytes.
+#: The exported module, with weights as they are or in fewer bytes, and what is done with a value.
 _NUMPY = """
 import importlib.util
 import numpy as np
@@ -51,9 +51,17 @@ model = small.load()
 state = model.init()
 def one(value):
     global state
+{step}
+one(values[0])
+"""
+_LAW = """
     state, law = model.step(state, value)
     return law
-one(values[0])
+"""
+_INTERVALS = """
+    state, _ = model.step(state, value)
+    ahead = model.predict(state)
+    return [ahead.interval(level) for level in (50, 80, 95)]
 """
 _WAYS = {
     "OnlineFilter, JAX": """
@@ -81,25 +89,10 @@ def one(value):
     return online.predict(state).intervals((50, 80, 95))
 one(values[0])
 """,
-    "exported, NumPy": _NUMPY.format(kept=""),
-    "exported, NumPy, weights in float16": _NUMPY.format(kept="_float16"),
-    "exported, NumPy, weights in int8": _NUMPY.format(kept="_int8"),
-    "exported, NumPy, intervals": """
-import importlib.util
-import numpy as np
-values = np.load(path + ".npy")
-spec = importlib.util.spec_from_file_location("small", path + ".py")
-small = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(small)
-model = small.load()
-state = model.init()
-def one(value):
-    global state
-    state, _ = model.step(state, value)
-    ahead = model.predict(state)
-    return [ahead.interval(level) for level in (50, 80, 95)]
-one(values[0])
-""",
+    "exported, NumPy": _NUMPY.format(kept="", step=_LAW),
+    "exported, NumPy, weights in float16": _NUMPY.format(kept="_float16", step=_LAW),
+    "exported, NumPy, weights in int8": _NUMPY.format(kept="_int8", step=_LAW),
+    "exported, NumPy, intervals": _NUMPY.format(kept="", step=_INTERVALS),
     "exported, StableHLO by JAX": """
 import numpy as np, jax
 from jax import export
